@@ -250,6 +250,17 @@ impl Key {
         &self.canonical
     }
 
+    /// The parts of the primary key, in their order.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = &self.canonical[..self.primary_length()];
+        std::iter::from_fn(move || {
+            let (length, tail) = rest.split_first_chunk::<PREFIX>()?;
+            let (part, tail) = tail.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+            rest = tail;
+            Some(part)
+        })
+    }
+
     /// The digest by which stores find the entry, as 32 hex digits; for a variant, two digests with a colon between them.
     ///
     /// ```
@@ -480,6 +491,16 @@ mod tests {
     fn parts_cannot_run_into_each_other() {
         assert_ne!(Key::new(["a", "bc"]), Key::new(["ab", "c"]));
         assert_ne!(Key::new(["a", ""]), Key::new(["a"]));
+    }
+
+    #[test]
+    fn a_key_and_its_variants_have_the_parts_that_it_was_made_of() {
+        let parts: [&[u8]; 4] = [b"http", b"", b"/v", b"\0\xff"];
+        let key = Key::new(parts);
+        for key in [key.variant(b"de"), key] {
+            assert_eq!(key.parts().collect::<Vec<_>>(), parts);
+        }
+        assert_eq!(Key::new([""; 0]).parts().count(), 0);
     }
 
     #[test]

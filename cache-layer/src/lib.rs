@@ -129,8 +129,9 @@ pub use self::{
     error::{ConfigError, ConfigErrorKind},
     http::{
         AskAgain, BodyError, CacheLayer, CacheService, ClientPreferences, Explanation, Hints, KeyDetails, PlanDetails,
-        PrivateCacheLayer, QueryBody, QueryLayer, QueryService, ResponseBody, ResponseDetails, ResponseFuture, Rule,
-        Rules, SettingDetails, SettingOrigin, SettingsDetails, VariantDetails, Verdict,
+        PrivateCacheLayer, QueryBody, QueryLayer, QueryService, ResponseBody, ResponseDetails, ResponseFuture,
+        ResponseKey, Rule, Rules, SettingDetails, SettingOrigin, SettingsDetails, ValueExplanation, VariantDetails,
+        Verdict,
     },
     key::Key,
     policy::{Encode, Freshness, NoVarySearch, Profile, Remaining, SetCookie, Vary, Verify},

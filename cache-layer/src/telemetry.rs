@@ -14,7 +14,11 @@ pub use crate::{
     semantics::storable::NoCacheReason,
     space_saving::{Counted, SpaceSaving},
 };
-use crate::{key::Key, labels::labels, tag::Tags};
+use crate::{
+    key::Key,
+    labels::labels,
+    tag::{TagStamp, Tags},
+};
 
 labels! {
     /// Why bytes that a store returned are not used as the entry that was looked up. Each is a miss, never an error.
@@ -445,6 +449,20 @@ pub enum Named<'a> {
         event: LookupEvent,
         /// Why it was no hit, if one of the reasons applies.
         reason: Option<NoCacheReason>,
+        /// The application's route that matched the request, as for [`Observer::observe_lookup`].
+        route: Option<&'a str>,
+        /// The [rule](crate::Rule) that applied to the request, such as `GET shop.example/shops/{id}`, if one did.
+        rule: Option<&'a str>,
+        /// The tags of the entry that answered.
+        tags: EntryTags<'a>,
+    },
+    /// [`Event::Bypass`].
+    #[non_exhaustive]
+    Bypass {
+        /// The key of the request's target alone; `None` if the request does not clearly state its host.
+        key: Option<&'a Key>,
+        /// Why it was not looked up.
+        reason: NoCacheReason,
     },
     /// [`Event::Verified`].
     #[non_exhaustive]
@@ -488,6 +506,39 @@ pub enum Named<'a> {
         /// Whether the store has received it; otherwise it is kept to be retried.
         delivered: bool,
     },
+}
+
+/// The tags of an entry, read only if they are asked for.
+///
+/// ```
+/// use cache_layer::telemetry::{Named, Observer, Event};
+///
+/// struct Tagged;
+///
+/// impl Observer for Tagged {
+///     fn observe(&self, _: Event) {}
+///
+///     fn observe_named(&self, named: &Named<'_>) {
+///         if let Named::Lookup { key, tags, rule, .. } = named {
+///             println!("{key}, by {rule:?}: {}", tags.iter().collect::<Vec<_>>().join(", "));
+///         }
+///     }
+/// }
+/// ```
+#[derive(Clone, Copy)]
+pub struct EntryTags<'a>(pub(crate) &'a [TagStamp]);
+
+impl<'a> EntryTags<'a> {
+    /// The tags, in their order; none if no entry answered.
+    pub fn iter(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.0.iter().map(|stamp| &*stamp.tag)
+    }
+}
+
+impl fmt::Debug for EntryTags<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
 }
 
 /// What an invalidation covers, by name.

@@ -98,6 +98,16 @@ async function views(browser, { app, admin }, { width, dark }) {
   await browser.until(`/Hit ratio\\s+[0-9.]+ %/.test(${text("tiles")}) && ${text("hottest")}.includes("/api/products")`, "there is an overview");
   await browser.until(`/\\d+ keys\\./.test(${text("sizing-words")})`, "the curve is drawn");
   await seen("overview");
+  // What is asked for most is explained, whatever its URL is written with.
+  await browser.value(`[...document.querySelectorAll("#hottest a")].find((link) => link.textContent.includes("a%20b")).click()`);
+  await browser.until(`${text("explained")}.includes("Cache-Status")`, "what a link leads to is explained");
+  assert.match(await browser.value(text("explained")), /^hit/);
+  // So is a key of the application's own.
+  await browser.value("location.hash = 'explain?key=product&key=:&key=42'");
+  await browser.until(`${text("explained")}.includes("product:42")`, "a call for a value is explained");
+  assert.match(await browser.value(text("explained")), /^load/);
+  await browser.value("document.querySelector('#explain-form details').open = true");
+  await seen("explain-key");
 
   // By keyboard alone, from the field to the answer.
   await browser.value("location.hash = 'explain'");
@@ -138,6 +148,12 @@ async function views(browser, { app, admin }, { width, dark }) {
   await seen("purge");
   await browser.value("document.getElementById('purge-now').click()");
   await browser.until(`/Reached\\s+\\d+ key/.test(${text("purged")})`, "it is purged");
+
+  await browser.value(`location.hash = "purge?kind=pattern&what=*/nothing*"`);
+  await browser.until("document.querySelector('#purge-form [name=kind]').value === 'pattern'");
+  await browser.value("document.querySelector('#purge-form [value=soft]').click()");
+  await browser.value("document.getElementById('dry-run').click()");
+  await browser.until(`/pattern: \\*\/nothing\\*\\s+How\\s+soft/.test(${text("purged")})`, "a pattern can be made stale");
 
   await browser.value(`location.hash = "switches"`);
   await browser.until(`${text("switched")}.includes("stop-fills")`, "there are switches");
@@ -244,6 +260,7 @@ try {
   const running = await service(folder);
   children.push(running.child);
   await traffic(running.app);
+  for (let round = 0; round < 400; round += 1) await (await fetch(running.app + "/api/products?category=a%20b")).text();
   // Enough for a curve to be told: two thousand entries, some of which are asked for all the time.
   for (let round = 0; round < 300; round += 1) {
     const page = (place) => place < 15 ? 1 + (round * 15 + place) % 2000 : place;

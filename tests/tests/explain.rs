@@ -11,13 +11,14 @@ use std::{
 
 use bytes::Bytes;
 use cache_layer::{
-    Cache, CacheLayer, Clock, Explanation, Hints, NoVarySearch, Rule, SettingOrigin, Switch, Verdict,
+    Cache, CacheLayer, Clock, Coding, Encode, Explanation, Hints, Key, NoVarySearch, Rule, SettingOrigin, Switch,
+    Verdict,
     store::{LeaseState, MemoryStore, RedisStore},
     telemetry::{Event, NoCacheReason as R, SweepCause},
 };
 use http::{HeaderName, Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use tests::{App, Backend, Body, Origin, RedisServer, RedisUsage, echo, full, request};
+use tests::{App, Backend, Body, Gate, Origin, RedisServer, RedisUsage, echo, full, request, wait_until};
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
 type Fields<'a> = &'a [(&'a str, &'a str)];
@@ -179,6 +180,7 @@ async fn by_state() -> Vec<(R, Explanation)> {
         (R::FromTheFuture, of_get(&ahead.layer, &[]).await),
         (R::StoreUnavailable, of_get(&CacheLayer::new(Cache::new(away)), &[]).await),
         (R::StoreFull, full_store().await),
+        (R::FirstSight, first_sight().await),
         (R::Nested, nested().await),
         (R::Switched, switched(Switch::BypassReads).await),
         (R::FillsStopped, switched(Switch::StopFills).await),
@@ -201,6 +203,14 @@ async fn full_store() -> Explanation {
     let app = App::new(Cache::new(store), &obedient(), |layer| layer).unexplained();
     app.get("/b", &[("x-say-cache-control", "max-age=60")]).await;
     of_get(&app.layer, &[]).await
+}
+
+/// Of a key that was not loaded before, where that matters.
+async fn first_sight() -> Explanation {
+    let server = RedisServer::start();
+    let store = RedisStore::builder(server.url()).build().unwrap();
+    assert!(store.wait_connected(MINUTE).await);
+    of_get(&CacheLayer::new(Cache::builder(store).second_sight(MINUTE).build()), &[]).await
 }
 
 /// Within a load of the same layer.
@@ -226,7 +236,7 @@ async fn nested() -> Explanation {
 
 /// What is known only once it has happened: how a body ends, what others do in the meantime, what a handler has read, and what
 /// becomes of values, which are no requests.
-const AFTERWARDS: [R; 10] = [
+const AFTERWARDS: [R; 9] = [
     R::BodyTruncated,
     R::BodyFailed,
     R::LeaseLost,
@@ -234,8 +244,6 @@ const AFTERWARDS: [R; 10] = [
     R::Abandoned,
     R::Overloaded,
     R::StoreBusy,
-    // How long the load will take, nobody knows.
-    R::FirstSight,
     R::MadeFromStale,
     R::Unserializable,
 ];
@@ -325,7 +333,7 @@ async fn what_answers_for_another_query_or_has_content_in_its_key_is_told() {
     app.get("/s?id=1&utm=a", &fields).await;
     let other = asked(&app.layer, Method::GET, "/s?id=1", &[]).await;
     assert_eq!(other.verdict, Verdict::Hit);
-    assert_eq!(other.alias_of.as_deref(), Some("http://shop.example/s?id=1&utm=a"));
+    assert_eq!(other.alias_of.unwrap().to_string(), "http://shop.example/s?id=1&utm=a");
     let plan = asked(&app.layer, Method::GET, "/t", &[])
         .await
         .if_answered(&response(200, &[FRESH, ("no-vary-search", "key-order")]));
@@ -344,6 +352,77 @@ async fn what_answers_for_another_query_or_has_content_in_its_key_is_told() {
     assert!(plan.tags.iter().any(|tag| tag.starts_with("uri ")), "{plan:?}");
     // GET is answered by its target, as ever.
     assert_eq!(queries.explain(&request(Method::GET, "/s", &[]), Bytes::new()).await.key.unwrap().content, None);
+}
+
+/// A value whose load fails if it is told to.
+async fn value(cache: &Cache, fails: bool) -> Result<&'static str, ()> {
+    let load = async move || if fails { Err(()) } else { Ok("value".to_owned()) };
+    let asked = cache.get_or_load("key", load).ttl(MINUTE).stale_while_revalidate(MINUTE).stale_if_error(3 * MINUTE);
+    let value = asked.failure_backoff(MINUTE, MINUTE).await.map(|_| "value");
+    assert!(cache.drain(MINUTE).await);
+    value
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_becomes_of_a_value_is_told_by_its_key() {
+    for backend in [Backend::memory(), Backend::redis()] {
+        let clock = Clock::manual();
+        let cache = backend.cache().await.clock(clock.clone()).switches(true).build();
+        let told = async || {
+            let told = cache.explain_value(&Key::from("key")).await;
+            (told.verdict, told.reason, told.entry.is_some(), told.stands_in)
+        };
+        assert_eq!(told().await, (Verdict::Load, None, false, false));
+        cache.switch(Switch::StopFills, MINUTE).await.unwrap();
+        assert_eq!(told().await, (Verdict::Load, Some(R::FillsStopped), false, false));
+        cache.switch_off(Switch::StopFills).await.unwrap();
+        value(&cache, false).await.unwrap();
+        assert_eq!(told().await, (Verdict::Hit, None, true, true));
+        clock.advance(MINUTE);
+        assert_eq!(told().await, (Verdict::Stale, None, true, true));
+        clock.advance(MINUTE);
+        assert_eq!(told().await, (Verdict::Load, None, true, true), "it is only of use in place of an error");
+        assert_eq!(value(&cache, true).await, Ok("value"));
+        assert_eq!(told().await, (Verdict::BackedOff, Some(R::BackedOff), true, true));
+        cache.invalidate_all().await.unwrap();
+        let told = cache.explain_value(&Key::from("key")).await;
+        assert_eq!((told.verdict, told.entry), (Verdict::Load, None));
+        // While a load is under way.
+        let (gate, waiting) = (Gate::closed(), cache.clone());
+        let load = {
+            let gate = gate.clone();
+            async move || {
+                gate.pass().await;
+                Ok::<_, Infallible>(1_u32)
+            }
+        };
+        let loading = tokio::spawn(async move { waiting.get_or_load("other", load).ttl(MINUTE).await });
+        wait_until("it is loading", async || cache.loads_in_flight() == 1).await;
+        let told = cache.explain_value(&Key::from("other")).await;
+        assert_eq!((told.verdict, told.is_loading), (Verdict::Wait, true));
+        gate.open();
+        assert_eq!(loading.await.unwrap(), Ok(1));
+    }
+}
+
+#[tokio::test]
+async fn what_is_stored_under_a_key_is_told_with_its_fields_and_codings() {
+    let set = |layer: CacheLayer| layer.encode(Encode::new([Coding::Gzip]));
+    let app = App::new(Cache::new(MemoryStore::new(1 << 20)), &obedient(), set);
+    let long = "a".repeat(5_000);
+    let fields = [("x-say-cache-control", "max-age=60"), ("x-say-content-type", "text/plain"), ("x-long", &*long)];
+    let key = app.layer.key(&"http://shop.example/a".parse().unwrap()).unwrap();
+    assert!(app.layer.stored(&key).await.is_none());
+    app.get("/a", &fields).await;
+    let stored = app.layer.stored(&key).await.unwrap();
+    assert_eq!((stored.status, &stored.headers["content-type"]), (StatusCode::OK, &"text/plain".parse().unwrap()));
+    assert!(stored.encodable && stored.codings.is_empty(), "{stored:?}");
+    app.get("/a", &[("accept-encoding", "gzip")]).await;
+    wait_until("it is encoded", async || {
+        let codings = app.layer.stored(&key).await.unwrap().codings;
+        codings.iter().any(|&(coding, bytes)| coding == Coding::Gzip && bytes < stored.entry.bytes)
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -62,7 +62,8 @@ impl Loads {
 async fn a_response_is_stored_from_the_second_load_on_and_says_why_not_before() {
     let server = RedisServer::start();
     let origin = Origin::echo(&[("cache-control", "max-age=600"), ("vary", "accept-language")]);
-    let app = App::new(cache(&server, HOUR).await, &origin, |layer| layer).unexplained();
+    // What is explained beforehand is compared with what comes.
+    let app = App::new(cache(&server, HOUR).await, &origin, |layer| layer);
     for language in ["de", "en"] {
         let fields = [("accept-language", language)];
         let first = app.get("/a", &fields).await;

@@ -350,6 +350,26 @@ mod a_hint {
     }
 
     #[tokio::test]
+    async fn keeps_nothing_from_an_invalidation_of_its_uri() {
+        let app = app(&Origin::echo(&[("cache-control", "max-age=60, stale-while-revalidate=60")]), |layer| layer);
+        let tenants = || [Hints::new().key_part("one"), Hints::new().key_part("two"), Hints::new()];
+        let uri = http::Uri::from_static("http://shop.example/prices");
+        for (soft, expected) in [(false, "MISS"), (true, "STALE")] {
+            for hints in tenants() {
+                ask(&app, "/prices", hints.clone()).await;
+                assert_eq!(ask(&app, "/prices", hints).await.x_cache(), "HIT");
+            }
+            match soft {
+                true => assert!(app.layer.soft_invalidate_uri(&uri).await.unwrap()),
+                false => assert!(app.layer.invalidate_uri(&uri).await.unwrap()),
+            }
+            for hints in tenants() {
+                assert_eq!(ask(&app, "/prices", hints.clone()).await.x_cache(), expected, "{hints:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn states_a_lifetime_in_place_of_a_rules() {
         let app = app(&Origin::echo(&[]), |layer| layer.rule(Rule::any_path().ttl(seconds(60))).unwrap());
         ask(&app, "/", Hints::new().ttl(seconds(10))).await;

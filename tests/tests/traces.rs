@@ -8,9 +8,9 @@ use std::{
 };
 
 use cache_layer::{
-    Cache, CacheLayer,
+    Cache, CacheLayer, Rule,
     store::{MemoryStore, RedisStore, TieredStore},
-    telemetry::{Event, LoadOutcome, LookupEvent, LookupResult, Release, Tier, WaitScope},
+    telemetry::{Event, LoadOutcome, LookupEvent, LookupResult, Named, Observer, Release, Tier, WaitScope},
 };
 use http::Method;
 use tests::{App, Backend, Gate, Origin, RedisServer, echo, request, wait_until};
@@ -370,4 +370,56 @@ async fn a_request_that_is_given_up_was_a_miss() {
     assert!(request.await.unwrap_err().is_cancelled());
     let missed = |event: &Event| matches!(event, Event::Lookup(LookupEvent { result: LookupResult::Miss, .. }));
     assert_eq!(events.lock().unwrap().iter().filter(|event| missed(event)).count(), 1);
+}
+
+/// What an observer is told by name.
+#[derive(Clone, Default)]
+struct Names(Arc<Mutex<Vec<String>>>);
+
+impl Observer for Names {
+    fn observe(&self, _: Event) {}
+
+    fn wants_names(&self) -> bool {
+        true
+    }
+
+    fn observe_named(&self, named: &Named<'_>) {
+        let told = match named {
+            Named::Lookup { key, event, route, rule, tags, .. } => {
+                format!("{} of {key}, {route:?}, {rule:?}, {tags:?}", event.result)
+            }
+            Named::Bypass { key, reason, .. } => format!("{reason} of {key:?}"),
+            _ => return,
+        };
+        self.0.lock().unwrap().push(told);
+    }
+}
+
+#[tokio::test]
+async fn an_observer_that_wants_names_gets_key_route_rule_and_tags() {
+    let names = Names::default();
+    let cache = memory().observer(names.clone()).build();
+    let rule = Rule::path("/products/{id}").ttl(Duration::from_secs(60));
+    let layer = CacheLayer::new(cache.clone()).rule(rule.clone()).unwrap();
+    let answer = async || ([("cache-tag", "b,a")], "content");
+    let app: axum::Router = axum::Router::new().route("/products/{number}", axum::routing::get(answer)).layer(layer);
+    for (method, uri) in [
+        ("GET", "http://a/products/1"),
+        ("GET", "http://a/products/1"),
+        ("PUT", "http://a/products/1?x"),
+        ("GET", "/products/1"),
+    ] {
+        let request = http::Request::builder().method(method).uri(uri).body(axum::body::Body::empty()).unwrap();
+        let response = tower::ServiceExt::oneshot(app.clone(), request).await.unwrap();
+        axum::body::to_bytes(response.into_body(), 100).await.unwrap();
+        assert!(cache.drain(Duration::from_secs(60)).await);
+    }
+    let by = format!("Some(\"/products/{{number}}\"), Some({:?})", rule.to_string());
+    let expected = [
+        format!("miss of http://a/products/1, {by}, []"),
+        format!("hit of http://a/products/1, {by}, [\"a\", \"b\"]"),
+        "method of Some(Key(http://a/products/1?x))".to_owned(),
+        "no-authority of None".to_owned(),
+    ];
+    assert_eq!(*names.0.lock().unwrap(), expected);
 }

@@ -40,8 +40,10 @@ function card(title, ...children) {
   return element("div", { class: "card" }, element("h3", {}, title), ...children);
 }
 
-function explainLink(key) {
-  return /^https?:\/\//.test(key) ? element("a", { href: "#explain?url=" + encodeURIComponent(key) }, key) : key;
+// To what is known of a key: by its URL, or, where that is not all of it, or not all shown, by its digest.
+function explainLink({ key, url, digest }) {
+  if (!key || !(url || digest)) return key;
+  return element("a", { href: "#explain?" + new URLSearchParams(url ? { url } : { digest }) }, key);
 }
 
 // ---------------------------------------------------------------------------------------------------------- numbers
@@ -269,7 +271,7 @@ function stores(stats) {
 async function hottest() {
   const top = await attempt(() => json("api/top?limit=10"));
   if (!top) return;
-  const key = { name: "Key", kind: "key", of: (row) => explainLink(row.key) };
+  const key = { name: "Key", kind: "key", of: explainLink };
   $("hottest").replaceChildren(table([key, { name: "Look-ups", kind: "number", of: (row) => count(row.sum) }], top.hottest, "Nothing was looked up yet.", true));
   $("dearest").replaceChildren(table([key, { name: "Misses", kind: "number", of: (row) => count(row.times) },
     { name: "All together", kind: "number", of: (row) => micros(row.sum) }], top.dearest, "Nothing was missed yet.", true));
@@ -302,7 +304,12 @@ function facts(entry, ...more) {
     ["Soft invalidation", entry.soft_invalidated ? "came over it" : undefined],
     ["From the future", entry.from_the_future ? "made later than it is now: its clock, or this one, is wrong" : undefined],
     ["Entity tag", entry.minted ? "the cache's own" : undefined], ["Immutable", entry.immutable ? "yes" : undefined], ["Never stale", entry.never_stale ? "yes" : undefined],
-    ["Can be validated", entry.can_be_validated === undefined ? undefined : entry.can_be_validated ? "yes" : "no"]]);
+    ["Can be validated", entry.can_be_validated === undefined ? undefined : entry.can_be_validated ? "yes" : "no"],
+    ["Codings", entry.codings?.length ? entry.codings.map(({ coding, bytes: size }) => coding + " (" + bytes(size) + ")").join(", ") : entry.encodable ? "none yet" : undefined]]);
+}
+
+function response({ status, headers }) {
+  return card("Stored response: " + status, table([{ name: "Field", kind: "code", of: ([name]) => name }, { name: "Value", kind: "key", of: ([, value]) => value }], headers, "It has no fields."));
 }
 
 const tagColumns = [{ name: "Tag", kind: "key", of: (tag) => tag.name }, { name: "State", of: (tag) => tag.change ?? "no token: void" },
@@ -325,14 +332,14 @@ function shown(told) {
   const { key, entry, plan } = told;
   const parts = [element("div", { class: "card" },
     element("div", { class: "verdict" }, element("span", { class: "chip " + (moods[told.verdict] ?? "") }, told.verdict), element("span", {}, told.sentence)),
-    list([["Cache-Status", element("code", {}, told.cache_status || "(the request fails)")],
-      ["", told.is_final ? undefined : "if the response may be stored: the application decides"],
+    list([["Cache-Status", told.cache_status === null ? undefined : element("code", {}, told.cache_status || "(the request fails)")],
+      ["", told.is_final || told.cache_status === null ? undefined : "if the response may be stored: the application decides"],
       ["Reason", told.reason && element("span", {}, element("code", {}, told.reason.name), " – " + told.reason.means)],
       ["Stored, but", told.rejected && ({ tag: "a tag of it was invalidated, or its token is lost", pattern: "a pattern that its key matches was deleted" }[told.rejected] || told.rejected)],
       ["Before that", told.first_reason && element("span", {}, element("code", {}, told.first_reason.name), " – " + told.first_reason.means)],
       ["Found in", told.tier === "none" ? undefined : told.tier], ["Stored for", told.alias_of && element("code", {}, told.alias_of)], ["Rule", told.rule && element("code", {}, told.rule)],
       ["Loading here", told.is_loading ? "yes" : undefined], ["Lease", lease(told.lease)],
-      ["If the application fails", entry ? (told.stands_in ? "what is stored stands in" : undefined) : undefined]]),
+      ["If the application fails", entry || told.value ? (told.stands_in ? "what is stored stands in" : undefined) : undefined]]),
     ...told.notes.map((note) => element("p", { class: "quiet" }, note)))];
   if (plan) {
     parts.push(card("What would be stored", list([["Fresh for", millis(plan.fresh_ms)], ["Stale while revalidating until", millis(plan.stale_while_revalidate_ms)],
@@ -341,8 +348,9 @@ function shown(told) {
   }
   if (entry) {
     parts.push(element("div", { class: "columns" }, card("Deadlines", deadlines(entry)), card("Entry", facts(entry))));
-    parts.push(card("Stored response: " + entry.status, table([{ name: "Field", kind: "code", of: ([name]) => name }, { name: "Value", kind: "key", of: ([, value]) => value }], entry.headers, "It has no fields.")));
+    parts.push(response(entry));
   }
+  if (told.value) parts.push(element("div", { class: "columns" }, card("Deadlines", deadlines(told.value)), card("Entry", facts(told.value))));
   if (told.tags.length) parts.push(card("Tags", table(tagColumns, told.tags, "")));
   if (key) {
     parts.push(card("Key", list([["Reads", element("code", {}, key.readable)], ["Namespace", key.namespace], ["Origin", key.origin], ["Path and query", key.path_and_query],
@@ -363,28 +371,31 @@ function shown(told) {
 
 async function explain() {
   const form = $("explain-form"), content = form.elements.content.value;
-  const target = "api/explain?" + query(form, ["header", "hint", "response_header"], ["content"]);
-  const told = await attempt(() => content ? json(target, { method: "POST", body: content }) : json(target));
+  const request = ["url", "method", "header", "layer", "hint", "status", "response_header"], key = ["key", "digest"];
+  const is_named = key.some((name) => form.elements[name].value.trim());
+  const target = "api/explain?" + query(form, ["header", "hint", "response_header", "key"], ["content", ...(is_named ? request : key)]);
+  const told = await attempt(() => content && !is_named ? json(target, { method: "POST", body: content }) : json(target));
   if (told) $("explained").replaceChildren(...shown(told));
 }
 
 // ---------------------------------------------------------------------------------------------------------- stored
 
-function tagLinks(tags) {
-  const links = tags.map((tag) => element("a", { href: "#stored?tag=" + encodeURIComponent(tag) }, tag));
-  return links.length ? element("span", {}, ...links.flatMap((link, place) => place ? [", ", link] : [link])) : undefined;
+function tagLink({ name }) {
+  return element("a", { href: "#stored?tag=" + encodeURIComponent(name) }, name);
 }
 
 async function entry() {
-  const places = await attempt(() => json("api/entry?" + query($("entry-form"))));
+  const places = await attempt(() => json("api/entry?" + query($("entry-form"), ["key", "hint"])));
   if (!places) return;
   $("stored").replaceChildren(...places.flatMap((place) => [
     card(place.layer ? "By the layer " + place.layer : "Key", list([["Key", element("code", {}, place.key)], ["Digest", element("code", {}, place.digest)],
       ["Found in", place.tier === "none" ? undefined : place.tier], ["", place.entry ? undefined : place.rejected ? "What is there is not used: " + place.rejected : "Nothing is stored."],
-      ["Lease", lease(place.lease)],
-      ["", place.layer && element("a", { href: "#explain?url=" + encodeURIComponent(place.key) }, "Explain a request for it")]])),
+      ["Lease", lease(place.lease)], ["", explainLink({ ...place, key: "Explain it" })]])),
     ...(place.entry ? [element("div", { class: "columns" }, card("Deadlines", deadlines(place.entry)),
-      card("Entry", facts(place.entry, ["Tags", tagLinks(place.entry.tags)])))] : []),
+      card("Entry", facts({ ...place.entry, ...place.response })))] : []),
+    ...(place.response ? [response(place.response)] : []),
+    ...(place.tags.length ? [card("Tags", table([{ ...tagColumns[0], of: tagLink }, ...tagColumns.slice(1)], place.tags, ""))] : []),
+    ...(place.recent.length ? [card("Last decisions here", table(decisionColumns, place.recent, "", true))] : []),
   ]));
 }
 
@@ -422,9 +433,6 @@ function adaptPurge() {
   $("origin-label").hidden = form.kind.value !== "group";
   $("what-label").firstChild.textContent = label + " ";
   form.what.placeholder = example;
-  const [, soft] = form.mode;
-  soft.disabled = form.kind.value === "pattern";
-  if (soft.disabled && soft.checked) form.mode[0].checked = true;
   $("purge-now").disabled = tried !== sameTarget();
 }
 
@@ -535,7 +543,7 @@ function take(event) {
 }
 
 function showDecisions() {
-  const key = { name: "Key", kind: "key", of: (row) => row.key ? explainLink(row.key) : "" };
+  const key = { name: "Key", kind: "key", of: explainLink };
   $("decisions").replaceChildren(table([...decisionColumns.slice(0, 2), key, ...decisionColumns.slice(2)], rows, "Nothing yet.", true));
 }
 
@@ -551,12 +559,15 @@ const shows = {
   purge: (parameters) => { fill($("purge-form"), parameters); adaptPurge(); },
 };
 
-// Whether there was anything to fill in.
+// Whether there was anything to fill in. What names another thing gives way.
+const names = ["url", "key", "digest"];
+
 function fill(form, parameters) {
   let any = false;
-  for (const [name, value] of parameters) {
+  if (names.some((name) => parameters.has(name))) for (const name of names) if (form.elements[name]) form.elements[name].value = "";
+  for (const name of new Set(parameters.keys())) {
     const field = form.elements[name];
-    if (field && !(field instanceof RadioNodeList)) [field.value, any] = [value, true];
+    if (field && !(field instanceof RadioNodeList)) [field.value, any] = [parameters.getAll(name).join("\n"), true];
   }
   return any;
 }

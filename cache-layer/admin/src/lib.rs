@@ -33,8 +33,9 @@
 //! `into_make_service_with_connect_info` provides: without it, reading requires the token as well. A token in the query, a
 //! request from a page of another origin, and a `Host` that is not this machine's are refused.
 //!
-//! No answer contains a stored body, a cookie, or a credential: values of fields and query parameters that may be secret are
-//! shown as `•••`. Other parts of keys are shown, and keys contain whatever URLs contain.
+//! No answer and no line of the log contains a stored body, a cookie, or a credential: values of fields, and of parameters in
+//! URLs, that may be secret are shown as `•••`. Of the fields, cookies and hints in a response's key, only names or their number
+//! are shown. Other parts of keys are shown, and keys contain whatever URLs contain.
 //!
 //! # What it costs
 //!

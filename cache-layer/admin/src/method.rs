@@ -53,7 +53,8 @@ impl PurgeRule {
 
 /// Handles `PURGE` requests that a [rule](PurgeRule) matches, and passes all others on; made by
 /// [`Admin::router_and_purge_layer`](crate::Admin::router_and_purge_layer). It belongs outside of the cache, and outside of
-/// layers that must not see `PURGE`.
+/// layers that must not see `PURGE`. With the feature `axum` of `cache-layer`, it may be in a nested router: rules and purges go
+/// by the path that the client has sent, as the keys of the cache do.
 ///
 /// The stored response of the URL becomes void with all its variants, as with `POST /api/purge`, and the audit records it. The
 /// response has no content: 200; 202 if the store has not received the purge yet, so that it is delivered later; 401 or 403 if
@@ -69,13 +70,15 @@ impl PurgeLayer {
         Self { context, rules: rules.into_iter().collect() }
     }
 
-    /// The rule for a request, if the request is to purge.
-    fn rule<B>(&self, request: &Request<B>) -> Option<&PurgeRule> {
-        if request.method().as_str() != "PURGE" {
-            return None;
-        }
-        let path = request.uri().path();
+    /// The rule for a path, if there is one.
+    fn rule(&self, path: &str) -> Option<&PurgeRule> {
         self.rules.iter().find(|rule| is_under(path, &rule.prefix))
+    }
+
+    /// The absolute URI that a request was sent to, as the cache sees it: a router may have removed the beginning of its path.
+    fn uri<B>(&self, request: &Request<B>) -> Option<Uri> {
+        let (_, layer) = self.context.0.layers.first()?;
+        layer.cache_layer().uri_of(request)
     }
 }
 
@@ -115,17 +118,21 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let Some(rule) = self.layer.rule(&request) else { return Either::Left(self.inner.call(request)) };
+        if request.method().as_str() != "PURGE" {
+            return Either::Left(self.inner.call(request));
+        }
+        let uri = self.layer.uri(&request);
+        let path = uri.as_ref().map_or(request.uri().path(), Uri::path);
+        let Some(rule) = self.layer.rule(path) else { return Either::Left(self.inner.call(request)) };
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| *peer);
-        let refused = is_unclear(request.uri().path()).then_some(StatusCode::BAD_REQUEST);
+        let refused = is_unclear(path).then_some(StatusCode::BAD_REQUEST);
         let refused = refused.or_else(|| refusal(rule, self.layer.context.0.token.as_ref(), peer, request.headers()));
-        let url = url(request.uri(), request.headers());
         let context = self.layer.context.clone();
         Either::Right(Box::pin(async move {
-            let status = match (refused, url) {
+            let status = match (refused, uri) {
                 (Some(status), _) => status,
                 (None, None) => StatusCode::BAD_REQUEST,
-                (None, Some(url)) => purged(&context, &url, peer).await,
+                (None, Some(uri)) => purged(&context, &uri.to_string(), peer).await,
             };
             let mut response = Response::new(R::default());
             *response.status_mut() = status;
@@ -178,14 +185,4 @@ fn refusal(
         (Some(_), _) => Some(StatusCode::UNAUTHORIZED),
         (None, _) => Some(StatusCode::FORBIDDEN),
     }
-}
-
-/// The target of a request, as an absolute URL.
-fn url(uri: &Uri, headers: &HeaderMap) -> Option<String> {
-    let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let host = match uri.authority() {
-        Some(authority) => authority.as_str(),
-        None => headers.get(header::HOST)?.to_str().ok()?,
-    };
-    Some(format!("{}://{host}{path}", uri.scheme_str().unwrap_or("http")))
 }

@@ -18,6 +18,7 @@ use cache_layer::{
 use tokio::sync::broadcast;
 
 use crate::{
+    redact,
     sizing::{self, Sizing},
     stats::{Counts, Rings},
 };
@@ -100,8 +101,8 @@ pub(crate) struct Decision {
 #[derive(Clone, Debug)]
 pub(crate) enum Watched {
     Decided(Decision),
-    /// A request was not looked up. It has no key, or its key does not matter.
-    Bypassed(u64, NoCacheReason),
+    /// A request was not looked up, at this time. The key is that of its target, if the request states one.
+    Bypassed(u64, Option<Key>, NoCacheReason),
 }
 
 /// An invalidation by the operator or the application.
@@ -202,6 +203,13 @@ impl Recorder {
         recent
     }
 
+    /// The key with this digest, if it is among those that are remembered.
+    pub(crate) fn key_with(&self, digest: &str) -> Option<Key> {
+        let counted = self.hottest().into_iter().chain(self.dearest()).map(|one| one.key);
+        let recent = self.recent(None, usize::MAX).into_iter().map(|decision| decision.key);
+        counted.chain(recent).find(|key| key.digest() == digest)
+    }
+
     /// The last invalidations, the newest first.
     pub(crate) fn invalidations(&self) -> Vec<Invalidation> {
         lock(&self.0.invalidations).iter().rev().cloned().collect()
@@ -222,12 +230,6 @@ impl Observer for Recorder {
         let counts = matches!(event, Event::Lookup(_) | Event::Bypass(_) | Event::NotStored(_) | Event::Loaded { .. });
         if counts {
             self.shard().rings.count(event, now() / 1000);
-        }
-        if let Event::Bypass(reason) = event
-            && self.is_watched()
-        {
-            // There may be no watcher any more.
-            let _ = self.0.watched.send(Watched::Bypassed(now(), reason));
         }
     }
 
@@ -257,6 +259,10 @@ impl Observer for Recorder {
                 }
                 shard.recent.push_back(decision);
             }
+            Named::Bypass { key, reason, .. } if self.is_watched() => {
+                // There may be no watcher any more.
+                let _ = self.0.watched.send(Watched::Bypassed(now(), key.cloned(), *reason));
+            }
             Named::Invalidation { covers, soft, delivered, .. } => {
                 let (kind, names) = named_by(covers);
                 let (soft, delivered) = (*soft, *delivered);
@@ -271,11 +277,12 @@ impl Observer for Recorder {
     }
 }
 
+/// What an invalidation covers, as it is shown.
 fn named_by(covers: &Covers<'_>) -> (&'static str, Vec<String>) {
     match covers {
-        Covers::Key(key) => ("key", vec![key.to_string()]),
-        Covers::Tags(tags) => ("tag", tags.iter().map(str::to_owned).collect()),
-        Covers::Pattern(pattern) => ("pattern", vec![(*pattern).to_owned()]),
+        Covers::Key(key) => ("key", vec![redact::key(key)]),
+        Covers::Tags(tags) => ("tag", tags.iter().map(redact::url).collect()),
+        Covers::Pattern(pattern) => ("pattern", vec![redact::url(pattern)]),
         _ => ("all", Vec::new()),
     }
 }

@@ -1,20 +1,31 @@
 //! The API over a cache with an application behind it: explained, purged, watched; and refused.
 
-use std::{convert::Infallible, net::SocketAddr, time::Duration};
+use std::{
+    convert::Infallible,
+    fmt::{self, Write as _},
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use axum::{Router, body::Body, extract::ConnectInfo};
 use bytes::Bytes;
 use cache_layer::{
-    Cache, CacheLayer, Clock,
+    Cache, CacheLayer, Clock, Hints, Key,
     store::{MemoryStore, RedisStore},
 };
 use cache_layer_admin::{Admin, Recorder};
-use futures_util::future::join_all;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use futures_util::{FutureExt as _, future::join_all};
+use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use serde_json::{Value, json};
 use tests::RedisServer;
 use tower::{Layer as _, ServiceExt as _, service_fn, util::BoxCloneService};
+use tracing::{
+    Event, Metadata, Subscriber,
+    field::Field,
+    span::{Attributes, Id, Record},
+};
 
 const TOKEN: &str = "0123456789abcdef-admin";
 const MINUTE: Duration = Duration::from_secs(60);
@@ -51,9 +62,17 @@ impl Shop {
     }
 
     fn over(builder: cache_layer::CacheBuilder, set: impl FnOnce(Admin) -> Admin) -> Self {
+        Self::with_layer(builder, |layer| layer, set)
+    }
+
+    fn with_layer(
+        builder: cache_layer::CacheBuilder,
+        layer: impl FnOnce(CacheLayer) -> CacheLayer,
+        set: impl FnOnce(Admin) -> Admin,
+    ) -> Self {
         let recorder = Recorder::new();
         let cache = builder.observer(recorder.clone()).build();
-        let layer = CacheLayer::new(cache.clone()).ttl_for_path("/ruled", MINUTE);
+        let layer = layer(CacheLayer::new(cache.clone()).ttl_for_path("/ruled", MINUTE));
         let service = BoxCloneService::new(layer.layer(service_fn(application)));
         let admin = Admin::new(cache.clone()).name("shop").layer("all", &layer).recorder(recorder);
         let admin = set(admin).token(TOKEN).unwrap().router();
@@ -61,11 +80,25 @@ impl Shop {
     }
 
     async fn get(&self, path: &str, fields: &[(&str, &str)]) -> Response<Bytes> {
-        let mut request = Request::get(format!("http://shop.example{path}"));
+        self.request(Method::GET, path, fields, None).await
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        fields: &[(&str, &str)],
+        hints: Option<Hints>,
+    ) -> Response<Bytes> {
+        let mut request = Request::builder().method(method).uri(format!("http://shop.example{path}"));
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
-        let response = self.service.clone().oneshot(request.body(Full::default()).unwrap()).await.unwrap();
+        let mut request = request.body(Full::default()).unwrap();
+        if let Some(hints) = hints {
+            hints.add_to(request.extensions_mut());
+        }
+        let response = self.service.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         assert!(self.cache.drain(MINUTE).await);
@@ -83,6 +116,16 @@ impl Shop {
         let (status, _, text) = self.post(body, &[]).await;
         assert_eq!(status, StatusCode::OK, "{body}: {text}");
         serde_json::from_str(&text).unwrap()
+    }
+
+    /// A stream of `/api/live`, which has begun.
+    async fn watch(&self, query: &str) -> Body {
+        let peer: SocketAddr = "127.0.0.1:5000".parse().unwrap();
+        let request = Request::get(format!("/api/live?{query}")).header("host", "localhost");
+        let request = request.extension(ConnectInfo(peer)).body(Body::empty()).unwrap();
+        let response = self.admin.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        response.into_body()
     }
 
     async fn post(&self, body: &Value, fields: &[(&str, &str)]) -> (StatusCode, HeaderMap, String) {
@@ -435,6 +478,136 @@ async fn no_answer_has_a_body_a_cookie_or_a_credential() {
     }
 }
 
+/// As a value in a query.
+fn encoded(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02x}")).collect()
+}
+
+#[tokio::test]
+async fn whatever_is_asked_for_most_can_be_explained() {
+    const FRESH: &[(&str, &str)] = &[("x-answer", "cache-control=max-age=60"), ("x-answer", "cache-tag=t")];
+    let shop = Shop::new();
+    let product = Key::from(("product", 42));
+    for _ in 0..3 {
+        shop.get("/search?q=a%20b", FRESH).await;
+        shop.get("/open?api_key=abc", FRESH).await;
+        shop.request(Method::GET, "/prices", FRESH, Some(Hints::new().key_part("one"))).await;
+        let load = async || Ok::<_, Infallible>("a product".to_owned());
+        shop.cache.get_or_load(&product, load).ttl(MINUTE).tags(["t"]).await.unwrap();
+        assert!(shop.cache.drain(MINUTE).await);
+    }
+    let top = shop.ask("/api/top").await;
+    let found = |part: &str| {
+        let hottest = top["hottest"].as_array().unwrap().iter();
+        hottest.clone().find(|one| one["key"].as_str().unwrap().contains(part)).unwrap_or_else(|| panic!("{top}"))
+    };
+    assert_eq!(found("/search")["url"], "http://shop.example/search?q=a%20b");
+    let told = shop.ask(&format!("/api/explain?url={}", encoded(found("/search")["url"].as_str().unwrap()))).await;
+    assert_eq!((&told["verdict"], &told["layer"]), (&json!("hit"), &json!("all")));
+    for (part, layer, of_request) in
+        [("/search", "all", true), ("/open", "all", true), ("/prices", "all", false), ("product", "", false)]
+    {
+        let digest = found(part)["digest"].as_str().unwrap();
+        assert_eq!(found(part)["url"].is_null(), part != "/search", "{}", found(part));
+        let told = shop.ask(&format!("/api/explain?digest={digest}")).await;
+        assert_eq!((&told["verdict"], &told["tier"]), (&json!("hit"), &json!("memory")), "{told}");
+        assert_eq!((told["layer"].is_string(), told["cache_status"].is_string()), (of_request, of_request), "{told}");
+        assert_eq!(told["tags"][0]["change"], "created", "{told}");
+        assert_eq!(told["recent"].as_array().unwrap().len(), 3, "{told}");
+        let entry = shop.ask(&format!("/api/entry?digest={digest}")).await;
+        assert_eq!(entry[0]["layer"].as_str().unwrap_or_default(), layer, "{entry}");
+        assert_eq!((&entry[0]["tier"], &entry[0]["tags"][0]["name"]), (&json!("memory"), &json!("t")), "{entry}");
+        assert_eq!(entry[0]["recent"].as_array().unwrap().len(), 3, "{entry}");
+        let expected = if part == "product" { Value::Null } else { json!(200) };
+        assert_eq!(entry[0]["response"]["status"], expected, "{entry}");
+    }
+    let of_key = "/api/explain?key=product&key=:&key=42";
+    let told = shop.ask(of_key).await;
+    assert_eq!((&told["verdict"], &told["key"]["readable"]), (&json!("hit"), &json!("product:42")));
+    assert_eq!(told["value"]["bytes"], "\"a product\"".len());
+    shop.cache.invalidate_tag("t").await.unwrap();
+    let told = shop.ask(of_key).await;
+    assert_eq!((&told["verdict"], &told["rejected"], &told["value"]), (&json!("load"), &json!("tag"), &Value::Null));
+    for (target, status) in [
+        ("/api/explain?digest=0123", StatusCode::NOT_FOUND),
+        ("/api/entry?digest=0123", StatusCode::NOT_FOUND),
+        ("/api/explain?key=product&url=http://shop.example/", StatusCode::BAD_REQUEST),
+        ("/api/explain?key=product&digest=0123", StatusCode::BAD_REQUEST),
+        ("/api/explain?key=product&method=GET", StatusCode::BAD_REQUEST),
+    ] {
+        assert_eq!(shop.send(Method::GET, target, &[], "").await.0, status, "{target}");
+    }
+}
+
+/// What was logged on this thread.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<String>>);
+
+impl Subscriber for Log {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut log = self.0.lock().unwrap();
+        event.record(&mut |field: &Field, value: &dyn fmt::Debug| writeln!(log, "{field}={value:?}").unwrap());
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+#[tokio::test]
+async fn nothing_that_is_part_of_a_key_for_one_client_is_told_and_no_url_that_opens_something() {
+    let log = Log::default();
+    let _guard = tracing::subscriber::set_default(log.clone());
+    let keyed = |layer: CacheLayer| layer.key_cookies(["session"]).key_headers([HeaderName::from_static("x-api-key")]);
+    let shop = Shop::with_layer(Cache::builder(MemoryStore::new(1 << 22)), keyed, |admin| admin);
+    let (mut basket, mut secret) = (shop.watch("path=/basket").await, shop.watch("path=opensesame").await);
+    let redirect = [
+        ("x-answer", "cache-control=public, max-age=60"),
+        ("x-answer", "status=302"),
+        ("x-answer", "location=https://bucket.example/a?X-Amz-Signature=opensesame"),
+        ("x-answer", "link=<https://b.example/?token=opensesame>; rel=next"),
+        ("cookie", "session=opensesame"),
+        ("x-api-key", "opensesame"),
+    ];
+    shop.get("/basket?%74oken=opensesame&page=1", &redirect).await;
+    shop.request(Method::GET, "/basket", &redirect, Some(Hints::new().key_part("opensesame"))).await;
+    shop.request(Method::PUT, "/basket", &redirect[4..], None).await;
+    let seen = [decision(&mut basket).await, decision(&mut basket).await];
+    assert!(secret.frame().now_or_never().is_none(), "a filter that finds what is hidden tells it");
+    let fields = "header=cookie:session%3Dopensesame&header=x-api-key:opensesame";
+    let explained = shop
+        .ask(&format!("/api/explain?url=http://shop.example/basket%3F%2574oken%3Dopensesame%26page%3D1&{fields}"))
+        .await;
+    assert_eq!((&explained["verdict"], &explained["recent"][0]["result"]), (&json!("hit"), &json!("miss")));
+    let top = shop.ask("/api/top").await;
+    let keys: Vec<&str> = top["hottest"].as_array().unwrap().iter().map(|one| one["key"].as_str().unwrap()).collect();
+    assert!(keys.contains(&"http://shop.example/basket?%74oken=•••&page=1#•••#session=•••"), "{keys:?}");
+    let purged = [
+        shop.purge(&json!({"pattern": "http://shop.example/basket?token=opensesame*"})).await,
+        shop.purge(&json!({"tag": "/basket?token=opensesame"})).await,
+        shop.purge(&json!({"key": ["", "http", "://", "shop.example", "/basket", "#", "opensesame"]})).await,
+    ];
+    let audits = [shop.ask("/api/audit").await, shop.ask("/api/audit?by=application").await];
+    assert!(!audits[1].as_array().unwrap().is_empty(), "the write");
+    let log = Value::String(std::mem::take(&mut *log.0.lock().unwrap()));
+    assert!(log.as_str().unwrap().contains("what=\"http://shop.example/basket?token=•••\""), "{log}");
+    for answer in seen.iter().chain(&purged).chain(&audits).chain([&explained, &top, &log]) {
+        assert!(!answer.to_string().contains("opensesame"), "{answer}");
+    }
+}
+
 #[tokio::test]
 async fn the_counts_of_the_last_minute_the_top_and_the_stored_are_told() {
     let shop = Shop::new();
@@ -459,22 +632,32 @@ async fn the_counts_of_the_last_minute_the_top_and_the_stored_are_told() {
     assert_eq!(document["paths"].as_object().unwrap().len(), 10);
 }
 
+/// The next decision of a stream.
+async fn decision(stream: &mut Body) -> Value {
+    let frame = tokio::time::timeout(MINUTE, stream.frame()).await.unwrap().unwrap().unwrap();
+    let text = String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap();
+    serde_json::from_str(text.lines().find_map(|line| line.strip_prefix("data: ")).unwrap()).unwrap()
+}
+
 #[tokio::test]
 async fn who_watches_sees_what_it_asked_for() {
     let shop = Shop::new();
-    let peer: SocketAddr = "127.0.0.1:5000".parse().unwrap();
-    let request = Request::get("/api/live?path=/a&result=hit").header("host", "localhost").extension(ConnectInfo(peer));
-    let response = shop.admin.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
-    assert_eq!(response.headers()["content-type"], "text/event-stream");
-    let mut body = response.into_body();
+    let mut body = shop.watch("path=/a&result=hit").await;
     for path in ["/b", "/a", "/b", "/a"] {
         shop.get(path, &[("x-answer", "cache-control=max-age=60")]).await;
     }
-    let frame = tokio::time::timeout(MINUTE, body.frame()).await.unwrap().unwrap().unwrap();
-    let text = String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap();
-    let data = text.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
-    let decided: Value = serde_json::from_str(data).unwrap();
+    let decided = decision(&mut body).await;
     assert_eq!((&decided["key"], &decided["result"]), (&json!("http://shop.example/a"), &json!("hit")));
+    // What is not looked up has a path as well.
+    let mut bypasses = shop.watch("path=/a&result=bypass").await;
+    for path in ["/b", "/a?session=1"] {
+        shop.request(Method::PUT, path, &[], None).await;
+    }
+    let decided = decision(&mut bypasses).await;
+    assert_eq!(
+        (&decided["key"], &decided["reason"]["name"], &decided["url"]),
+        (&json!("http://shop.example/a?session=•••"), &json!("method"), &Value::Null)
+    );
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
 use axum::{Router, body::Body, extract::ConnectInfo};
 use cache_layer::{
-    Cache, CacheLayer, Key,
+    Cache, CacheLayer, Hints, Key,
     store::{MemoryStore, RedisStore},
 };
 use cache_layer_admin::{Admin, PurgeRule, Recorder};
@@ -256,6 +256,77 @@ fn shop(rules: Vec<PurgeRule>, token: bool) -> (Cache, Router, Router) {
     (cache, app.layer(layer).layer(purge), admin)
 }
 
+/// Applications behind an authenticating layer: what is stored is each tenant's own.
+fn of_tenants(rules: Vec<PurgeRule>) -> (Cache, Router, Router) {
+    let (cache, app, admin) = shop(rules, true);
+    let tenant = async |mut request: Request<Body>| {
+        if let Some(tenant) = request.headers().get("x-tenant") {
+            let hints = Hints::new().key_part(tenant.to_str().unwrap());
+            hints.add_to(request.extensions_mut());
+        }
+        request
+    };
+    (cache, app.layer(axum::middleware::map_request(tenant)), admin)
+}
+
+#[tokio::test]
+async fn a_purge_by_url_reaches_what_is_stored_for_each_tenant() {
+    let (bearer, json) = (format!("Bearer {TOKEN}"), ("content-type", "application/json"));
+    let (cache, app, admin) = of_tenants(vec![PurgeRule::under("/")]);
+    let tenants = [&[("x-tenant", "one")][..], &[("x-tenant", "two")], &[]];
+    for by_method in [false, true] {
+        for tenant in tenants {
+            is_stored_for(&cache, &app, "/b", tenant).await;
+            assert!(is_stored_for(&cache, &app, "/b", tenant).await, "{tenant:?}");
+        }
+        let purged = match by_method {
+            true => ask(&app, "PURGE", "/b", &[("authorization", &bearer)]).await,
+            false => {
+                let body = json!({"url": "http://shop.example/b"}).to_string();
+                let request = Request::post("/api/purge").header("authorization", &bearer).header(json.0, json.1);
+                admin.clone().oneshot(request.body(Body::from(body)).unwrap()).await.unwrap()
+            }
+        };
+        assert_eq!(purged.status(), StatusCode::OK);
+        for tenant in tenants {
+            assert!(!is_stored_for(&cache, &app, "/b", tenant).await, "{tenant:?}, by method: {by_method}");
+        }
+    }
+    // What is stored for one of them can be looked at.
+    let get = async |target: &str| {
+        let body = ask(&admin, "GET", target, &[("authorization", &bearer)]).await.into_body().collect().await.unwrap();
+        serde_json::from_slice::<Value>(&body.to_bytes()).unwrap()
+    };
+    let entry = get("/api/entry?url=http://shop.example/b&hint=key-part:one").await;
+    assert_eq!((&entry[0]["tier"], &entry[0]["key"]), (&json!("memory"), &json!("http://shop.example/b#•••")));
+    let entry = get("/api/entry?url=http://shop.example/b&hint=key-part:three").await;
+    assert_eq!((&entry[0]["tier"], &entry[0]["entry"]), (&json!("none"), &Value::Null));
+}
+
+#[tokio::test]
+async fn purge_in_a_nested_router_is_for_the_path_that_the_client_sent() {
+    let bearer = ("authorization", &*format!("Bearer {TOKEN}"));
+    let nested = |rule| {
+        let (cache, shop, admin) = shop(vec![PurgeRule::under(rule)], true);
+        (cache, Router::new().nest("/shop", shop), admin)
+    };
+    for rule in ["/", "/shop", "/shop/api"] {
+        let (cache, app, admin) = nested(rule);
+        is_stored(&cache, &app, "/shop/api/a").await;
+        assert!(is_stored(&cache, &app, "/shop/api/a").await);
+        assert_eq!(ask(&app, "PURGE", "/shop/api/a", &[bearer]).await.status(), 200, "{rule}");
+        assert!(!is_stored(&cache, &app, "/shop/api/a").await, "{rule}");
+        let records = ask(&admin, "GET", "/api/audit?by=method", &[bearer]).await.into_body().collect().await.unwrap();
+        let records: Value = serde_json::from_slice(&records.to_bytes()).unwrap();
+        assert_eq!(records[0]["what"], "http://shop.example/shop/api/a");
+    }
+    let (_, app, _) = nested("/api");
+    assert_eq!(ask(&app, "PURGE", "/shop/api/a", &[bearer]).await.status(), 405, "the rule is for another path");
+    let (_, app, _) = nested("/");
+    let two_hosts = [bearer, ("host", "other.example")];
+    assert_eq!(ask(&app, "PURGE", "/shop/api/a", &two_hosts).await.status(), 400, "which of them is meant?");
+}
+
 async fn ask(app: &Router, method: &str, path: &str, fields: &[(&str, &str)]) -> http::Response<Body> {
     ask_from("127.0.0.1:5000", app, method, path, fields).await
 }
@@ -272,7 +343,12 @@ async fn ask_from(peer: &str, app: &Router, method: &str, path: &str, fields: &[
 
 /// Whether `path` is answered from the cache.
 async fn is_stored(cache: &Cache, app: &Router, path: &str) -> bool {
-    let response = ask(app, "GET", path, &[]).await;
+    is_stored_for(cache, app, path, &[]).await
+}
+
+/// Whether `path` is answered from the cache, for a request with these fields.
+async fn is_stored_for(cache: &Cache, app: &Router, path: &str, fields: &[(&str, &str)]) -> bool {
+    let response = ask(app, "GET", path, fields).await;
     let stored = response.headers()["x-cache"] == "HIT";
     response.into_body().collect().await.unwrap();
     assert!(cache.drain(MINUTE).await);

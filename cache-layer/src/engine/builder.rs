@@ -203,7 +203,7 @@ impl CacheBuilder {
     /// - A response that isn't stored says `detail=first-sight` in `Cache-Status`
     ///   ([`NoCacheReason::FirstSight`](crate::telemetry::NoCacheReason::FirstSight)); it counts as a fill with the outcome
     ///   [`FirstSight`](crate::telemetry::FillOutcome::FirstSight). The time of a response's load ends with its head.
-    ///   [`CacheLayer::explain`](crate::CacheLayer::explain) can't predict it.
+    ///   [`CacheLayer::explain`](crate::CacheLayer::explain) assumes that a load takes less.
     ///
     /// ```no_run
     /// use std::time::Duration;

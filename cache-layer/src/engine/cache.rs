@@ -140,6 +140,11 @@ impl Cache {
         self.0.telemetry.emit(event);
     }
 
+    /// Whether the observer wants to know the keys and tags of events.
+    pub(crate) fn is_told_names(&self) -> bool {
+        self.0.telemetry.wants_names()
+    }
+
     /// Reports an event's key or tags to the observer, if it wants them.
     pub(crate) fn tell(&self, named: &Named<'_>) {
         self.0.telemetry.name(named);

@@ -37,12 +37,22 @@ impl Doorkeeper {
     pub(super) fn meet(&self, key: &Key) -> bool {
         self.filters.lock().meet(bits(key))
     }
+
+    /// Whether a key is known.
+    pub(super) fn knows(&self, key: &Key) -> bool {
+        self.filters.lock().has(bits(key)) != (false, false)
+    }
 }
 
 impl Filters {
-    fn meet(&mut self, bits: [(usize, u64); PROBES as usize]) -> bool {
+    /// Whether a key is in the current filter, and in the previous one.
+    fn has(&self, bits: [(usize, u64); PROBES as usize]) -> (bool, bool) {
         let is_in = |filter: &[u64]| bits.iter().all(|&(word, bit)| filter[word] & bit != 0);
-        let (is_here, was_there) = (is_in(&self.current), is_in(&self.previous));
+        (is_in(&self.current), is_in(&self.previous))
+    }
+
+    fn meet(&mut self, bits: [(usize, u64); PROBES as usize]) -> bool {
+        let (is_here, was_there) = self.has(bits);
         if !is_here {
             if self.keys == KEYS {
                 std::mem::swap(&mut self.current, &mut self.previous);
@@ -85,8 +95,8 @@ mod tests {
     #[test]
     fn a_key_is_known_from_the_second_time_on() {
         let doorkeeper = Doorkeeper::new(Duration::ZERO);
-        assert!(!doorkeeper.meet(&key(1)));
-        assert!(doorkeeper.meet(&key(1)));
+        assert!(!doorkeeper.knows(&key(1)) && !doorkeeper.meet(&key(1)));
+        assert!(doorkeeper.knows(&key(1)) && doorkeeper.meet(&key(1)));
         assert!(!doorkeeper.meet(&key(1).variant(b"de")), "a variant is another key");
     }
 

@@ -4,10 +4,10 @@ use std::{fmt, time::Duration};
 
 use super::{cache::Cache, invalidate::under_http};
 use crate::{
-    entry::Entry,
+    entry::{Deadlines, Entry, Use},
     key::Key,
     pattern::Pattern,
-    store::{Estimate, LeaseState, Lookup, Reach, StoreError},
+    store::{Estimate, LeaseState, Lookup, Reach, Seen, StoreError},
     tag::TagToken,
     telemetry::{Rejection, Tier},
 };
@@ -119,13 +119,21 @@ impl EntryDetails {
             soft_invalidated: entry.is_soft_invalidated(),
             from_the_future: entry.is_from_the_future(now),
             tags: entry.tags().iter().map(str::to_owned).collect(),
-            bytes: entry.payload().len() as u64,
+            bytes: entry.payload_length(),
             #[cfg(feature = "memory")]
             memory: entry.weight() as u64,
             #[cfg(not(feature = "memory"))]
             memory: 0,
             load_time: Duration::from_millis(entry.load_time()),
         }
+    }
+}
+
+impl EntryDetails {
+    /// What may be done with the entry now.
+    pub(crate) fn allow(&self) -> Use {
+        let &Self { now, made, fresh, stale_while_revalidate, stale_if_error, gone, .. } = self;
+        Deadlines { made, fresh, stale_while_revalidate, stale_if_error, gone }.allow(now)
     }
 }
 
@@ -205,6 +213,12 @@ impl Cache {
     /// If the store did not answer.
     pub async fn inspect_lease(&self, key: &Key) -> Result<LeaseState, InspectError> {
         self.0.store.lease_state(key).await.map_err(InspectError)
+    }
+
+    /// Whether the next load of `key` is the first that this process knows of, so that its result is not stored
+    /// ([`second_sight`](super::CacheBuilder::second_sight)), unless the load takes long. `seen`: what a look-up found there.
+    pub(crate) fn is_first_sight(&self, key: &Key, seen: Option<Seen>) -> bool {
+        self.0.doorkeeper.as_ref().is_some_and(|doorkeeper| seen == Some(Seen::Nothing) && !doorkeeper.knows(key))
     }
 
     /// What is known of `tag`; `None` if the tag has no token, so that no entry with this tag is used.

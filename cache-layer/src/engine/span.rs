@@ -14,7 +14,9 @@ use super::{cache::Cache, flight::Follower, hot::HotSet};
 use crate::{
     entry::Entry,
     key::Key,
-    telemetry::{Event, LookupEvent, LookupResult, Named, NoCacheReason, Release, Telemetry, Tier, WaitScope},
+    telemetry::{
+        EntryTags, Event, LookupEvent, LookupResult, Named, NoCacheReason, Release, Telemetry, Tier, WaitScope,
+    },
 };
 
 /// A look-up under way. It ends when this is dropped: as a miss, unless another result was recorded.
@@ -34,8 +36,11 @@ pub(crate) struct LookupSpan {
 struct Observed {
     telemetry: Telemetry,
     began: Instant,
-    /// The key, if the observer wants names.
+    /// The key, if the observer wants names; and the entry that answered, if it has tags.
     key: Option<Key>,
+    entry: Option<Entry>,
+    /// The rule for the request, if there is one, and the observer wants names.
+    rule: Option<Arc<str>>,
     /// What counts what answers, if that is wanted.
     hot: Option<Arc<HotSet>>,
 }
@@ -75,6 +80,8 @@ impl Cache {
                 telemetry: telemetry.clone(),
                 began: Instant::now(),
                 key: key.filter(|_| telemetry.wants_names()).cloned(),
+                entry: None,
+                rule: None,
                 hot: self.0.hot.clone(),
             }),
             result: LookupResult::Miss,
@@ -178,18 +185,20 @@ impl LookupSpan {
             return;
         }
         (self.age, self.saved) = (age(), Duration::from_millis(entry.load_time()));
-        if let Some(Observed { hot: Some(hot), .. }) = &self.observed
-            && self.result.is_hit()
-        {
+        let Some(observed) = &mut self.observed else { return };
+        if observed.key.is_some() && !entry.stamps().is_empty() {
+            observed.entry = Some(entry.clone());
+        }
+        if let Some(hot) = observed.hot.as_ref().filter(|_| self.result.is_hit()) {
             hot.hit(entry);
         }
     }
 
-    /// Records the request's route, if there is an observer.
-    #[cfg(feature = "axum")]
-    pub(crate) fn came_by(&mut self, route: impl FnOnce() -> Option<Box<str>>) {
-        if self.observed.is_some() {
+    /// Records the request's route, if there is an observer, and the rule that applies to the request, if the observer wants names.
+    pub(crate) fn came_by(&mut self, route: impl FnOnce() -> Option<Box<str>>, rule: Option<&Arc<str>>) {
+        if let Some(observed) = &mut self.observed {
             self.route = route();
+            observed.rule = rule.filter(|_| observed.key.is_some()).cloned();
         }
     }
 
@@ -241,11 +250,13 @@ impl Drop for LookupSpan {
                 span.record("cache_layer.reason", reason.as_str());
             }
         }
-        if let Some(Observed { telemetry, began, key, .. }) = observed.take() {
+        if let Some(Observed { telemetry, began, key, entry, rule, .. }) = observed.take() {
             let event = LookupEvent { result: *result, tier, duration: began.elapsed(), age, saved };
             telemetry.emit_lookup(event, route.as_deref());
             if let Some(key) = &key {
-                telemetry.name(&Named::Lookup { key, event, reason: *reason });
+                let (route, rule) = (route.as_deref(), rule.as_deref());
+                let tags = EntryTags(entry.as_ref().filter(|_| hit).map(Entry::stamps).unwrap_or_default());
+                telemetry.name(&Named::Lookup { key, event, reason: *reason, route, rule, tags });
             }
         }
     }

@@ -25,7 +25,30 @@ pub(crate) struct Deadlines {
     pub(crate) gone: u64,
 }
 
+/// What may be done with an entry at a moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Use {
+    /// It answers.
+    Fresh,
+    /// It answers, and is to be refreshed.
+    Stale,
+    /// It does not answer; it may be of use to its load, or in place of an error.
+    Kept,
+    /// Nothing: a store may be late to remove an expired entry.
+    Gone,
+}
+
 impl Deadlines {
+    /// What may be done at `now`, if these are the deadlines [for that moment](Self::at).
+    pub(crate) fn allow(self, now: u64) -> Use {
+        match now {
+            now if now < self.fresh => Use::Fresh,
+            now if now < self.stale_while_revalidate => Use::Stale,
+            now if now < self.gone => Use::Kept,
+            _ => Use::Gone,
+        }
+    }
+
     /// A moment before any entry was made.
     #[cfg_attr(not(any(feature = "redis", feature = "typed")), allow(dead_code))]
     pub(crate) const UNKNOWN: u64 = 0;

@@ -29,6 +29,6 @@ pub(crate) use self::{compression::Compression, version::SoftMark};
 pub(crate) use self::{
     codings::Form,
     contents::{Entry, EntryHead},
-    deadlines::Deadlines,
+    deadlines::{Deadlines, Use},
     version::{EntryId, Version},
 };

@@ -8,7 +8,7 @@ use super::{
     codings::{Codings, Form},
     contents::Entry,
 };
-use crate::coding::Encoder;
+use crate::coding::{Coding, Encoder};
 
 static UNMADE: Form = Form::Unmade;
 
@@ -19,6 +19,15 @@ impl Entry {
         let (number, level) = (encoder.coding().number(), encoder.level());
         let codings = self.contents.codings.as_ref().filter(|codings| codings.levels[number] == level);
         codings.map_or(&UNMADE, |codings| &codings.forms[number])
+    }
+
+    /// The codings in which the payload is here, and the size in each.
+    pub(crate) fn made_codings(&self) -> impl Iterator<Item = (Coding, u64)> {
+        let codings = self.contents.codings.as_ref();
+        Coding::ALL.iter().copied().filter_map(move |coding| match codings?.forms[coding.number()] {
+            Form::Made(ref coded) => Some((coding, coded.len() as u64)),
+            Form::Unmade | Form::InVain => None,
+        })
     }
 
     /// The same entry with this form of its payload.

@@ -2,14 +2,14 @@
 
 use std::sync::{Arc, OnceLock};
 
-use http::{HeaderMap, HeaderValue, Response, header::AUTHORIZATION};
+use http::{HeaderMap, HeaderValue, Request, Response, header::AUTHORIZATION};
 
 use super::{
     annotate::{self, Signature},
     encode::Encoders,
     owner::Owner,
     range_memory::RangeMemory,
-    target::KeyRules,
+    target::{KeyRules, Target},
     variations::Variations,
 };
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
     policy::Policy,
     semantics::{cache_status::ForwardReason, reuse::RequestDirectives, sites::Sites, vary::VaryFields},
     switches::Switch,
-    telemetry::NoCacheReason,
+    telemetry::{Event, Named, NoCacheReason},
 };
 
 /// The cache, and the settings of a [`CacheLayer`](super::CacheLayer).
@@ -27,6 +27,8 @@ use crate::{
 pub(super) struct Context {
     pub(super) cache: Cache,
     pub(super) policy: Policy,
+    /// The rule whose settings these are, if they are a rule's.
+    pub(super) rule: Option<Arc<str>>,
     pub(super) signature: Signature,
     /// The beginning of all keys.
     pub(super) namespace: String,
@@ -55,6 +57,7 @@ impl Context {
             load_limit: cache.load_limit().clone(),
             cache,
             policy: Policy::default(),
+            rule: None,
             signature: Signature::default(),
             namespace: String::new(),
             sites: Sites::default(),
@@ -84,6 +87,16 @@ impl Context {
         self.verifier = self.policy.verify.as_ref().and_then(Verifier::new);
         self.detours = self.verifier.is_some() || self.policy.bypass_if.is_some();
         self
+    }
+
+    /// Reports a request that is not looked up.
+    pub(super) fn report_bypass<B>(&self, request: &Request<B>, reason: NoCacheReason) {
+        self.cache.emit(Event::Bypass(reason));
+        if self.cache.is_told_names() {
+            let target = Target::of_request(&self.sites, request);
+            let key = target.map(|target| target.key_of_target(&self.key_rules(request.headers())));
+            self.cache.tell(&Named::Bypass { key: key.as_ref(), reason });
+        }
     }
 
     /// Whether a setting needs to examine a request before its look-up, or its response afterwards.

@@ -276,7 +276,7 @@ pub(super) async fn fetch_unless_nested<S: Origin<B>, B: Send + 'static>(
     if context.keep_mark(request.headers_mut(), key, mark, Reading::Answer).await {
         let reason = NoCacheReason::Nested;
         lookup.bypassed(reason);
-        context.cache.emit(Event::Bypass(reason));
+        context.report_bypass(request, reason);
         let Asking { context, service, request, .. } = *asking;
         return Ok(context.bypassed(Oneshot::new(service, request).await?, reason));
     }

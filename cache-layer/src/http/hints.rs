@@ -55,7 +55,8 @@ impl Hints {
     /// One more part of the key: only requests with the same parts, in the same order, share a stored response. In
     /// [patterns](crate::Cache::delete_pattern) and traces, the parts follow the path and a `#`.
     ///
-    /// A write invalidates only responses with the same parts as the write itself. For more than that, use [tags](crate::Tags).
+    /// A write is only sure to invalidate responses with the same parts as the write itself. For those with other parts, use
+    /// [tags](crate::Tags), or [`CacheLayer::invalidate_uri`](crate::CacheLayer::invalidate_uri), which reaches all of them.
     pub fn key_part(mut self, part: impl AsRef<str>) -> Self {
         self.key_parts.push(part.as_ref().into());
         self

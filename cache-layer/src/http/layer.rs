@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderName, StatusCode, Uri, request};
+use http::{HeaderMap, HeaderName, Request, StatusCode, Uri, header::HOST, request};
 use tower_layer::Layer;
 
 use super::{
@@ -687,6 +687,25 @@ impl CacheLayer {
     #[must_use]
     pub fn key_of(&self, uri: &Uri, headers: &HeaderMap) -> Option<Key> {
         self.key_of_target(&Target::of(&self.context.sites, uri, headers)?, headers)
+    }
+
+    /// The absolute URI that a request was sent to, for [`invalidate_uri`](Self::invalidate_uri): with the path that the client has
+    /// sent, also inside a [nested](Self#where-to-put-it) router. `None` if the request doesn't clearly state its host.
+    ///
+    /// ```
+    /// # use cache_layer::{Cache, CacheLayer, store::MemoryStore};
+    /// # let layer = CacheLayer::new(Cache::new(MemoryStore::new(1 << 20)));
+    /// let request = http::Request::get("/products?page=2").header("host", "shop.example").body(()).unwrap();
+    /// assert_eq!(layer.uri_of(&request).unwrap(), "http://shop.example/products?page=2");
+    /// ```
+    #[must_use]
+    pub fn uri_of<B>(&self, request: &Request<B>) -> Option<Uri> {
+        let target = Target::of_request(&self.context.sites, request)?;
+        let uri = request.uri();
+        let host = || request.headers().get(HOST)?.to_str().ok();
+        let authority = uri.authority().map(|authority| authority.as_str()).or_else(host)?;
+        let scheme = uri.scheme_str().unwrap_or("http");
+        Uri::builder().scheme(scheme).authority(authority).path_and_query(target.path_and_query()).build().ok()
     }
 
     fn key_of_target(&self, target: &Target<'_>, headers: &HeaderMap) -> Option<Key> {

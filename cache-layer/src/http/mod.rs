@@ -29,7 +29,7 @@
 //! - [`context`]: the state that all requests through one layer share; [`range_memory`]: what the layer has learned from
 //!   requests for ranges
 //! - [`rules`]: settings for some requests; [`hints`]: what layers outside tell about one request
-//! - [`target`]: the key of a request
+//! - [`target`]: the key of a request; [`response_key`]: the parts of such a key, without values that may be private
 //! - [`response_entry`], [`stored`]: a response as an entry, and as its metadata
 //! - [`coded_fields`]: the fields that differ in a content coding
 //! - [`annotate`]: the cache's own fields in a response; [`remaining_freshness`]: remaining freshness for caches that ignore
@@ -72,6 +72,7 @@ mod remaining_freshness;
 mod reply;
 mod respond;
 mod response_entry;
+mod response_key;
 mod revalidate;
 mod rules;
 mod select;
@@ -88,7 +89,7 @@ pub use ask_again::AskAgain;
 pub use body::{BodyError, ResponseBody};
 pub use explain::{
     Explanation, KeyDetails, PlanDetails, ResponseDetails, SettingDetails, SettingOrigin, SettingsDetails,
-    VariantDetails, Verdict,
+    ValueExplanation, VariantDetails, Verdict,
 };
 pub use future::ResponseFuture;
 pub use hints::Hints;
@@ -99,5 +100,6 @@ pub use preferences::ClientPreferences;
 pub use private::PrivateCacheLayer;
 pub use query::{QueryLayer, QueryService};
 pub use query_body::QueryBody;
+pub use response_key::ResponseKey;
 pub use rules::{Rule, Rules};
 pub use service::CacheService;

@@ -286,7 +286,7 @@ impl Context {
     fn tag_of_target(&self, request: &CacheRequest) -> Option<String> {
         let Policy { key_headers, cookies, .. } = &self.policy;
         let has_parts = !key_headers.is_empty() || !cookies.keyed.is_empty() || self.owner.is_some();
-        let key_is_target = !request.has_content && !has_parts;
+        let key_is_target = !request.has_content && !request.is_hinted && !has_parts;
         (!key_is_target).then(|| request.target.tag(&self.key_rules(&request.headers)))
     }
 

@@ -30,7 +30,7 @@ use crate::{
     engine::span::LookupSpan,
     key::Key,
     semantics::storable::refusal_of_request,
-    telemetry::{Event, NoCacheReason, Tier},
+    telemetry::{NoCacheReason, Tier},
 };
 
 /// A service behind a cache, made by [`CacheLayer`](super::CacheLayer).
@@ -123,7 +123,7 @@ where
                 }
             }
             (Some(NoCacheReason::Method), Some(target)) => {
-                context.cache.emit(Event::Bypass(NoCacheReason::Method));
+                context.report_bypass(&request, NoCacheReason::Method);
                 let (settings, target) = (self.settings(request.extensions().get()), target.into_owned());
                 ResponseFuture::boxed(write_through(settings, self.inner.clone(), request, target), Span::none())
             }
@@ -148,8 +148,7 @@ impl Context {
             return AtOnce::Bypass(NoCacheReason::Nested.into());
         }
         let mut lookup = self.cache.lookup_span(key);
-        #[cfg(feature = "axum")]
-        lookup.came_by(|| Some(request.extensions().get::<axum::extract::MatchedPath>()?.as_str().into()));
+        lookup.came_by(|| route_of(request), self.rule.as_ref());
         if marked {
             return AtOnce::Fetch(Known::Nothing, lookup);
         }
@@ -170,6 +169,16 @@ impl Context {
         };
         AtOnce::Fetch(known, lookup)
     }
+}
+
+/// The application's route that matched a request, if that is known.
+#[cfg_attr(not(feature = "axum"), expect(unused_variables, reason = "only axum leaves anything there"))]
+fn route_of<B>(request: &Request<B>) -> Option<Box<str>> {
+    #[cfg(feature = "axum")]
+    if let Some(route) = request.extensions().get::<axum::extract::MatchedPath>() {
+        return Some(route.as_str().into());
+    }
+    None
 }
 
 impl<S: Clone> CacheService<S> {
@@ -250,7 +259,7 @@ impl<S: Clone> CacheService<S> {
     {
         let refusal = refusal.into();
         self.context.add_plain_tags(&mut request);
-        self.context.cache.emit(Event::Bypass(refusal.reason));
+        self.context.report_bypass(&request, refusal.reason);
         ResponseFuture::bypass(self.inner.clone(), request, self.context.clone(), refusal)
     }
 }

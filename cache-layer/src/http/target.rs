@@ -181,7 +181,12 @@ impl<'a> Target<'a> {
         key_rules.named(Key::new(self.parts_of(path_and_query, key_rules)))
     }
 
-    /// The key of the target alone, without the other parts that keys may have.
+    /// The key of this target alone, without the other parts that its key may have.
+    pub(super) fn key_of_target(&self, key_rules: &KeyRules<'_>) -> Key {
+        self.key_of_uri(self.path_and_query.as_str(), key_rules)
+    }
+
+    /// The key of a target alone, without the other parts that keys may have.
     fn key_of_uri(&self, path_and_query: &str, key_rules: &KeyRules<'_>) -> Key {
         let path_and_query = without_parameters(path_and_query, key_rules.ignored_query);
         let parts = [key_rules.namespace, self.scheme, "://", &self.authority, &path_and_query];
@@ -190,7 +195,7 @@ impl<'a> Target<'a> {
 
     /// The tag of all responses that are stored for this target under keys with further parts.
     pub(super) fn tag(&self, key_rules: &KeyRules<'_>) -> String {
-        format!("uri {}", name_of(&self.key_of_uri(self.path_and_query.as_str(), key_rules)))
+        format!("uri {}", name_of(&self.key_of_target(key_rules)))
     }
 
     /// The parts of a key that may have more parts than the target.

@@ -8,7 +8,7 @@ use crate::{
         Cache, Retrieved,
         fetch::{Found, Miss},
     },
-    entry::{Deadlines, Entry, EntryId},
+    entry::{Deadlines, Entry, EntryId, Use},
     inherit::{self, Reads},
     key::Key,
     store::Seen,
@@ -74,15 +74,14 @@ impl Cache {
                 return Found::Missing(miss(seen, None));
             }
         };
-        let Deadlines { fresh, stale_while_revalidate: usable, gone, .. } = entry.deadlines_at(now);
+        let allowed = entry.deadlines_at(now).allow(now);
         if entry.is_from_the_future(now) {
             self.emit(Event::Rejected(Rejection::Future));
         }
-        if now < fresh {
+        if allowed == Use::Fresh {
             return Found::Fresh(Hit { value, entry });
         }
-        // A store may be late to remove an expired entry.
-        let miss = miss(seen, Some(entry.clone()).filter(|_| now < gone));
-        if now < usable { Found::Stale(Hit { value, entry }, miss) } else { Found::Missing(miss) }
+        let miss = miss(seen, Some(entry.clone()).filter(|_| allowed != Use::Gone));
+        if allowed == Use::Stale { Found::Stale(Hit { value, entry }, miss) } else { Found::Missing(miss) }
     }
 }

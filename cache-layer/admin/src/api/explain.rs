@@ -1,12 +1,10 @@
 //! What the cache would do with a request, and why.
 
-use std::time::Duration;
-
 use axum::{Json, extract::State};
 use bytes::Bytes;
 use cache_layer::{
-    Explanation, Hints, Inspected, Key, PlanDetails, ResponseDetails, SettingDetails, Verdict,
-    telemetry::{NoCacheReason, Tier},
+    Explanation, Inspected, Key, PlanDetails, ResponseDetails, ResponseKey, SettingDetails, Verdict,
+    telemetry::{NoCacheReason, Rejection, Tier},
 };
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{Empty, Full};
@@ -14,8 +12,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    parameters::{Parameters, fields},
-    stored::{Entry, Lease, Tag, left},
+    parameters::{Parameters, fields, hints},
+    stored::{Entry, Lease, StoredHead, Tag, left},
     top::Decided,
 };
 use crate::{
@@ -25,24 +23,21 @@ use crate::{
     state::{Context, Layer},
 };
 
-/// The number of decisions about a key that are shown.
-const DECISIONS: usize = 20;
-
 /// What the cache would do with a request, and why.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Explained {
-    /// The layer that explains the request.
+    /// The layer that explains the request; null for a key of the application's own.
     #[schema(example = "products")]
-    layer: String,
+    layer: Option<String>,
     /// `hit`, `stale`, `backed-off`, `wait`, `load`, `validate`, `forward`, `bypass` or `refuse`.
     #[schema(example = "hit")]
     verdict: &'static str,
     /// The outcome as a sentence.
     #[schema(example = "Answered from what is stored, which is fresh.")]
     sentence: &'static str,
-    /// The resulting `Cache-Status`; if `is_final` is not set, for a response that may be stored.
+    /// The resulting `Cache-Status`; if `is_final` is not set, for a response that may be stored. Null for a value, which has none.
     #[schema(example = "cache-layer; hit; ttl=58")]
-    cache_status: String,
+    cache_status: Option<String>,
     /// Whether that outcome does not depend on the application's response.
     is_final: bool,
     /// Why the request is not answered from the cache, or why the response would not be stored.
@@ -62,6 +57,9 @@ pub(crate) struct Explained {
     /// Each setting that applies to the request, and its source.
     settings: Vec<Setting>,
     entry: Option<StoredResponse>,
+    /// What is stored under the key, if it is not examined as a response.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<Entry>,
     /// The key of the stored response, if it is another query's and also answers this one (No-Vary-Search).
     #[serde(skip_serializing_if = "Option::is_none")]
     alias_of: Option<String>,
@@ -141,17 +139,8 @@ pub(crate) struct KeyParts {
 /// A stored response.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct StoredResponse {
-    #[schema(example = 200)]
-    status: u16,
-    /// Names and values, in their order; values that may be secret are not shown.
-    headers: Vec<[String; 2]>,
-    /// In seconds.
-    age: u64,
-    immutable: bool,
-    never_stale: bool,
-    /// Whether the cache has made its entity tag.
-    minted: bool,
-    can_be_validated: bool,
+    #[serde(flatten)]
+    response: StoredHead,
     #[serde(flatten)]
     entry: Entry,
 }
@@ -200,21 +189,12 @@ impl Plan {
 
 impl StoredResponse {
     fn of(response: &ResponseDetails) -> Self {
-        Self {
-            status: response.status.as_u16(),
-            headers: redact::fields(&response.headers),
-            age: response.age,
-            immutable: response.immutable,
-            never_stale: response.never_stale,
-            minted: response.minted,
-            can_be_validated: response.can_be_validated,
-            entry: Entry::of(&response.entry),
-        }
+        Self { response: StoredHead::of(response), entry: Entry::of(&response.entry) }
     }
 }
 
-fn sentence(explanation: &Explanation) -> &'static str {
-    match explanation.verdict {
+fn sentence(verdict: Verdict) -> &'static str {
+    match verdict {
         Verdict::Hit => "Answered from what is stored, which is fresh or accepted as it is.",
         Verdict::Stale => "Answered from what is stored, which is stale, while it is refreshed in the background.",
         Verdict::BackedOff => "Answered from what is stored, since the application failed lately and is left alone.",
@@ -231,12 +211,15 @@ fn sentence(explanation: &Explanation) -> &'static str {
 /// What the cache would do with a request, and why: a dry run with the functions that answer requests.
 ///
 /// With `status` or `response_header`, it also shows what the cache would do with such a response. For a request with content,
-/// use the same by POST.
+/// use the same by POST. With `key`, it shows what becomes of a call for a value, such as of a function with `#[cached]`; with
+/// `digest`, of whatever has that key: a request, if the key is made from a URL alone.
 #[utoipa::path(
     get,
     path = "/api/explain",
     params(
-        ("url" = String, Query, description = "An absolute URL, or a path beside a Host", example = "http://shop.example/api/products?page=2"),
+        ("url" = Option<String>, Query, description = "An absolute URL, or a path beside a Host", example = "http://shop.example/api/products?page=2"),
+        ("key" = Vec<String>, Query, description = "In place of a URL, a part of a key of the application's own; once for each part, in their order"),
+        ("digest" = Option<String>, Query, description = "In place of a URL, the digest of a key that was asked for lately"),
         ("method" = Option<String>, Query, description = "GET unless given"),
         ("header" = Vec<String>, Query, description = "A request field as `name: value`; several, if need be"),
         ("layer" = Option<String>, Query, description = "Which layer, where there are several"),
@@ -247,13 +230,90 @@ fn sentence(explanation: &Explanation) -> &'static str {
     responses(
         (status = 200, description = "What it would do", body = Explained),
         (status = 400, description = "Something is wrong with the query", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "No key that was asked for lately has this digest", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn explain(
     State(context): State<Context>,
     parameters: Parameters,
 ) -> Result<Json<Explained>, Problem> {
-    answer(&context, parameters, None).await
+    match context.key(&parameters)? {
+        None => answer(&context, parameters, None).await,
+        Some(_) if parameters.get("url").is_some() => {
+            Err(Problem::bad_request("name a url, a key or a digest, only one"))
+        }
+        Some(key) => {
+            parameters.known(&["key", "digest"])?;
+            Ok(Json(of_key(&context, &key).await))
+        }
+    }
+}
+
+/// What becomes of whatever has this key.
+async fn of_key(context: &Context, key: &Key) -> Explained {
+    let Some((name, layer, uri)) = context.request_of(key) else { return of_value(context, key).await };
+    let mut request = Request::new(Full::default());
+    *request.uri_mut() = uri;
+    let explanation = layer.explain(&request, Bytes::new()).await;
+    let notes = notes(layer, &request, false, &explanation);
+    Explained { notes, ..explained(context, name, &explanation).await }
+}
+
+/// What becomes of a call for the value with this key.
+async fn of_value(context: &Context, key: &Key) -> Explained {
+    let explanation = context.0.cache.explain_value(key).await;
+    let entry = explanation.entry.as_ref();
+    let note = match ResponseKey::of(key) {
+        Some(_) => {
+            "The key has parts that are not shown here, or belongs to no layer that is known: what is stored is examined by its deadlines alone. Explain the URL, with the fields or hints of such a request."
+        }
+        None => {
+            "This is what becomes of a call by the default settings: the call may have a fallback, or expect another type of value."
+        }
+    };
+    Explained {
+        layer: None,
+        verdict: explanation.verdict.as_str(),
+        sentence: sentence(explanation.verdict),
+        cache_status: None,
+        is_final: !matches!(explanation.verdict, Verdict::Load | Verdict::Wait | Verdict::Forward),
+        reason: explanation.reason.map(Reason::of),
+        first_reason: None,
+        notes: vec![note],
+        key: Some(KeyParts::of(key)),
+        tier: if entry.is_some() { explanation.tier.as_str() } else { Tier::None.as_str() },
+        rule: None,
+        settings: Vec::new(),
+        entry: None,
+        value: entry.map(Entry::of),
+        alias_of: None,
+        rejected: explanation.rejected.map(Rejection::as_str),
+        variant: None,
+        is_loading: explanation.is_loading,
+        lease: explanation.lease.map(Lease::of),
+        stands_in: explanation.stands_in,
+        tags: context.tags(entry.map(|entry| entry.tags.as_slice()).unwrap_or_default()).await,
+        plan: None,
+        recent: context.recent(key),
+    }
+}
+
+impl KeyParts {
+    /// The parts of a key of which only the key is known.
+    fn of(key: &Key) -> Self {
+        let parts = ResponseKey::of(key).unwrap_or_default();
+        Self {
+            readable: redact::key(key),
+            digest: key.digest(),
+            namespace: parts.namespace,
+            origin: parts.origin,
+            path_and_query: redact::url(&parts.path_and_query),
+            fields: Vec::new(),
+            cookies: parts.cookies,
+            hinted: parts.hinted,
+            content: None,
+        }
+    }
 }
 
 /// What the cache would do with a request whose content is this request's body.
@@ -300,23 +360,6 @@ async fn answer(context: &Context, parameters: Parameters, content: Option<Bytes
     }
     let notes = notes(layer, &request, content.is_some(), &explanation);
     Ok(Json(Explained { notes, ..explained(context, name, &explanation).await }))
-}
-
-/// The hints of an outer layer, as the request describes them.
-fn hints(parameters: &Parameters) -> Result<Option<Hints>, Problem> {
-    let mut hints = None;
-    for hint in parameters.all("hint").filter(|hint| !hint.is_empty()) {
-        let said: Hints = hints.take().unwrap_or_default();
-        let wrong = || Problem::bad_request("hint: is to be bypass, refresh, ttl:SECONDS or key-part:TEXT");
-        hints = Some(match hint.split_once(':') {
-            None if hint == "bypass" => said.bypass(),
-            None if hint == "refresh" => said.refresh(),
-            Some(("ttl", seconds)) => said.ttl(Duration::from_secs(seconds.parse().map_err(|_| wrong())?)),
-            Some(("key-part", part)) => said.key_part(part),
-            _ => return Err(wrong()),
-        });
-    }
-    Ok(hints)
 }
 
 /// What can't be determined about the request here.
@@ -368,19 +411,12 @@ async fn explained(context: &Context, layer: &str, explanation: &Explanation) ->
         },
         None => None,
     };
-    let mut tags = Vec::new();
-    for name in entry.iter().flat_map(|entry| &entry.entry.tags) {
-        tags.push(Tag::of(name, context.0.cache.inspect_tag(name).await.unwrap_or_default()));
-    }
-    let recent = match (&context.0.recorder, key) {
-        (Some(recorder), Some(key)) => recorder.recent(Some(&key.key), DECISIONS).iter().map(Decided::of).collect(),
-        _ => Vec::new(),
-    };
+    let names = entry.map(|entry| entry.entry.tags.as_slice()).unwrap_or_default();
     Explained {
-        layer: layer.to_owned(),
+        layer: Some(layer.to_owned()),
         verdict: explanation.verdict.as_str(),
-        sentence: sentence(explanation),
-        cache_status: explanation.cache_status.clone(),
+        sentence: sentence(explanation.verdict),
+        cache_status: Some(explanation.cache_status.clone()),
         is_final: explanation.is_final,
         reason: explanation.reason.map(Reason::of),
         first_reason: explanation.first_reason.map(Reason::of),
@@ -400,7 +436,8 @@ async fn explained(context: &Context, layer: &str, explanation: &Explanation) ->
         rule: explanation.settings.as_ref().and_then(|settings| settings.rule.clone()),
         settings: explanation.settings.iter().flat_map(|settings| &settings.all).map(Setting::of).collect(),
         entry: entry.map(StoredResponse::of),
-        alias_of: explanation.alias_of.as_deref().map(redact::url),
+        value: None,
+        alias_of: explanation.alias_of.as_ref().map(redact::key),
         rejected,
         banned_by: explanation.banned_by.as_deref().map(redact::url),
         variant: explanation.variant.as_ref().map(|variant| Variant {
@@ -411,9 +448,9 @@ async fn explained(context: &Context, layer: &str, explanation: &Explanation) ->
         is_loading: explanation.is_loading,
         lease: explanation.lease.map(Lease::of),
         stands_in: explanation.stands_in,
-        tags,
+        tags: context.tags(names).await,
         plan: explanation.plan.as_ref().map(Plan::of),
-        recent,
+        recent: key.map(|key| context.recent(&key.key)).unwrap_or_default(),
     }
 }
 

@@ -3,7 +3,7 @@
 use axum::{Json, extract::State};
 
 use super::{parameters::Parameters, stored::is_own_tag};
-use crate::{audit::Record, problem::Problem, recorder::Invalidation, redact, state::Context};
+use crate::{audit::Record, problem::Problem, recorder::Invalidation, state::Context};
 
 /// The last purges through this API, and the last invalidations by the application, the newest first.
 ///
@@ -58,12 +58,11 @@ fn was(record: &Record, invalidation: &Invalidation) -> bool {
 }
 
 fn record(invalidation: &Invalidation) -> Record {
-    let names: Vec<String> = invalidation.names.iter().map(|name| redact::url(name)).collect();
     let mode = if invalidation.soft { "soft" } else { "hard" };
     Record {
         at: invalidation.at,
         began: invalidation.at,
         delivered: invalidation.delivered,
-        ..Record::new("application", invalidation.kind, &names.join(", "), mode)
+        ..Record::new("application", invalidation.kind, &invalidation.names.join(", "), mode)
     }
 }

@@ -13,7 +13,7 @@ use futures_util::{Stream, stream::unfold};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::{parameters::Parameters, top::Decided};
-use crate::{problem::Problem, recorder::Watched, state::Context};
+use crate::{problem::Problem, recorder::Watched, redact, state::Context};
 
 /// The filter of a watcher.
 struct Filter {
@@ -40,10 +40,10 @@ impl Filter {
     fn show(&mut self, watched: &Watched) -> Option<Decided> {
         let (key, reason) = match watched {
             Watched::Decided(decision) => (Some(&decision.key), decision.reason),
-            Watched::Bypassed(_, reason) => (None, Some(*reason)),
+            Watched::Bypassed(_, key, reason) => (key.as_ref(), Some(*reason)),
         };
         let by = |wanted: &Option<String>, is: &dyn Fn(&str) -> bool| wanted.as_deref().is_none_or(is);
-        let wanted = by(&self.path, &|path| key.is_some_and(|key| key.to_string().contains(path)))
+        let wanted = by(&self.path, &|path| key.is_some_and(|key| redact::key(key).contains(path)))
             && by(&self.reason, &|name| reason.is_some_and(|reason| reason.as_str() == name))
             && by(&self.result, &|name| result(watched) == name);
         if !wanted {
@@ -52,7 +52,7 @@ impl Filter {
         self.seen += 1;
         self.seen.is_multiple_of(self.every).then(|| match watched {
             Watched::Decided(decision) => Decided::of(decision),
-            Watched::Bypassed(at, reason) => Decided::bypassed(*at, *reason),
+            Watched::Bypassed(at, key, reason) => Decided::bypassed(*at, key.as_ref(), *reason),
         })
     }
 }

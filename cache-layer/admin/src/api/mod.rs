@@ -2,6 +2,7 @@
 
 mod explain;
 mod invalidations;
+mod keys;
 mod live;
 mod parameters;
 mod purge;

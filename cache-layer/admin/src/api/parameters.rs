@@ -1,6 +1,9 @@
 //! The query of a request, parsed with clear errors.
 
+use std::time::Duration;
+
 use axum::extract::{FromRequestParts, Query};
+use cache_layer::Hints;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, request::Parts};
 
 use crate::problem::Problem;
@@ -85,4 +88,21 @@ pub(crate) fn fields<'a>(lines: impl Iterator<Item = &'a str>, parameter: &str) 
         headers.append(field, value);
     }
     Ok(headers)
+}
+
+/// The hints of an outer layer, as the request describes them.
+pub(crate) fn hints(parameters: &Parameters) -> Result<Option<Hints>, Problem> {
+    let mut hints = None;
+    for hint in parameters.all("hint").filter(|hint| !hint.is_empty()) {
+        let said: Hints = hints.take().unwrap_or_default();
+        let wrong = || Problem::bad_request("hint: is to be bypass, refresh, ttl:SECONDS or key-part:TEXT");
+        hints = Some(match hint.split_once(':') {
+            None if hint == "bypass" => said.bypass(),
+            None if hint == "refresh" => said.refresh(),
+            Some(("ttl", seconds)) => said.ttl(Duration::from_secs(seconds.parse().map_err(|_| wrong())?)),
+            Some(("key-part", part)) => said.key_part(part),
+            _ => return Err(wrong()),
+        });
+    }
+    Ok(hints)
 }

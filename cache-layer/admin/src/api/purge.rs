@@ -20,7 +20,7 @@ use crate::{answers::Asked, audit::Record, problem::Problem, recorder::now, reda
 #[serde(deny_unknown_fields)]
 pub(crate) struct Purge {
     /// An absolute URL: what every layer has stored for it, with all its variants. Entries under its other keys (the content of a
-    /// QUERY, fields, cookies) are purged as well, but are not counted in `matched`.
+    /// QUERY, fields, cookies, hints) are purged as well, but are not counted in `matched`.
     #[serde(default)]
     #[schema(example = "http://shop.example/api/products/42")]
     url: Option<String>,
@@ -96,6 +96,9 @@ pub(crate) struct Purged {
     note: Option<String>,
 }
 
+/// Told of a URL whose own key has nothing.
+const OTHER_KEYS: &str = "nothing is stored under the URL's own key; what is stored for it under keys with fields, cookies, hints or \
+     content in them is purged as well, and is not counted";
 /// The maximum length of the actor and the reason.
 const MOST_SAID: usize = 200;
 /// The longest window.
@@ -212,6 +215,9 @@ async fn run(context: &Context, purge: &Purge, from: Option<String>, asked: Opti
         Ok(None) => {}
         Err(error) => note = Some(error.to_string()),
     }
+    if matches!(target, Target::Url(..)) && matched == Some(0) {
+        note.get_or_insert_with(|| OTHER_KEYS.to_owned());
+    }
     let (kind, what) = target.names();
     let mode = if soft { "soft" } else { "hard" };
     let id = (!purge.dry_run).then(|| context.0.audit.next());
@@ -298,7 +304,7 @@ fn target(context: &Context, purge: &Purge) -> Result<Target, Problem> {
     }
     if let Some(parts) = key {
         let key = Key::new(parts);
-        return Ok(Target::Key(redact::url(&key.to_string()), key));
+        return Ok(Target::Key(redact::key(&key), key));
     }
     if let Some(tag) = tag {
         return Ok(Target::Tags("tag", tag.clone(), vec![tag.clone()]));
@@ -339,8 +345,8 @@ impl Target {
         match self {
             Self::Url(what, ..) => ("url", what.clone()),
             Self::Key(what, _) => ("key", what.clone()),
-            Self::Tags(kind, what, _) => (kind, what.clone()),
-            Self::Pattern(pattern) => ("pattern", pattern.clone()),
+            Self::Tags(kind, what, _) => (kind, redact::url(what)),
+            Self::Pattern(pattern) => ("pattern", redact::url(pattern)),
             Self::All => ("all", "everything".to_owned()),
         }
     }

@@ -4,15 +4,25 @@ use axum::{
     Json,
     extract::{Path, State},
 };
-use cache_layer::{EntryDetails, Inspected, Key, TagDetails, store::LeaseState, telemetry::Tier};
+use bytes::Bytes;
+use cache_layer::{
+    Coding, EntryDetails, Hints, Inspected, Key, ResponseDetails, TagDetails, store::LeaseState, telemetry::Tier,
+};
+use http::{Request, Uri};
+use http_body_util::Full;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    parameters::{Parameters, uri},
+    parameters::{Parameters, hints, uri},
     purge::{LOOKING, millis},
+    top::Decided,
 };
-use crate::{problem::Problem, redact, state::Context};
+use crate::{
+    problem::Problem,
+    redact,
+    state::{Context, Layer},
+};
 
 /// The moments at which an entry's uses end, in milliseconds since the Unix epoch, and the time that is left for each: negative
 /// once it is over.
@@ -113,10 +123,13 @@ impl Lease {
 /// What is stored under one key.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Place {
-    /// The layer; null for a key that was given by its parts.
+    /// The layer; null for a key of the application's own.
     layer: Option<String>,
     /// The readable form.
     key: String,
+    /// The URL that the key is made from, if it is made from one alone, which is shown in full.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    url: Option<String>,
     digest: String,
     /// `memory`, `store` or `none`.
     tier: &'static str,
@@ -124,7 +137,58 @@ pub(crate) struct Place {
     /// Why the stored entry is not used, if it isn't.
     #[serde(skip_serializing_if = "Option::is_none")]
     rejected: Option<&'static str>,
+    /// The response in the entry; null for a value, and for the entry that leads to variants.
+    response: Option<StoredHead>,
     lease: Option<Lease>,
+    /// The state of each tag of the entry.
+    tags: Vec<Tag>,
+    /// The last decisions about this key in this process, the newest first.
+    recent: Vec<Decided>,
+}
+
+/// A stored response without its content.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct StoredHead {
+    #[schema(example = 200)]
+    status: u16,
+    /// Names and values, in their order; values that may be secret are not shown.
+    headers: Vec<[String; 2]>,
+    /// In seconds.
+    age: u64,
+    immutable: bool,
+    never_stale: bool,
+    /// Whether the cache has made its entity tag.
+    minted: bool,
+    can_be_validated: bool,
+    /// Whether the cache may send it in content codings of its own.
+    encodable: bool,
+    /// The content codings in which its body is in this process.
+    codings: Vec<Coded>,
+}
+
+/// A body in a content coding.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Coded {
+    #[schema(example = "zstd")]
+    coding: &'static str,
+    bytes: u64,
+}
+
+impl StoredHead {
+    pub(super) fn of(response: &ResponseDetails) -> Self {
+        let coded = |&(coding, bytes): &(Coding, u64)| Coded { coding: coding.as_str(), bytes };
+        Self {
+            status: response.status.as_u16(),
+            headers: redact::fields(&response.headers),
+            age: response.age,
+            immutable: response.immutable,
+            never_stale: response.never_stale,
+            minted: response.minted,
+            can_be_validated: response.can_be_validated,
+            encodable: response.encodable,
+            codings: response.codings.iter().map(coded).collect(),
+        }
+    }
 }
 
 /// What is stored for a URL, by every layer, or for one of the application's own keys.
@@ -136,31 +200,38 @@ pub(crate) struct Place {
     params(
         ("url" = Option<String>, Query, description = "An absolute URL"),
         ("key" = Vec<String>, Query, description = "A part of a key of the application's own; once for each part, in their order"),
+        ("digest" = Option<String>, Query, description = "The digest of a key that was asked for lately"),
+        ("hint" = Vec<String>, Query, description = "For a URL, what a layer outside says of the request: `key-part:TEXT`"),
     ),
     responses(
         (status = 200, description = "What is there, or that there is nothing", body = Vec<Place>),
         (status = 400, description = "Something is wrong with the query", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "No key that was asked for lately has this digest", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "The store did not answer", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn entry(State(context): State<Context>, parameters: Parameters) -> Result<Json<Vec<Place>>, Problem> {
-    let parameters = parameters.known(&["url", "key"])?;
-    let mut keys: Vec<(Option<String>, Key)> = Vec::new();
-    let parts: Vec<&str> = parameters.all("key").collect();
-    if !parts.is_empty() {
-        keys.push((None, Key::new(parts)));
+    let parameters = parameters.known(&["url", "key", "digest", "hint"])?;
+    let mut keys: Vec<(Option<&str>, Key)> = Vec::new();
+    if let Some(key) = context.key(&parameters)? {
+        keys.push((context.layer_of(&key).map(|(name, _)| name), key));
     }
     if let Some(url) = parameters.get("url") {
-        let uri = uri(url)?;
-        let of_layer = context.0.layers.iter().map(|(name, layer)| (Some(name.clone()), layer.cache_layer().key(&uri)));
+        let (uri, hints) = (uri(url)?, hints(&parameters)?);
         let before = keys.len();
-        keys.extend(of_layer.filter_map(|(name, key)| Some((name, key?))));
+        for (name, layer) in &context.0.layers {
+            let key = match &hints {
+                None => layer.cache_layer().key(&uri),
+                Some(hints) => key_with(layer, &uri, hints).await,
+            };
+            keys.extend(key.map(|key| (Some(name.as_str()), key)));
+        }
         if keys.len() == before && !context.0.layers.is_empty() {
             return Err(Problem::bad_request("url: has no host"));
         }
     }
     if keys.is_empty() {
-        return Err(Problem::bad_request("name a url or a key"));
+        return Err(Problem::bad_request("name a url, a key or a digest"));
     }
     let mut places = Vec::with_capacity(keys.len());
     for (layer, key) in keys {
@@ -169,16 +240,64 @@ pub(super) async fn entry(State(context): State<Context>, parameters: Parameters
     Ok(Json(places))
 }
 
-async fn place(context: &Context, layer: Option<String>, key: &Key) -> Result<Place, Problem> {
+/// The key of a request with these hints.
+async fn key_with(layer: &Layer, uri: &Uri, hints: &Hints) -> Option<Key> {
+    let mut request = Request::new(Full::default());
+    uri.clone_into(request.uri_mut());
+    hints.clone().add_to(request.extensions_mut());
+    layer.explain(&request, Bytes::new()).await.key.map(|key| key.key)
+}
+
+async fn place(context: &Context, layer: Option<&str>, key: &Key) -> Result<Place, Problem> {
     let cache = &context.0.cache;
     let (tier, entry, rejected) = match cache.inspect(key).await.map_err(|error| Problem::unavailable(&error))? {
         Inspected::Entry(tier, entry) => (tier, Some(Entry::of(&entry)), None),
         Inspected::Rejected(rejection) => (Tier::None, None, Some(rejection.as_str())),
         _ => (Tier::None, None, None),
     };
-    let lease = cache.inspect_lease(key).await.ok().map(Lease::of);
-    let shown = redact::url(&key.to_string());
-    Ok(Place { layer, key: shown, digest: key.digest(), tier: tier.as_str(), entry, rejected, lease })
+    let response = match (&entry, context.layer_of(key)) {
+        (Some(_), Some((_, layer))) => layer.cache_layer().stored(key).await,
+        _ => None,
+    };
+    let names = entry.as_ref().map(|entry| entry.tags.as_slice()).unwrap_or_default();
+    Ok(Place {
+        layer: layer.map(str::to_owned),
+        key: redact::key(key),
+        url: redact::url_of(key),
+        digest: key.digest(),
+        tier: tier.as_str(),
+        rejected,
+        response: response.as_ref().map(StoredHead::of),
+        lease: cache.inspect_lease(key).await.ok().map(Lease::of),
+        tags: context.tags(names).await,
+        recent: context.recent(key),
+        entry,
+    })
+}
+
+/// The number of decisions about a key that are shown.
+const DECISIONS: usize = 20;
+
+impl Context {
+    /// The state of each of these tags.
+    pub(super) async fn tags(&self, names: &[String]) -> Vec<Tag> {
+        let mut tags = Vec::with_capacity(names.len());
+        for name in names {
+            tags.push(Tag::of(name, self.0.cache.inspect_tag(name).await.unwrap_or_default()));
+        }
+        tags
+    }
+
+    /// The last decisions about a key.
+    pub(super) fn recent(&self, key: &Key) -> Vec<Decided> {
+        let recorder = self.0.recorder.as_ref();
+        recorder
+            .map(|recorder| recorder.recent(Some(key), DECISIONS))
+            .unwrap_or_default()
+            .iter()
+            .map(Decided::of)
+            .collect()
+    }
 }
 
 /// What is known of a tag.

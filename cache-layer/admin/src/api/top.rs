@@ -1,7 +1,10 @@
 //! The keys with the highest counts, and decisions as they are shown.
 
 use axum::{Json, extract::State};
-use cache_layer::{Key, telemetry};
+use cache_layer::{
+    Key,
+    telemetry::{self, NoCacheReason},
+};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -28,6 +31,9 @@ pub(crate) struct Top {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Counted {
     key: String,
+    /// The URL that the key is made from; null if the key has further parts, or a part of the URL is not shown.
+    #[schema(example = "http://shop.example/api/products?page=2")]
+    url: Option<String>,
     digest: String,
     /// Look-ups; for the dearest keys, the microseconds that their misses took. At least the true sum, and at most `error` more.
     sum: u64,
@@ -40,7 +46,7 @@ impl Counted {
     fn of(counter: &Counter) -> Self {
         let Counter { key, sum, error, times, .. } = counter;
         let (sum, error, times) = (*sum, *error, *times);
-        Self { key: redact::url(&key.to_string()), digest: key.digest(), sum, error, times }
+        Self { key: redact::key(key), url: redact::url_of(key), digest: key.digest(), sum, error, times }
     }
 }
 
@@ -50,6 +56,9 @@ pub(crate) struct Decided {
     /// In milliseconds since the Unix epoch.
     at: u64,
     key: Option<String>,
+    /// The URL that the key is made from, if it is made from one alone, which is shown in full.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    url: Option<String>,
     digest: Option<String>,
     /// `hit`, `stale`, `negative`, `collapsed`, `miss`, `error` or `bypass`.
     #[schema(example = "hit")]
@@ -69,7 +78,8 @@ impl Decided {
         let event = &decision.event;
         Self {
             at: decision.at,
-            key: Some(redact::url(&decision.key.to_string())),
+            key: Some(redact::key(&decision.key)),
+            url: redact::url_of(&decision.key),
             digest: Some(decision.key.digest()),
             result: event.result.as_str(),
             tier: event.tier.as_str(),
@@ -79,11 +89,12 @@ impl Decided {
         }
     }
 
-    pub(super) fn bypassed(at: u64, reason: cache_layer::telemetry::NoCacheReason) -> Self {
+    pub(super) fn bypassed(at: u64, key: Option<&Key>, reason: NoCacheReason) -> Self {
         Self {
             at,
-            key: None,
-            digest: None,
+            key: key.map(redact::key),
+            url: key.and_then(redact::url_of),
+            digest: key.map(Key::digest),
             result: "bypass",
             tier: "none",
             duration_us: 0,

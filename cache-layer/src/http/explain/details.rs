@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderName, StatusCode};
 
-use crate::{engine::EntryDetails, http::plan::Plan, key::Key, labels::labels};
+use crate::{coding::Coding, engine::EntryDetails, http::plan::Plan, key::Key, labels::labels};
 
 labels! {
     /// How a request is handled.
@@ -118,6 +118,10 @@ pub struct ResponseDetails {
     pub minted: bool,
     /// Whether the application can be asked if it still holds.
     pub can_be_validated: bool,
+    /// Whether the cache may send it in [content codings](crate::CacheLayer::encode) of its own.
+    pub encodable: bool,
+    /// The content codings in which its body is in this process, and how many bytes it has in each.
+    pub codings: Vec<(Coding, u64)>,
 }
 
 /// The entry that would be stored for a response. Times are in milliseconds since the Unix epoch.

@@ -38,9 +38,9 @@ pub struct Explanation {
     pub tier: Tier,
     /// The stored response for the request, whether or not it may answer the request.
     pub entry: Option<ResponseDetails>,
-    /// The key of the stored response, in readable form, if it was stored for another query and answers this one as well
+    /// The key of the stored response, if it was stored for another query and answers this one as well
     /// ([`no_vary_search`](crate::CacheLayer::no_vary_search)).
-    pub alias_of: Option<String>,
+    pub alias_of: Option<Key>,
     /// The deleted [pattern](crate::Cache::delete_pattern) that voids the stored response, if one does.
     pub banned_by: Option<String>,
     /// Which variant of the key the request selects, if the key has variants.

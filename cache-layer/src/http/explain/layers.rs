@@ -4,8 +4,12 @@ use bytes::Bytes;
 use http::Request;
 use http_body::Body;
 
-use super::{explanation::Explanation, request::Asked};
-use crate::http::{layer::CacheLayer, private::PrivateCacheLayer, query::QueryLayer};
+use super::{details::ResponseDetails, explanation::Explanation, request::Asked};
+use crate::{
+    engine::{Reading, Retrieved},
+    http::{layer::CacheLayer, private::PrivateCacheLayer, query::QueryLayer, response_entry::ResponseEntry},
+    key::Key,
+};
 
 /// # Explaining
 impl CacheLayer {
@@ -34,6 +38,32 @@ impl CacheLayer {
     ) -> impl Future<Output = Explanation> + Send + use<'s, B> {
         // Boxed, because the future is large and rarely used.
         Box::pin(self.examine(Asked::new(request, !request.body().is_end_stream())))
+    }
+
+    /// The response that is stored under `key`, of a request or of one of its variants; `None` if there is none, if it is not
+    /// used, or if the store does not answer. Whether it may answer a request is a question for [`explain`](Self::explain).
+    ///
+    /// ```
+    /// # use cache_layer::{Cache, CacheLayer, store::MemoryStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let layer = CacheLayer::new(Cache::new(MemoryStore::new(1 << 20)));
+    /// let key = layer.key(&http::Uri::from_static("http://shop.example/products")).unwrap();
+    /// if let Some(response) = layer.stored(&key).await {
+    ///     println!("{}, {} bytes, {:?}", response.status, response.entry.bytes, response.codings);
+    /// }
+    /// # }
+    /// ```
+    pub async fn stored(&self, key: &Key) -> Option<ResponseDetails> {
+        let cache = &self.context.cache;
+        let entry = match cache.peek(key) {
+            Some(entry) => entry,
+            None => match cache.read(key, Reading::Inspection).await {
+                Retrieved::Found(entry) => entry,
+                Retrieved::Missing(_) | Retrieved::Unavailable => return None,
+            },
+        };
+        ResponseEntry::new(entry).map(|entry| self.context.details(&entry))
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
         select::{Hit, Miss, Selection, Varies},
         target::Target,
     },
-    key::{Key, readable_in_full},
+    key::Key,
     policy::Policy,
     semantics::{cache_status::ForwardReason, incremental::is_incremental, storable::refusal_of_request},
     store::LeaseState,
@@ -210,7 +210,7 @@ impl Examined {
             }
             Selection::Missing(miss) => {
                 if let Some(entry) = self.stored_for_another_query(&miss).await {
-                    self.explanation.alias_of = Some(readable_in_full(entry.canonical()));
+                    self.explanation.alias_of = Some(Key::of_canonical(entry.canonical()));
                     let tier = self.explanation.tier;
                     return self.hit(tier, &entry, Served::Alias { collapsed: false });
                 }
@@ -308,7 +308,10 @@ impl Examined {
                 }
             }
             Some(LeaseState::NoRoom) => self.loads(miss, Some(NoCacheReason::StoreFull)),
-            Some(LeaseState::Free | LeaseState::Failed { .. }) => self.loads(miss, None),
+            Some(LeaseState::Free | LeaseState::Failed { .. }) => {
+                let is_first = context.cache.is_first_sight(&miss.key, miss.expected);
+                self.loads(miss, is_first.then_some(NoCacheReason::FirstSight))
+            }
             None => self.loads(miss, Some(NoCacheReason::StoreUnavailable)),
         }
     }
@@ -386,7 +389,7 @@ impl Context {
         explanation.says(|headers| annotate::stored(headers, &self.signature.plain(), &times, served));
     }
 
-    fn details(&self, entry: &ResponseEntry) -> ResponseDetails {
+    pub(super) fn details(&self, entry: &ResponseEntry) -> ResponseDetails {
         let (response, now) = (entry.response(), self.cache.now());
         let is_shown = |name: &HeaderName| !annotate::is_own(name) && *name != AGE;
         let mut headers = HeaderMap::new();
@@ -403,6 +406,8 @@ impl Context {
             never_stale: response.info.traits.never_stale,
             minted: response.info.traits.minted,
             can_be_validated: response.can_be_validated(),
+            encodable: response.info.traits.encodable,
+            codings: entry.made_codings().collect(),
         }
     }
 

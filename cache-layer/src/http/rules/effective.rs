@@ -106,6 +106,7 @@ impl Ruling {
         self.contexts[number].get_or_init(|| {
             let mut context = Context::clone(&self.base);
             self.set.rules[number].apply(&mut context.policy);
+            context.rule = Some(self.set.rules[number].to_string().into());
             Arc::new(context.settled())
         })
     }

@@ -44,10 +44,17 @@ struct Arguments {
 enum Command {
     /// The state of the cache: now, and in the last minute, quarter of an hour and day
     Status,
-    /// What the cache would do with a request, and why
+    /// What the cache would do with a request, or a call for a value, and why
     Explain {
         /// An absolute URL
-        url: String,
+        #[arg(required_unless_present_any = ["key", "digest"])]
+        url: Option<String>,
+        /// In place of a URL, a part of one of the application's own keys, once for each part
+        #[arg(long, conflicts_with_all = ["url", "digest"])]
+        key: Vec<String>,
+        /// In place of a URL, the digest of a key that was asked for lately, as `top` shows it
+        #[arg(long, conflicts_with = "url")]
+        digest: Option<String>,
         /// The method
         #[arg(
             short = 'X',
@@ -78,11 +85,17 @@ enum Command {
     /// What is stored for a URL, or for one of the application's own keys
     Entry {
         /// An absolute URL
-        #[arg(required_unless_present = "key")]
+        #[arg(required_unless_present_any = ["key", "digest"])]
         url: Option<String>,
         /// A part of one of the application's own keys, once for each part
-        #[arg(long, conflicts_with = "url")]
+        #[arg(long, conflicts_with_all = ["url", "digest"])]
         key: Vec<String>,
+        /// The digest of a key that was asked for lately, as `top` shows it
+        #[arg(long, conflicts_with = "url")]
+        digest: Option<String>,
+        /// For a URL, a hint of an outer layer: key-part:TEXT
+        #[arg(long = "hint", value_name = "HINT", requires = "url")]
+        hints: Vec<String>,
     },
     /// What is known of a tag
     Tag {
@@ -267,12 +280,18 @@ async fn ask(client: &Client, command: &Command, as_json: bool) -> Result<ExitCo
         Command::Tag { tag } => format!("/api/tag/{}", encoded(tag)),
         Command::Top { limit } => format!("/api/top?limit={limit}"),
         Command::Audit { by } => query("/api/audit", &[("by", by.as_deref())]),
-        Command::Entry { url, key } => {
-            let mut pairs = vec![("url", url.as_deref())];
+        Command::Entry { url, key, digest, hints } => {
+            let mut pairs = vec![("url", url.as_deref()), ("digest", digest.as_deref())];
             pairs.extend(key.iter().map(|part| ("key", Some(part.as_str()))));
+            pairs.extend(hints.iter().map(|hint| ("hint", Some(hint.as_str()))));
             query("/api/entry", &pairs)
         }
-        Command::Explain { url, method, headers, layer, status, response_headers, hints, content: _ } => {
+        Command::Explain { url: None, key, digest, .. } => {
+            let mut pairs = vec![("digest", digest.as_deref())];
+            pairs.extend(key.iter().map(|part| ("key", Some(part.as_str()))));
+            query("/api/explain", &pairs)
+        }
+        Command::Explain { url: Some(url), method, headers, layer, status, response_headers, hints, .. } => {
             let status = status.map(|status| status.to_string());
             let mut pairs = vec![
                 ("url", Some(url.as_str())),
@@ -290,7 +309,7 @@ async fn ask(client: &Client, command: &Command, as_json: bool) -> Result<ExitCo
         }
     };
     let answer = match command {
-        Command::Explain { content: Some(file), .. } => {
+        Command::Explain { url: Some(_), content: Some(file), .. } => {
             client.post(&path, "application/octet-stream", content_of(file)?).await?
         }
         _ => client.get(&path).await?,

@@ -140,7 +140,11 @@ pub(crate) fn explanation(told: &Value) -> String {
         ("Cache-Status", text(&told["cache_status"])),
         (
             "",
-            if told["is_final"] == Value::Bool(true) { String::new() } else { "(the application decides)".to_owned() },
+            if told["is_final"] == Value::Bool(true) || told["cache_status"].is_null() {
+                String::new()
+            } else {
+                "(the application decides)".to_owned()
+            },
         ),
         ("reason", because),
         ("stored, but", text(&told["rejected"])),
@@ -148,13 +152,13 @@ pub(crate) fn explanation(told: &Value) -> String {
         ("key", text(&key["readable"])),
         ("digest", text(&key["digest"])),
         ("variant by", text(&told["variant"]["fields"])),
-        ("found in", if entry.is_null() { String::new() } else { text(&told["tier"]) }),
+        ("found in", if told["tier"] == "none" { String::new() } else { text(&told["tier"]) }),
         ("rule", text(&told["rule"])),
         ("stored for", text(&told["alias_of"])),
         ("lease", text(&told["lease"]["state"])),
     ]);
-    if !entry.is_null() {
-        let _ = write!(shown, "\n{}", in_entry(entry));
+    for stored in [entry, &told["value"]].into_iter().filter(|stored| !stored.is_null()) {
+        let _ = write!(shown, "\n{}", in_entry(stored, stored));
     }
     let notes = rows(&told["notes"], |note| vec![text(note)]).concat();
     for note in &notes {
@@ -165,10 +169,7 @@ pub(crate) fn explanation(told: &Value) -> String {
     if !said.is_empty() {
         let _ = write!(shown, "\n{}", table(&["SETTING", "IS", "SAID BY"], &said));
     }
-    let tags = rows(&told["tags"], |tag| vec![text(&tag["name"]), text(&tag["change"]), moment(&tag["since"])]);
-    if !tags.is_empty() {
-        let _ = write!(shown, "\n{}", table(&["TAG", "STATE", "SINCE"], &tags));
-    }
+    shown += &tags_and_decisions(told);
     let plan = &told["plan"];
     if !plan.is_null() {
         let tags = rows(&plan["tags"], |tag| vec![text(tag)]).concat().join(", ");
@@ -179,7 +180,24 @@ pub(crate) fn explanation(told: &Value) -> String {
     shown
 }
 
-fn in_entry(entry: &Value) -> String {
+/// The state of each tag of a key's entry, and the last decisions about the key.
+fn tags_and_decisions(of: &Value) -> String {
+    let mut shown = String::new();
+    let tags = rows(&of["tags"], |tag| vec![text(&tag["name"]), text(&tag["change"]), moment(&tag["since"])]);
+    if !tags.is_empty() {
+        let _ = write!(shown, "\n{}", table(&["TAG", "STATE", "SINCE"], &tags));
+    }
+    let recent = rows(&of["recent"], |one| {
+        vec![moment(&one["at"]), text(&one["result"]), micros(&one["duration_us"]), text(&one["reason"]["name"])]
+    });
+    if !recent.is_empty() {
+        let _ = write!(shown, "\n{}", table(&["AT", "RESULT", "TOOK", "REASON"], &recent));
+    }
+    shown
+}
+
+/// An entry, and the head of the response in it, if there is one.
+fn in_entry(entry: &Value, response: &Value) -> String {
     let deadlines = rows(&entry["deadlines"], |one| {
         let left = one["left"].as_i64().unwrap_or(0);
         let when = if left > 0 {
@@ -189,14 +207,19 @@ fn in_entry(entry: &Value) -> String {
         };
         vec![text(&one["name"]), when, moment(&one["at"])]
     });
+    let codings =
+        rows(&response["codings"], |one| vec![format!("{} ({})", text(&one["coding"]), bytes(&one["bytes"]))]);
     let facts = [
-        ("status", text(&entry["status"])),
-        ("age", entry["age"].as_u64().map(|age| format!("{age} s")).unwrap_or_default()),
+        ("status", text(&response["status"])),
+        ("age", response["age"].as_u64().map(|age| format!("{age} s")).unwrap_or_default()),
         ("made", moment(&entry["made"])),
         ("body", bytes(&entry["bytes"])),
+        ("codings", codings.concat().join(", ")),
         ("load took", millis(&entry["load_ms"])),
     ];
-    format!("{}\n{}", list(&facts), table(&["ENDS", "WHEN", "AT"], &deadlines))
+    let fields = rows(&response["headers"], |field| vec![text(&field[0]), text(&field[1])]);
+    let fields = if fields.is_empty() { String::new() } else { format!("\n{}", table(&["FIELD", "VALUE"], &fields)) };
+    format!("{}\n{}{fields}", list(&facts), table(&["ENDS", "WHEN", "AT"], &deadlines))
 }
 
 pub(crate) fn places(places: &Value) -> String {
@@ -212,10 +235,10 @@ pub(crate) fn places(places: &Value) -> String {
             ("key", text(&place["key"])),
             ("digest", text(&place["digest"])),
             ("found", found),
-            ("tags", rows(&entry["tags"], |tag| vec![text(tag)]).concat().join(", ")),
             ("lease", text(&place["lease"]["state"])),
         ]);
-        if entry.is_null() { head } else { format!("{head}\n{}", in_entry(entry)) }
+        let entry = if entry.is_null() { String::new() } else { format!("\n{}", in_entry(entry, &place["response"])) };
+        head + &entry + &tags_and_decisions(place)
     };
     places.as_array().into_iter().flatten().map(place).collect::<Vec<_>>().join("\n")
 }
@@ -331,9 +354,12 @@ pub(crate) fn sizing(told: &Value) -> String {
 }
 
 pub(crate) fn top(top: &Value) -> String {
-    let hottest = rows(&top["hottest"], |one| vec![text(&one["sum"]), text(&one["key"])]);
-    let dearest = rows(&top["dearest"], |one| vec![micros(&one["sum"]), text(&one["times"]), text(&one["key"])]);
-    format!("{}\n{}", table(&["LOOK-UPS", "KEY"], &hottest), table(&["WAITED", "MISSES", "KEY"], &dearest))
+    let hottest = rows(&top["hottest"], |one| vec![text(&one["sum"]), text(&one["digest"]), text(&one["key"])]);
+    let dearest = rows(&top["dearest"], |one| {
+        vec![micros(&one["sum"]), text(&one["times"]), text(&one["digest"]), text(&one["key"])]
+    });
+    let (hot, dear) = (["LOOK-UPS", "DIGEST", "KEY"], ["WAITED", "MISSES", "DIGEST", "KEY"]);
+    format!("{}\n{}", table(&hot, &hottest), table(&dear, &dearest))
 }
 
 pub(crate) fn decision(decision: &Value) -> String {
@@ -375,6 +401,30 @@ mod tests {
         let shown = table(&["KEY", "TIMES"], &[vec!["\u{1b}[2Jgone".to_owned(), "1".to_owned()]]);
         assert_eq!(shown, "KEY       TIMES\n\u{fffd}[2Jgone  1\n");
         assert!(!decision(&json!({"key": "\u{1b}]0;x\u{7}", "result": "hit"})).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn a_value_is_explained_by_what_is_stored_and_has_no_cache_status() {
+        let entry = json!({"made": 1_000, "bytes": 9, "load_ms": 3, "deadlines": [{"name": "fresh", "at": 2_000, "left": 1_000}]});
+        let decided = json!({"at": 1_000, "result": "miss", "duration_us": 3_000, "reason": null});
+        let told = json!({
+            "verdict": "hit", "sentence": "It is there.", "cache_status": null, "is_final": true, "tier": "memory", "key": {"readable": "product:42"},
+            "entry": null, "value": entry, "notes": [], "settings": [], "recent": [decided],
+            "tags": [{"name": "t", "change": "created", "since": 1_000}],
+        });
+        let shown = explanation(&told);
+        assert!(shown.starts_with("HIT: It is there.") && shown.contains("product:42"), "{shown}");
+        for part in ["fresh  in 1.0 s", "t    created", "miss    3.0 ms", "body       9 B"] {
+            assert!(shown.contains(part), "{part}: {shown}");
+        }
+        assert!(!shown.contains("Cache-Status") && !shown.contains("decides"), "{shown}");
+        let response =
+            json!({"status": 200, "codings": [{"coding": "zstd", "bytes": 5}], "headers": [["vary", "accept"]]});
+        let place = json!([{"key": "http://a/x", "tier": "store", "entry": entry, "response": response, "tags": [], "recent": []}]);
+        let shown = places(&place);
+        for part in ["status     200", "codings    zstd (5 B)", "vary   accept"] {
+            assert!(shown.contains(part), "{part}: {shown}");
+        }
     }
 
     #[test]
