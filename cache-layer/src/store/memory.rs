@@ -1085,7 +1085,9 @@ mod tests {
             let found = inner.entries.peek(key.hash());
             if looks.replace(looks.get() + 1) == 0 {
                 let bans = inner.bans.read().clone();
-                (0..inner.entries.shards()).for_each(|shard| inner.sweep(shard, &bans));
+                for shard in 0..inner.entries.shards() {
+                    inner.sweep(shard, &bans);
+                }
                 inner.take_off(&bans);
             }
             inner.judge(&key, found)

@@ -263,6 +263,10 @@ async fn of_key(context: &Context, key: &Key) -> Explained {
 async fn of_value(context: &Context, key: &Key) -> Explained {
     let explanation = context.0.cache.explain_value(key).await;
     let entry = explanation.entry.as_ref();
+    let banned_by = match entry {
+        Some(_) => None,
+        None => context.0.cache.inspect_ban(key).await.ok().flatten().as_deref().map(redact::url),
+    };
     let note = match ResponseKey::of(key) {
         Some(_) => {
             "The key has parts that are not shown here, or belongs to no layer that is known: what is stored is examined by its deadlines alone. Explain the URL, with the fields or hints of such a request."
@@ -286,6 +290,7 @@ async fn of_value(context: &Context, key: &Key) -> Explained {
         settings: Vec::new(),
         entry: None,
         value: entry.map(Entry::of),
+        banned_by,
         alias_of: None,
         rejected: explanation.rejected.map(Rejection::as_str),
         variant: None,
