@@ -30,7 +30,7 @@
 //! | `cache_layer.refreshes` | `cache`, `outcome` | early refreshes, and background refreshes that were skipped or got no response |
 //! | `cache_layer.verified` | `cache`, `outcome` | hits that were loaded again, by the result of the comparison |
 //! | `cache_layer.warmed` | `cache`, `outcome` | entries that a warm start asked for, and lists that it could not read |
-//! | `cache_layer.sweeps`, `.sweep.removed`, `.sweep.time` | `cache`, `cause` | sweeps of the store by this process, the entries that they removed, and their time in seconds |
+//! | `cache_layer.sweeps`, `.sweep.removed`, `.sweep.time` | `cause` | sweeps of the store by this process, the entries that they removed, and their time in seconds; counted once for each cache over the store |
 //! | `cache_layer.overloaded` | `cache` | requests that were refused |
 //! | `cache_layer.encoded`, `.encoded.content`, `.encode.time` | `coding`, `way` of the second | responses that were encoded for clients, in bytes and seconds |
 //! | `cache_layer.entry.size`, `cache_layer.entry.age` | `cache` of the first | the size and age of entries, in bytes and seconds |
@@ -426,7 +426,7 @@ impl Observer for Events {
                 self.warmed.add(count, &[self.cache.clone(), KeyValue::new("outcome", outcome.as_str())]);
             }
             Event::Swept { cause, removed, duration, .. } => {
-                self.sweeping.swept(&self.cache, cause, removed, duration);
+                self.sweeping.swept(cause, removed, duration);
             }
             Event::Overloaded => self.count(&self.overloaded),
             Event::NotStored(reason) => self.count_by(&self.uncacheable, "reason", reason.as_str()),

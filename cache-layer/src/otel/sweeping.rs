@@ -1,4 +1,4 @@
-//! What sweeps of the store did.
+//! What sweeps of the store did: labelled by the cause alone, since a store may have several caches.
 
 use std::time::Duration;
 
@@ -36,9 +36,9 @@ impl SweepMetrics {
         }
     }
 
-    /// Counts a sweep of the store of this `cache`.
-    pub(super) fn swept(&self, cache: &KeyValue, cause: SweepCause, removed: u64, duration: Duration) {
-        let labels = [cache.clone(), KeyValue::new("cause", cause.as_str())];
+    /// Counts a sweep of the store of one cache.
+    pub(super) fn swept(&self, cause: SweepCause, removed: u64, duration: Duration) {
+        let labels = [KeyValue::new("cause", cause.as_str())];
         self.sweeps.add(1, &labels);
         self.removed.add(removed, &labels);
         self.time.add(duration.as_secs_f64(), &labels);
