@@ -222,7 +222,6 @@ fn pages_in(codings: &'static [Coding], pages: usize) -> [u64; 3] {
     [counted, allocated, coded]
 }
 
-/// What the guide says of an entry with two codings.
 #[test]
 fn two_codings_take_little_more_than_their_content() {
     const BOTH: &[Coding] = &[Coding::Zstd, Coding::Gzip];
@@ -243,7 +242,7 @@ fn two_codings_take_little_more_than_their_content() {
     );
     println!("{counted_more} more are counted");
     assert!(coded > 30, "both codings are there");
-    assert!((300..=1_000).contains(&(more - coded)), "{more}, {coded} of content");
+    assert!((300..=1_200).contains(&(more - coded)), "{more}, {coded} of content");
     assert!(
         (more..=more / 4 * 5).contains(&counted_more),
         "{more} more are allocated where {counted_more} are counted"
