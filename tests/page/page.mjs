@@ -153,7 +153,7 @@ async function views(browser, { app, admin }, { width, dark }) {
   await browser.until("document.querySelector('#purge-form [name=kind]').value === 'pattern'");
   await browser.value("document.querySelector('#purge-form [value=soft]').click()");
   await browser.value("document.getElementById('dry-run').click()");
-  await browser.until(`/pattern: \\*\/nothing\\*\\s+How\\s+soft/.test(${text("purged")})`, "a pattern can be made stale");
+  await browser.until(`/pattern: \\*\\/nothing\\*\\s+How\\s+soft/.test(${text("purged")})`, "a pattern can be made stale");
 
   await browser.value(`location.hash = "switches"`);
   await browser.until(`${text("switched")}.includes("stop-fills")`, "there are switches");

@@ -559,12 +559,17 @@ const shows = {
   purge: (parameters) => { fill($("purge-form"), parameters); adaptPurge(); },
 };
 
-// Whether there was anything to fill in. What names another thing gives way.
+// What names a thing: one of them at a time.
 const names = ["url", "key", "digest"];
 
+function keepOnly(form, named) {
+  for (const name of names) if (name !== named && form.elements[name]) form.elements[name].value = "";
+}
+
+// Whether there was anything to fill in.
 function fill(form, parameters) {
   let any = false;
-  if (names.some((name) => parameters.has(name))) for (const name of names) if (form.elements[name]) form.elements[name].value = "";
+  if (names.some((name) => parameters.has(name))) keepOnly(form);
   for (const name of new Set(parameters.keys())) {
     const field = form.elements[name];
     if (field && !(field instanceof RadioNodeList)) [field.value, any] = [parameters.getAll(name).join("\n"), true];
@@ -596,6 +601,9 @@ async function begin() {
   submits("explain-form", explain);
   submits("entry-form", entry);
   submits("tag-form", tag);
+  for (const form of [$("explain-form"), $("entry-form")]) {
+    form.addEventListener("input", ({ target }) => names.includes(target.name) && keepOnly(form, target.name));
+  }
   submits("purge-form", () => sendPurge(true));
   submits("live-form", watch);
   submits("switch-form", () => turn({ switch: $("switch-form").elements.switch.value, seconds: Number($("switch-form").elements.seconds.value) }));
