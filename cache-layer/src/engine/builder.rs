@@ -30,6 +30,9 @@ use crate::{
     policy::Verify,
 };
 
+/// The longest lock timeout: times that are computed from it can still be added to a moment, and sent to a server.
+const LONGEST_LOCK_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+
 impl Cache {
     /// A cache over `store`, with default settings.
     pub fn new(store: impl Store) -> Self {
@@ -85,8 +88,10 @@ impl CacheBuilder {
     ///
     /// A load itself may take longer, up to a minute or twelve of these timeouts. A load that takes longer than that loses its
     /// place to the next one, and is not stored; it continues for as long as a request waits for it or reads its body.
+    ///
+    /// More than a day is taken as a day.
     pub fn lock_timeout(mut self, timeout: Duration) -> Self {
-        self.lock_timeout = timeout;
+        self.lock_timeout = timeout.min(LONGEST_LOCK_TIMEOUT);
         self
     }
 
