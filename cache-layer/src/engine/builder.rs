@@ -117,7 +117,9 @@ impl CacheBuilder {
     /// [`hard_timeout`](crate::GetOrLoad::hard_timeout); with a [`soft_timeout`](crate::GetOrLoad::soft_timeout), it gets a
     /// stale value sooner. A background refresh does not wait: if no place is free, it is left to a later call.
     ///
-    /// The loads that a load starts in its own task are part of it: a handler that loads values needs no further places.
+    /// The loads of values that a load starts in its own task are part of it: a handler that loads values needs no further
+    /// places. They keep its place if it does not wait for them to the end. The exceptions are background refreshes, which need
+    /// places of their own, and the loads of *another* cache with a limit, each of which needs one of that cache's places.
     ///
     /// ```
     /// use cache_layer::{Cache, store::MemoryStore};

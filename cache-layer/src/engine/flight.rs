@@ -25,6 +25,8 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, Span, instrument::Instrumented, span};
 
 use super::in_progress::InProgress;
+#[cfg(feature = "typed")]
+use super::load_limit::LoadPermit;
 use crate::{
     entry::Entry,
     key::{Hashed, Key, KeyHash},
@@ -126,7 +128,30 @@ struct Shared {
 struct Progress {
     stage: Stage,
     followers: Option<watch::Sender<Stage>>,
+    #[cfg(feature = "typed")]
+    loan: Loan,
 }
+
+/// A follower lends its place to the load that it waits for: the load may need a place, and the follower may have the last.
+#[cfg(feature = "typed")]
+#[derive(Debug)]
+enum Loan {
+    /// The load has not asked for a place yet; a follower may have offered one.
+    Offered(Option<LoadPermit>),
+    /// The load has asked. It waits, or needs no place from a follower any more: then the other end is gone.
+    Awaited(Option<oneshot::Sender<LoadPermit>>),
+}
+
+#[cfg(feature = "typed")]
+impl Default for Loan {
+    fn default() -> Self {
+        Self::Offered(None)
+    }
+}
+
+/// The place that a follower may lend.
+#[cfg(feature = "typed")]
+pub(crate) type LentPlace = oneshot::Receiver<LoadPermit>;
 
 impl Progress {
     fn follow(&mut self) -> watch::Receiver<Stage> {
@@ -204,6 +229,22 @@ impl Flight {
         }
     }
 
+    /// The place that a follower lends to the load, by [`lend`](Follower::lend), until this is dropped.
+    #[cfg(feature = "typed")]
+    pub(super) fn lent_place(&self) -> LentPlace {
+        let (lender, lent) = oneshot::channel();
+        let mut progress = self.shared.progress.lock();
+        progress.loan = match &mut progress.loan {
+            Loan::Offered(Some(place)) => {
+                // The load does not wait yet, so that no task is woken while a lock is held.
+                let _ = lender.send(place.clone());
+                Loan::Awaited(None)
+            }
+            Loan::Offered(None) | Loan::Awaited(_) => Loan::Awaited(Some(lender)),
+        };
+        lent
+    }
+
     /// Whether a follower waits for the outcome, or reads the published response.
     pub(super) fn is_followed(&self) -> bool {
         self.shared.progress.lock().is_followed() || self.along.as_ref().is_some_and(|along| along.is_followed())
@@ -246,6 +287,24 @@ impl Follower {
     /// The span of the load, if it is traced.
     pub(crate) fn load(&self) -> Option<span::Id> {
         self.shared.load.get().cloned()
+    }
+
+    /// Lends this place to the load, if the load needs one.
+    #[cfg(feature = "typed")]
+    pub(crate) fn lend(&self, place: LoadPermit) {
+        let mut progress = self.shared.progress.lock();
+        let lender = match &mut progress.loan {
+            Loan::Offered(offered) => {
+                *offered = Some(place);
+                return;
+            }
+            Loan::Awaited(lender) => lender.take(),
+        };
+        // No task is woken while a lock is held.
+        drop(progress);
+        if let Some(lender) = lender {
+            let _ = lender.send(place);
+        }
     }
 
     /// The load in progress, as soon as it is published; `None` if the flight ends before that.
@@ -473,6 +532,37 @@ mod tests {
         assert!(matches!(follower.outcome().await, FlightOutcome::Uncacheable));
         assert!(matches!(join(), Role::Follower(_)), "the next one stays");
         drop(next);
+    }
+
+    #[cfg(feature = "typed")]
+    #[tokio::test]
+    async fn a_place_is_lent_to_a_load_that_needs_it_whichever_comes_first() {
+        let limit = crate::engine::load_limit::LoadLimit::new(1);
+        let flights = Arc::default();
+        for asks_first in [false, true] {
+            let (leader, follower) = (lead(&flights), follow(&flights));
+            let place = limit.take().expect("it is free");
+            let early = asks_first.then(|| leader.lent_place());
+            follower.lend(place.clone());
+            let lent = early.unwrap_or_else(|| leader.lent_place()).await.expect("it is lent");
+            drop((place, follower));
+            assert!(limit.take().is_none(), "the load has it now");
+            drop(lent);
+            assert!(limit.take().is_some());
+        }
+    }
+
+    #[cfg(feature = "typed")]
+    #[tokio::test]
+    async fn a_load_that_needs_no_place_keeps_none() {
+        let limit = crate::engine::load_limit::LoadLimit::new(1);
+        let flights = Arc::default();
+        let (leader, followers) = (lead(&flights), [follow(&flights), follow(&flights)]);
+        drop(leader.lent_place());
+        for follower in &followers {
+            follower.lend(limit.take().expect("it is free"));
+            assert!(limit.take().is_some());
+        }
     }
 
     #[test]

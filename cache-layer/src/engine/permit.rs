@@ -9,6 +9,8 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
+#[cfg(feature = "typed")]
+use super::flight::LentPlace;
 use super::{
     backoff::{BackOff, RecentFailure},
     cache::Cache,
@@ -231,6 +233,12 @@ impl WritePermit {
     /// The token of the lease, if there is one.
     pub(crate) fn token(&self) -> Option<LeaseToken> {
         self.lease_guard.lease.as_ref().ok().map(|lease| lease.token)
+    }
+
+    /// The place that a follower lends to the load, until this is dropped.
+    #[cfg(feature = "typed")]
+    pub(crate) fn lent_place(&self) -> LentPlace {
+        self.flight.lent_place()
     }
 
     /// Sets the purpose of the load of `key`.

@@ -182,8 +182,8 @@ impl<R: Body, E> GrantedLoad<R, E> {
         &mut self,
         answer: impl Future<Output = Result<Response<R>, E>>,
     ) -> impl Future<Output = Option<Result<Response<R>, E>>> {
-        let Self { context, permit, reply_to, .. } = self;
-        let asking = context.with_reads(answer);
+        let Self { context, permit, reply_to, room, .. } = self;
+        let asking = context.with_reads(room.clone().unwrap_or_default(), answer);
         permit.while_loading(asking, || context.demand(reply_to.is_awaited()))
     }
 

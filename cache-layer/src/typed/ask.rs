@@ -2,6 +2,7 @@
 
 use std::{any::Any, convert::Infallible, sync::Arc, time::Duration};
 
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::Instant;
 
@@ -18,8 +19,8 @@ use crate::{
         backoff::BackOff,
         early::{Life, is_due},
         fetch::{Followed, Miss},
-        flight::{FlightOutcome, Follower, ReplyTo},
-        load_limit::{LoadLimit, LoadPermit},
+        flight::{FlightOutcome, Follower, LentPlace, ReplyTo},
+        load_limit::{LoadPermit, Places},
         patience::{LONGEST_PAUSE, Patience},
         permit::{Demand, FailurePolicy, Purpose, WritePermit},
         span::LookupSpan,
@@ -50,8 +51,8 @@ pub(super) struct Ask<V> {
     pub(super) early: Option<f32>,
     pub(super) back_off: Option<BackOff>,
     pub(super) stand_in: StandIn<V>,
-    /// The call is made within a load that has a place among the loads that may run at one time.
-    pub(super) placed: bool,
+    /// The places of the load that the call is part of, among the loads that may run at one time.
+    pub(super) places: Places,
 }
 
 /// The result of a load, for the call that leads it. `L` is the load function, where each call has its own.
@@ -90,7 +91,7 @@ impl<V> Ask<V> {
             early: None,
             back_off: BackOff::new(FIRST_BACK_OFF, LONGEST_BACK_OFF),
             stand_in: StandIn::default(),
-            placed: false,
+            places: Places::default(),
         }
     }
 
@@ -115,9 +116,22 @@ impl<V> Ask<V> {
         }
     }
 
+    /// The same for a load with this purpose: in the background, it is no part of the load that the call is part of.
+    pub(super) fn loads_for(mut self, purpose: Purpose) -> Self {
+        if purpose.is_in_background() {
+            self.places = Places::default();
+        }
+        self
+    }
+
+    /// Whether the call is part of a load with a place among the loads of its cache.
+    pub(super) fn is_placed(&self) -> bool {
+        self.places.at(self.cache.load_limit()).is_some()
+    }
+
     /// A place for a background load, if loads are limited; it does not wait for one.
     pub(super) fn place_unless_skipped(&self, purpose: Purpose) -> Result<Option<LoadPermit>, Skipped> {
-        if self.placed || !purpose.is_in_background() {
+        if !purpose.is_in_background() {
             return Ok(None);
         }
         if purpose == Purpose::EarlyRefresh {
@@ -130,30 +144,64 @@ impl<V> Ask<V> {
         place.map(Some).ok_or(Skipped)
     }
 
-    /// Waits for a place among the loads that may run at one time; if none becomes free for as long as a load may keep its
-    /// place, the load goes ahead without.
-    async fn place(&self) -> Option<LoadPermit> {
-        let limit = self.cache.load_limit();
-        let place = limit.wait(deadline(self.cache.longest_load())).await;
-        if place.is_none() {
+    /// The places that the followers of these loads may lend, if loads are limited.
+    pub(super) fn lent_places<'p>(&self, loads: impl IntoIterator<Item = &'p WritePermit>) -> Vec<LentPlace> {
+        if !self.cache.load_limit().is_limited() {
+            return Vec::new();
+        }
+        loads.into_iter().map(WritePermit::lent_place).collect()
+    }
+
+    /// Waits for a place among the loads that may run at one time: until one becomes free, or a follower lends its own. If there
+    /// is none for as long as a load may keep its place, the load goes ahead without.
+    async fn place(&self, lent: Vec<LentPlace>) -> LoadPermit {
+        let mut lent: FuturesUnordered<_> = lent.into_iter().collect();
+        let lent = async move {
+            loop {
+                match lent.next().await {
+                    Some(Ok(place)) => return place,
+                    Some(Err(_)) => {}
+                    None => return std::future::pending().await,
+                }
+            }
+        };
+        let waiting = self.cache.load_limit().wait(deadline(self.cache.longest_load()));
+        let place = tokio::select! {
+            biased;
+            place = waiting => place,
+            place = lent => Some(place),
+        };
+        place.unwrap_or_else(|| {
             static THROTTLE: Throttle = Throttle::new();
             if let Some(kept_back) = THROTTLE.pass() {
                 tracing::warn!(key = ?self.key, kept_back, "a load has waited in vain for a place, and goes ahead");
             }
-        }
-        place
+            LoadPermit::default()
+        })
     }
 
-    /// Runs a load in its place, if loads are limited; the loads that it starts need no places of their own.
-    pub(super) async fn in_place<T>(&self, place: Option<LoadPermit>, load: impl Future<Output = T>) -> T {
+    /// The places of a load: `place`, or that of the load that it is part of, or one that it has to wait for.
+    async fn places_for(&self, place: Option<LoadPermit>, lent: Vec<LentPlace>) -> Places {
+        let place = match place {
+            None if self.is_placed() => return self.places.clone(),
+            None => self.place(lent).await,
+            Some(place) => place,
+        };
+        self.places.clone().and(self.cache.load_limit(), place)
+    }
+
+    /// Runs a load in its place, if loads are limited.
+    pub(super) async fn in_place<T>(
+        &self,
+        place: Option<LoadPermit>,
+        lent: Vec<LentPlace>,
+        load: impl Future<Output = T>,
+    ) -> T {
         if !self.cache.load_limit().is_limited() {
             return load.await;
         }
-        let _place = match place {
-            None if !self.placed => self.place().await,
-            place => place,
-        };
-        Box::pin(LoadLimit::placed(load)).await
+        let places = Box::pin(self.places_for(place, lent)).await;
+        Box::pin(places.hold(load)).await
     }
 
     /// The demand for a load: `awaited` says whether the call that leads it waits for it.
@@ -314,12 +362,19 @@ impl<V> Ask<V> {
     {
         let wait = span.wait_for(&follower);
         let stale = self.stale_if_slow(miss, patience);
+        let place = self.places.at(self.cache.load_limit());
         let deadline = match &stale {
             Some((_, soft)) => patience.deadline().min(*soft),
             // If the call loaded by itself, it would have to wait for a place behind the load that it waits for now.
-            None if self.cache.load_limit().is_contended() => patience.deadline() + self.cache.longest_load(),
+            None if place.is_none() && self.cache.load_limit().is_contended() => {
+                patience.deadline() + self.cache.longest_load()
+            }
             None => patience.deadline(),
         };
+        // The load may wait for the very place that this call has.
+        if let Some(place) = place {
+            follower.lend(place.clone());
+        }
         let outcome = match follower.follow(wait, deadline, |_| None::<V>).await {
             Followed::Ended(outcome) => outcome,
             Followed::Joined(_) | Followed::TimedOut => {
@@ -432,7 +487,7 @@ where
 // Not derived: a value need not be `Clone`.
 impl<V> Clone for Ask<V> {
     fn clone(&self) -> Self {
-        let Self { cache, key, terms, lock, negative, refresh, early, back_off, stand_in, placed } = self;
+        let Self { cache, key, terms, lock, negative, refresh, early, back_off, stand_in, places } = self;
         Self {
             cache: cache.clone(),
             key: key.clone(),
@@ -443,7 +498,7 @@ impl<V> Clone for Ask<V> {
             early: *early,
             back_off: *back_off,
             stand_in: stand_in.clone(),
-            placed: *placed,
+            places: places.clone(),
         }
     }
 }

@@ -193,6 +193,7 @@ where
     let Ok(place) = ask.place_unless_skipped(first.purpose) else {
         return granted.into_iter().for_each(|mut one| one.permit.leave_out());
     };
+    let lent = ask.lent_places(granted.iter().map(|one| &*one.permit));
     let (mut wanted, mut senders) = (Vec::with_capacity(granted.len()), HashMap::with_capacity(granted.len()));
     let mut parts = Vec::with_capacity(granted.len());
     for one in granted {
@@ -202,7 +203,7 @@ where
         parts.push(one.end(receiver));
     }
     let loading = async {
-        let (brought, reads) = inherit::collect(ask.in_place(place, load(wanted))).await;
+        let (brought, reads) = inherit::collect(ask.in_place(place, lent, load(wanted))).await;
         hand_out(brought, &reads, senders);
     };
     let mut ended = pin!(join_all(parts));

@@ -3,7 +3,11 @@
 use std::{fmt, pin::Pin, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::{
+    pin,
+    task::JoinHandle,
+    time::{Instant, timeout, timeout_at},
+};
 use tracing::{Instrument as _, Span};
 
 use super::{
@@ -18,7 +22,7 @@ use crate::{
         backoff::BackOff,
         fetch::{AcquireOutcome, Found, Miss},
         flight::{Flight, LoadTask, ReplyTo, Role, resume_panic},
-        load_limit::LoadLimit,
+        load_limit::Places,
         patience::Patience,
         permit::Purpose,
         span::LookupSpan,
@@ -200,7 +204,7 @@ where
 
     fn into_future(self) -> Self::IntoFuture {
         let Self { mut ask, load, hard_timeout } = self;
-        ask.placed = LoadLimit::is_placed();
+        ask.places = Places::here();
         match hard_timeout {
             None if !ask.stand_in.has_fallback() => Box::pin(ask.answer(load)),
             hard_timeout => Box::pin(ask.answer_in_time(load, hard_timeout)),
@@ -303,8 +307,7 @@ where
             }
             let follower = match self.cache.flights().join(&self.key) {
                 Role::Leader(flight) => {
-                    let ask = self.clone();
-                    let led = LedLoad { ask, flight, miss, load, patience, purpose: Purpose::Answer };
+                    let led = LedLoad { ask: self.clone(), flight, miss, load, patience, purpose: Purpose::Answer };
                     return self.lead(led, span).await;
                 }
                 Role::Follower(_) if self.lock == Lock::Off => return self.load_uncached(load, &miss, &patience).await,
@@ -394,7 +397,8 @@ where
     /// Loads for this one call, and stores nothing.
     async fn load_uncached<E>(self, load: Load<V, E>, miss: &Miss, patience: &Patience) -> Result<V, E> {
         let stale = self.stale_if_slow(miss, patience);
-        let load = inherit::collect(self.in_place(None, load(None)));
+        let load = inherit::collect(self.in_place(None, Vec::new(), load(None)));
+        pin!(load);
         let (loaded, reads) = match stale {
             None => load.await,
             Some((hit, until)) => match timeout_at(until, load).await {
@@ -450,6 +454,7 @@ where
     /// Leads the flight to its end.
     async fn run(self, reply_to: ReplyTo<Answer<V, E>>) {
         let Self { ask, flight, mut miss, load, patience, purpose } = self;
+        let ask = ask.loads_for(purpose);
         let mut patience = if ask.lock == Lock::Fleet { patience } else { Patience::none() };
         let asked = &ask;
         let policy = |miss: &Miss| asked.failure_policy(miss);
@@ -466,12 +471,13 @@ where
             Ok(place) => place,
             Err(Skipped) => return permit.leave_out(),
         };
+        let lent = ask.lent_places([&*permit]);
         let stale =
             miss.stale.as_ref().and_then(|entry| Some(Stale::new(ask.cache.value_of(entry).ok()?, entry.tags())));
         permit.is_for(purpose, &ask.key);
         let demand = || ask.demand(reply_to.is_awaited());
         let began = ask.cache.now();
-        let loading = inherit::collect(asked.in_place(place, load(stale)));
+        let loading = inherit::collect(asked.in_place(place, lent, load(stale)));
         match permit.while_loading(loading, demand).await {
             None => permit.abandon(),
             Some(loaded) => ask.conclude(permit, &miss, loaded, began, reply_to).await,

@@ -25,7 +25,7 @@ use crate::{
         backoff::BackOff,
         fetch::{Found, Miss},
         flight::{Follower, ReplyTo, Role, resume_panic},
-        load_limit::LoadLimit,
+        load_limit::Places,
         patience::Patience,
         permit::Purpose,
         span::LookupSpan,
@@ -270,7 +270,7 @@ where
     /// The call, and for each requested key its index among the distinct keys.
     fn begin(asked: GetOrLoadMany<K, V, E>, span: Span) -> (Self, Vec<usize>) {
         let GetOrLoadMany { mut ask, ids, tags_of, load, hard_timeout } = asked;
-        ask.placed = LoadLimit::is_placed();
+        ask.places = Places::here();
         let cache = ask.cache.clone();
         let hard_timeout = hard_timeout.map(|(limit, error)| (deadline(limit), error));
         let (mut known, mut asked) = (HashMap::with_capacity(ids.len()), Vec::with_capacity(ids.len()));
@@ -448,7 +448,7 @@ where
         let Some((first, _)) = uncached.first() else { return };
         let wanted = uncached.iter().map(|(asked, _)| (asked.id.clone(), None)).collect();
         let ask = first.ask.clone();
-        let load = inherit::collect(ask.in_place(None, (self.load)(wanted)));
+        let load = inherit::collect(ask.in_place(None, Vec::new(), (self.load)(wanted)));
         let loaded = match &self.hard_timeout {
             None => Ok(load.await),
             Some((until, error)) => timeout_at(*until, load).await.map_err(|_| error.clone()),
@@ -517,7 +517,7 @@ where
         purpose: Purpose,
     ) -> (Led<K, V, E>, oneshot::Receiver<Part<V, E>>) {
         let (reply_to, reply) = ReplyTo::channel();
-        let (id, ask, patience) = (self.id.clone(), self.ask.clone(), self.patience.clone());
+        let (id, ask, patience) = (self.id.clone(), self.ask.clone().loads_for(purpose), self.patience.clone());
         (Led { id, ask, flight, miss, patience, is_impatient: false, purpose, reply_to }, reply)
     }
 
