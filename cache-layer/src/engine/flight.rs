@@ -352,10 +352,24 @@ impl Flights {
         LoadTask { reply, task: Some(self.tasks.spawn(in_span(load, span))) }
     }
 
-    /// Lets `load` continue, for `longest` at most, for later requests: its own request got a stale answer.
-    pub(crate) fn leave_to_later<T: Send + 'static>(&self, load: LoadTask<T>, longest: Duration) {
+    /// Lets `load` continue, for `longest` at most, for later requests: its own request got a stale answer. `receive` takes the
+    /// reply in its place, for as long as the load goes on.
+    pub(crate) fn leave_to_later<T, F>(
+        &self,
+        load: LoadTask<T>,
+        longest: Duration,
+        receive: impl FnOnce(T) -> F + Send + 'static,
+    ) where
+        T: Send + 'static,
+        F: Future<Output = ()> + Send,
+    {
         // This task waits in place of the request, so that the load is not abandoned.
-        drop(self.spawn(async move { drop(timeout(longest, load.reply_unless_panicked()).await) }));
+        let waiting = async move {
+            if let Ok((reply, _)) = load.reply_unless_panicked().await {
+                receive(reply).await;
+            }
+        };
+        drop(self.spawn(async move { drop(timeout(longest, waiting).await) }));
     }
 
     /// Runs the load of several keys in a task of its own, even if the caller is dropped.

@@ -264,11 +264,16 @@ impl<V> Ask<V> {
     where
         V: DeserializeOwned + 'static,
     {
-        let now = self.cache.now();
-        if now >= entry.deadlines_at(now).stale_if_error {
+        if !self.is_usable(entry) {
             return None;
         }
         self.cache.value_of(entry).ok().map(|value| Hit { value, entry: entry.clone() })
+    }
+
+    /// Whether an entry may be used in place of an error: to be asked again at the end of each wait.
+    pub(super) fn is_usable(&self, entry: &Entry) -> bool {
+        let now = self.cache.now();
+        now < entry.deadlines_at(now).stale_if_error
     }
 
     /// The result during a back-off, if there is a stale value or a fallback.
@@ -378,7 +383,12 @@ impl<V> Ask<V> {
         let outcome = match follower.follow(wait, deadline, |_| None::<V>).await {
             Followed::Ended(outcome) => outcome,
             Followed::Joined(_) | Followed::TimedOut => {
-                return stale.map_or(Next::LoadUncached, |(hit, _)| Next::Return(Ok(self.stands_in(hit))));
+                return match stale {
+                    Some((hit, _)) if self.is_usable(&hit.entry) => Next::Return(Ok(self.stands_in(hit))),
+                    // It has become too old during the wait, which goes on without it.
+                    Some(_) if !patience.is_over() => Next::LookAgain,
+                    _ => Next::LoadUncached,
+                };
             }
         };
         match outcome {

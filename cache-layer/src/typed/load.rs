@@ -1,6 +1,6 @@
 //! Getting a value, from the cache or from its load.
 
-use std::{fmt, pin::Pin, time::Duration};
+use std::{fmt, future::ready, pin::Pin, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
@@ -369,20 +369,32 @@ where
         Ok(hit.noted(&self.cache))
     }
 
-    /// Leads a load, and waits for its result; returns `hit` if the load fails, or has not ended by `until`.
+    /// Leads a load, and waits for its result; returns `hit` if the load panics, or has not ended by `until`, unless the hit has
+    /// become too old by then.
     async fn lead_until<E>(self, until: Instant, led: LedLoad<V, E>, hit: Hit<V>, mut span: LookupSpan) -> Result<V, E>
     where
         E: Clone + Send + Sync + 'static,
     {
         let task = led.begin(self.cache.load_span(&self.key, &span));
-        match task.reply_by(until).await {
-            Ok(Ok((LoadResult::Failed(_), _)) | Err(_)) => Ok(self.stands_in(hit)),
-            Ok(Ok((result, _))) => self.settle(result, &mut span).await,
-            Err(task) => {
-                self.cache.flights().leave_to_later(task, self.cache.longest_load());
-                Ok(self.stands_in(hit))
+        let replied = match task.reply_by(until).await {
+            Ok(replied) => replied,
+            Err(task) if self.is_usable(&hit.entry) => {
+                self.cache.flights().leave_to_later(task, self.cache.longest_load(), |_| ready(()));
+                return Ok(self.stands_in(hit));
             }
+            Err(task) => task.reply_unless_panicked().await,
+        };
+        match replied {
+            Ok((result, _)) => self.settle(result, &mut span).await,
+            Err(_) if self.is_usable(&hit.entry) => Ok(self.stands_in(hit)),
+            Err(task) => self.panics(task).await,
         }
+    }
+
+    /// Resumes the panic of the load that the call led.
+    async fn panics<T>(&self, task: JoinHandle<()>) -> T {
+        self.cache.emit(Event::Miss);
+        resume_panic(task).await
     }
 
     async fn find(&self) -> (Found<Hit<V>>, Tier) {
@@ -401,9 +413,10 @@ where
         pin!(load);
         let (loaded, reads) = match stale {
             None => load.await,
-            Some((hit, until)) => match timeout_at(until, load).await {
+            Some((hit, until)) => match timeout_at(until, &mut load).await {
                 Ok(loaded) => loaded,
-                Err(_) => return Ok(self.stands_in(hit)),
+                Err(_) if self.is_usable(&hit.entry) => return Ok(self.stands_in(hit)),
+                Err(_) => load.await,
             },
         };
         self.unshared(loaded, &reads, miss)
@@ -420,10 +433,7 @@ where
         let task = led.begin(self.cache.load_span(&self.key, &span));
         match task.reply_unless_panicked().await {
             Ok((result, _)) => self.settle(result, &mut span).await,
-            Err(task) => {
-                self.cache.emit(Event::Miss);
-                resume_panic(task).await
-            }
+            Err(task) => self.panics(task).await,
         }
     }
 

@@ -12,7 +12,7 @@ use tokio::{
 use tracing::{Instrument as _, Span};
 
 use super::{
-    ask::{Ask, LoadResult, Next},
+    ask::{Ask, Next},
     batch::{self, Led, LoadMany, Part},
     loaded::{Loaded, Stale},
     terms::Lock,
@@ -565,16 +565,22 @@ where
                 Waited::Next(next, miss)
             }
             Waiting::Led(reply, miss, None) => self.led(reply.await.ok(), miss),
-            Waiting::Led(mut reply, miss, Some((hit, until))) => match timeout_at(until, &mut reply).await {
-                Ok(Ok(part)) if !matches!(part, LoadResult::Failed(_)) => self.led(Some(part), miss),
-                Ok(_) => Waited::Next(Next::Return(Ok(self.ask.stands_in(hit))), miss),
-                Err(_) => {
-                    let longest = self.ask.cache.longest_load();
-                    // A task waits in place of this call, so that the load is not abandoned.
-                    drop(self.ask.cache.spawn(async move { drop(timeout(longest, reply).await) }));
-                    Waited::Next(Next::Return(Ok(self.ask.stands_in(hit))), miss)
+            Waiting::Led(mut reply, miss, Some((hit, until))) => {
+                let part = match timeout_at(until, &mut reply).await {
+                    Ok(part) => part.ok(),
+                    Err(_) if self.ask.is_usable(&hit.entry) => {
+                        let longest = self.ask.cache.longest_load();
+                        // A task waits in place of this call, so that the load is not abandoned.
+                        drop(self.ask.cache.spawn(async move { drop(timeout(longest, reply).await) }));
+                        return Waited::Next(Next::Return(Ok(self.ask.stands_in(hit))), miss);
+                    }
+                    Err(_) => reply.await.ok(),
+                };
+                if part.is_none() && self.ask.is_usable(&hit.entry) {
+                    return Waited::Next(Next::Return(Ok(self.ask.stands_in(hit))), miss);
                 }
-            },
+                self.led(part, miss)
+            }
         }
     }
 
