@@ -230,6 +230,11 @@ impl WritePermit {
         self.lease_guard.lease.as_ref().err().or(self.room.as_ref().err()).copied()
     }
 
+    /// Whether a load with this purpose is of any use: the result of one in the background has to be stored.
+    pub(crate) fn is_useful(&self, purpose: Purpose) -> bool {
+        !purpose.is_in_background() || self.refusal().is_none()
+    }
+
     /// The token of the lease, if there is one.
     pub(crate) fn token(&self) -> Option<LeaseToken> {
         self.lease_guard.lease.as_ref().ok().map(|lease| lease.token)

@@ -114,7 +114,7 @@ impl<R: Body, E> GrantedLoad<R, E> {
             permit.is_for(purpose, &self.miss.key);
         }
         if purpose.is_in_background() {
-            *room = context.load_limit.take();
+            *room = if permit.is_useful(purpose) { context.load_limit.take() } else { None };
         } else {
             context.cache.emit(Event::Miss);
             *room = context.load_limit.take();
@@ -131,7 +131,7 @@ impl<R: Body, E> GrantedLoad<R, E> {
         if room.is_some() { Admission::Admitted } else { Admission::NoRoom }
     }
 
-    /// Ends a load for which there is no place at the application.
+    /// Ends a load for which there is no place at the application, or a background load that could not be stored.
     fn refuse(mut self: Box<Self>, purpose: Purpose) {
         if purpose.is_in_background() {
             // A later request that needs the response will lead a load.

@@ -181,12 +181,13 @@ async fn find_again<V: DeserializeOwned + 'static>(cache: &Cache, keys: &[Key]) 
 }
 
 /// Calls the load once for all `granted` keys, and stores its results.
-async fn load_all<K, V, E>(granted: Vec<Granted<K, V, E>>, load: &LoadMany<K, V, E>)
+async fn load_all<K, V, E>(mut granted: Vec<Granted<K, V, E>>, load: &LoadMany<K, V, E>)
 where
     K: Clone + Eq + Hash + Send + Sync + 'static,
     V: Serialize + DeserializeOwned + Send + 'static,
     E: Clone + Send + Sync + 'static,
 {
+    granted.retain_mut(Granted::is_useful);
     let Some(first) = granted.first() else { return };
     // One load has one place, for any number of keys.
     let ask = first.ask.clone();
@@ -248,6 +249,15 @@ where
     V: Serialize + DeserializeOwned + Send + 'static,
     E: Clone + Send + Sync + 'static,
 {
+    /// Whether the load is of any use; marks it as skipped otherwise.
+    fn is_useful(&mut self) -> bool {
+        let is_useful = self.permit.is_useful(self.purpose);
+        if !is_useful {
+            self.permit.leave_out();
+        }
+        is_useful
+    }
+
     fn stale(&self) -> Option<Stale<V>> {
         let entry = self.miss.stale.as_ref()?;
         self.ask.cache.value_of::<Option<V>>(entry).ok()?.map(|value| Stale::new(value, entry.tags()))

@@ -477,6 +477,9 @@ where
                 return reply_to.send(ask.while_backing_off(&miss).unwrap_or(LoadResult::Unshared(load)));
             }
         };
+        if !permit.is_useful(purpose) {
+            return permit.leave_out();
+        }
         let place = match ask.place_unless_skipped(purpose) {
             Ok(place) => place,
             Err(Skipped) => return permit.leave_out(),
