@@ -30,6 +30,7 @@ use crate::{
         permit::Purpose,
         span::LookupSpan,
     },
+    entry::Entry,
     inherit,
     key::Key,
     policy::beta_of,
@@ -244,6 +245,8 @@ struct Asked<K, V> {
     patience: Patience,
     span: LookupSpan,
     waited: bool,
+    /// The last stale entry that was found.
+    stale: Option<Entry>,
 }
 
 /// What a key waits for.
@@ -287,7 +290,7 @@ where
                     ask.terms.add_tags(tags_of(&id).iter());
                 }
                 let (patience, span) = (patience.clone(), cache.lookup_span_in(Span::none()));
-                asked.push(Asked { place, id, ask, patience, span, waited: false });
+                asked.push(Asked { place, id, ask, patience, span, waited: false, stale: None });
             }
         }
         let settled = asked.iter().map(|_| None).collect();
@@ -300,7 +303,7 @@ where
 
     /// Looks `pending` up, leads or waits for the loads of missing keys, and returns the keys that are to be looked up again.
     async fn round(&mut self, mut pending: Vec<Asked<K, V>>) -> Vec<Asked<K, V>> {
-        let found = find(&self.cache, &mut pending).await;
+        let Some(found) = self.find(&mut pending).await else { return Vec::new() };
         let (mut led, mut refreshed, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
         for (asked, found) in pending.into_iter().zip(found) {
             match found {
@@ -329,6 +332,19 @@ where
             }
         }
         again
+    }
+
+    /// Looks `pending` up. `None` if the hard timeout ends first: every key is settled then.
+    async fn find(&mut self, pending: &mut Vec<Asked<K, V>>) -> Option<Vec<Found<Hit<Option<V>>>>> {
+        let looking = find(&self.cache, pending);
+        let Some((until, error)) = &self.hard_timeout else { return Some(looking.await) };
+        if let Ok(found) = timeout_at(*until, looking).await {
+            return Some(found);
+        }
+        for asked in std::mem::take(pending) {
+            self.settled[asked.place] = Some(asked.too_late(error));
+        }
+        None
     }
 
     /// A fresh value was found.
@@ -381,6 +397,7 @@ where
         led: &mut Vec<Led<K, V, E>>,
         waiting: &mut Vec<Waits<K, V, E>>,
     ) {
+        asked.stale.clone_from(&miss.stale);
         if let Some(value) = asked.ask.left_alone(&miss) {
             self.settled[asked.place] = Some(Ok(value));
             return;
@@ -428,7 +445,7 @@ where
         if asked.is_empty() {
             return;
         }
-        let (found, mut refreshed) = (find(&self.cache, &mut asked).await, Vec::new());
+        let (Some(found), mut refreshed) = (self.find(&mut asked).await, Vec::new()) else { return };
         for ((asked, miss), found) in asked.into_iter().zip(misses).zip(found) {
             match found {
                 Found::Fresh(hit) => self.found(asked, hit, &mut refreshed),
@@ -534,25 +551,29 @@ where
     where
         E: Clone + Send + Sync + 'static,
     {
-        let stale = match &waiting {
-            Waiting::Led(_, miss, _) | Waiting::Followed(_, miss) => miss.stale.clone(),
-        };
         let waits = self.wait_for(waiting);
         let waited = match hard_timeout {
             None => waits.await,
             Some((until, error)) => match timeout_at(*until, waits).await {
                 Ok(waited) => waited,
                 Err(_) => {
-                    let miss = Miss { key: self.ask.key.clone(), expected: None, stale, detail: () };
-                    let result = self.ask.stale_if_error(&miss).map(|hit| self.ask.stands_in(hit));
-                    if result.is_none() {
-                        self.ask.cache.emit(Event::Miss);
-                    }
-                    Waited::Next(Next::Return(result.ok_or_else(|| error.clone())), miss)
+                    let miss = Miss { key: self.ask.key.clone(), expected: None, stale: None, detail: () };
+                    Waited::Next(Next::Return(self.too_late(error)), miss)
                 }
             },
         };
         (self, waited)
+    }
+
+    /// The result for a key when the call has reached its hard timeout.
+    fn too_late<E: Clone>(&self, error: &E) -> Result<Option<V>, E> {
+        match self.stale.as_ref().and_then(|entry| self.ask.usable(entry)) {
+            Some(hit) => Ok(self.ask.stands_in(hit)),
+            None => {
+                self.ask.cache.emit(Event::Miss);
+                Err(error.clone())
+            }
+        }
     }
 
     async fn wait_for<E>(&mut self, waiting: Waiting<V, E>) -> Waited<V, E>
