@@ -468,10 +468,7 @@ impl RequestLookup<'_> {
             _ => Purpose::EarlyRefresh,
         };
         let answer = match purpose {
-            Purpose::RetriedRefresh => {
-                let until = self.patience.soft_deadline().unwrap_or(self.patience.end());
-                LeaderAnswer::LoadOrStale(Box::new(entry), until)
-            }
+            Purpose::RetriedRefresh => LeaderAnswer::LoadOrStale(Box::new(entry), self.patience.end_with_stale()),
             _ => {
                 let response = self.context.respond(entry, self.method, self.headers, served, self.span);
                 LeaderAnswer::Stored(Box::new(response))

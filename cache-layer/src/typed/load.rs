@@ -355,7 +355,7 @@ where
             Role::Leader(flight) => {
                 self.stand_in.note_stale(&miss);
                 let purpose = self.cache.purpose_of_refresh(&self.key);
-                let until = patience.soft_deadline().unwrap_or(patience.end());
+                let until = patience.end_with_stale();
                 let led = LedLoad { ask: self.clone(), flight, miss, load, patience, purpose };
                 if purpose == Purpose::RetriedRefresh {
                     return self.lead_until(until, led, hit, span).await;

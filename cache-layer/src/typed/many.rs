@@ -374,7 +374,8 @@ where
         if purpose == Purpose::RetriedRefresh
             && let Role::Leader(flight) = self.cache.flights().join(&asked.ask.key)
         {
-            let until = asked.patience.soft_deadline().unwrap_or(asked.patience.end());
+            asked.stale.clone_from(&miss.stale);
+            let until = asked.patience.end_with_stale();
             let (one, reply) = asked.lead(flight, miss.clone(), purpose);
             led.push(one);
             waiting.push((asked, Waiting::Led(reply, miss, Some((hit, until)))));
