@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use cache_layer::{Cache, Clock, GetOrLoad};
+use cache_layer::{Cache, Clock, Freshness, GetOrLoad};
 use futures_util::future::join_all;
 use tests::{App, Backend, Gate, Origin, full, over_each_store, wait_until};
 
@@ -27,6 +27,7 @@ over_each_store!(
     what_a_load_leaves_behind_keeps_its_place,
     a_place_of_one_cache_is_none_of_another,
     loads_of_two_caches_that_load_from_each_other_wait_for_no_place_that_they_have,
+    of_what_is_made_from_something_stale_no_more_run_than_there_are_places,
 );
 
 /// Counts calls.
@@ -294,4 +295,41 @@ async fn loads_of_two_caches_that_load_from_each_other_wait_for_no_place_that_th
     };
     let page = tokio::time::timeout(LIMIT, pages.get_or_load("page", load).into_future()).await;
     assert_eq!(page, Ok(Ok(7)));
+}
+
+async fn of_what_is_made_from_something_stale_no_more_run_than_there_are_places(backend: &Backend) {
+    const REQUESTS: u64 = 20;
+    let (clock, busy, gate) = (Clock::manual(), Busy::default(), Gate::closed());
+    let cache = backend.cache().await.clock(clock.clone()).max_loads(3).lock_timeout(LIMIT).build();
+    stale_parts(&cache, &clock, 0..1).await;
+    let origin = {
+        let (cache, busy, gate) = (cache.clone(), busy.clone(), gate.clone());
+        Origin::new(move |call, _| {
+            let (cache, busy, gate) = (cache.clone(), busy.clone(), gate.clone());
+            async move {
+                // Its refresh takes one of the places, and lasts.
+                let Ok(part) = part(&cache, 0, &Calls::default(), &gate).await;
+                if call == 1 {
+                    once(|| cache.counts().coalesced == REQUESTS - 1).await;
+                }
+                busy.work().await;
+                let mut response = http::Response::new(full(part.to_string()));
+                // What a handler says in this way is for one response: other requests can't have it.
+                response.extensions_mut().insert(Freshness::of(MINUTE));
+                Ok(response)
+            }
+        })
+    };
+    let app = App::new(cache, &origin, |layer| layer.inherit(true)).unexplained();
+    let requests = (0..REQUESTS).map(|_| {
+        let app = app.clone();
+        let request = tests::request(http::Method::GET, "/page", &[]);
+        tokio::spawn(async move { tests::ask(&app.service(), request).await.unwrap().text().to_owned() })
+    });
+    for text in join_all(requests.collect::<Vec<_>>()).await {
+        assert_eq!(text.unwrap(), "1");
+    }
+    gate.open();
+    app.settled().await;
+    assert!(busy.most() <= 3, "{} at one time, where three may run", busy.most());
 }

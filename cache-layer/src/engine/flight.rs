@@ -41,6 +41,9 @@ pub(crate) enum FlightOutcome {
     Stored,
     /// The entries could not be stored: they are for followers that can't reach the store either.
     Unstored(Arc<[(Key, Entry)]>),
+    /// The result is not stored, but is as good for the followers that were present at the end as for the leader; there may be no
+    /// entry of it.
+    Transient(Arc<[(Key, Entry)]>),
     /// The result can't be shared. Each follower loads for itself, at once.
     Uncacheable,
     /// The load failed. Each follower loads for itself, at once.
@@ -56,7 +59,7 @@ impl FlightOutcome {
     /// How the followers were released.
     pub(crate) fn release(&self) -> Release {
         match self {
-            Self::Stored | Self::Unstored(_) => Release::Done,
+            Self::Stored | Self::Unstored(_) | Self::Transient(_) => Release::Done,
             Self::Uncacheable => Release::GiveUp,
             Self::Failed => Release::TransientError,
             #[cfg(feature = "typed")]

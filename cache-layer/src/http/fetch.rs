@@ -559,6 +559,7 @@ impl RequestLookup<'_> {
                 None
             }
             FlightOutcome::Uncacheable => Some(self.forward(NoCacheReason::Remembered, miss)),
+            FlightOutcome::Transient(entries) => Some(self.with_transient(&entries, miss, served)),
             FlightOutcome::Failed => Some(self.failed_together(miss)),
             _ => Some(self.waited_too_long(miss)),
         }
@@ -673,6 +674,16 @@ impl RequestLookup<'_> {
             return Next::Respond(response);
         }
         self.forward(NoCacheReason::ServiceFailed, miss)
+    }
+
+    /// The next step if the load's response was made from something stale, and is not stored.
+    fn with_transient<R: Body>(&mut self, entries: &[(Key, Entry)], miss: Miss, served: Served) -> Next<R> {
+        let entry = self.context.select_among(entries, self.key, self.headers).filter(|_| miss.reached_store());
+        match entry {
+            Some(entry) => self.respond(entry, served),
+            // Unlike a response that can never be stored, the next one may be: this request needs a place.
+            None => self.forward(NoCacheReason::MadeFromStale, miss),
+        }
     }
 
     /// Answers with a stale entry.

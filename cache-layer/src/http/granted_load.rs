@@ -290,6 +290,10 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
         }
         let not_stored = plan.as_ref().err().copied().or_else(|| self.permit.refusal());
         let plan = match plan {
+            Err(NoCacheReason::MadeFromStale) => self.plan_for_followers(&mut parts, body.size_hint(), now),
+            plan => plan,
+        };
+        let plan = match plan {
             Ok(plan) => plan,
             Err(reason) => {
                 let head = self.client_head(parts, not_stored, false, now);
@@ -301,8 +305,8 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
         };
         self.context.lead_there(&self.request, &plan, now, &mut self.permit);
         let remaining = self.context.policy.remaining;
-        let left =
-            (remaining != Remaining::Age).then(|| plan.remaining_freshness(now, self.context.cache.local_time(now)));
+        let tells = remaining != Remaining::Age && not_stored != Some(NoCacheReason::MadeFromStale);
+        let left = tells.then(|| plan.remaining_freshness(now, self.context.cache.local_time(now)));
         let (varies, is_new) = (self.miss.detail.varies.take(), self.miss.stale.is_none());
         // This is done before the client's head is made: the fields are stored as they came.
         let headers = DatedHeaders { own: &parts.headers, date: date.as_ref() };
@@ -319,6 +323,16 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
         match length.exact() {
             Some(exact) if body.take_at_once(exact) => self.reply_whole(draft, head, body, encoding, now),
             _ => Received::Streaming(Box::pin(self.store_streaming(draft, head, body, length))),
+        }
+    }
+
+    /// The plan for a response that is made from something stale, if other requests wait for it: they get it, too, but it is not
+    /// stored. What its handler has said of it is not known any more, as it was taken from the head with the handler's reads.
+    fn plan_for_followers(&mut self, parts: &mut Parts, hint: SizeHint, now: u64) -> Result<Plan, NoCacheReason> {
+        let Self { context, request, permit, .. } = self;
+        match context.plan_head(request, parts, hint, now).plan {
+            Ok(plan) if !is_replaceable_error(parts.status) && permit.is_for_followers() => Ok(plan),
+            _ => Err(NoCacheReason::MadeFromStale),
         }
     }
 
@@ -498,6 +512,10 @@ impl Context {
         }
         if status == StatusCode::OK {
             self.learn_from_whole(request, offers_ranges, reason);
+        }
+        if reason == NoCacheReason::MadeFromStale {
+            // There is no copy for the followers, which go to the application, as far as it has places for them.
+            return permit.made_from_stale(Vec::new());
         }
         let remembered = !personal && status == StatusCode::OK && is_lasting(reason);
         permit.uncacheable(reason, remembered.then_some(&request.key));

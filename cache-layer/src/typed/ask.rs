@@ -395,29 +395,35 @@ impl<V> Ask<V> {
             // Another call's load may have begun before this call did.
             _ if self.refresh && patience.again(LONGEST_PAUSE, Duration::ZERO).await => Next::LookAgain,
             FlightOutcome::FailedWith(error) => self.failed_together(miss, &error),
-            FlightOutcome::Unstored(entries) if !miss.reached_store() => {
-                let value = entries
-                    .iter()
-                    .find(|(key, _)| *key == self.key)
-                    .and_then(|(_, entry)| self.cache.value_of(entry).ok());
-                let Some(value) = value else { return Next::LoadUncached };
-                self.cache.emit(Event::Hit);
-                span.found(LookupResult::Collapsed);
-                // It is not known whether its tags are still current.
-                inherit::note(|| Reads::new(&self.terms.tags, Some(0)));
-                Next::Return(Ok(value))
-            }
+            FlightOutcome::Unstored(entries) if !miss.reached_store() => self.shared(&entries, span),
+            FlightOutcome::Transient(entries) if miss.reached_store() => self.shared(&entries, span),
             FlightOutcome::Failed => match self.while_backing_off::<E, ()>(miss) {
                 Some(result) => self.settled(result, span).map_or(Next::LoadUncached, Next::Return),
                 None => Next::LoadUncached,
             },
-            FlightOutcome::Stored | FlightOutcome::Unstored(_) | FlightOutcome::Void
+            FlightOutcome::Stored | FlightOutcome::Unstored(_) | FlightOutcome::Transient(_) | FlightOutcome::Void
                 if patience.again(LONGEST_PAUSE, Duration::ZERO).await =>
             {
                 Next::LookAgain
             }
             _ => Next::LoadUncached,
         }
+    }
+
+    /// How a follower continues with the result of a load that is not stored.
+    fn shared<E>(&self, entries: &[(Key, Entry)], span: &mut LookupSpan) -> Next<V, E>
+    where
+        V: DeserializeOwned + 'static,
+    {
+        let entry = entries.iter().find(|(key, _)| *key == self.key);
+        let Some(value) = entry.and_then(|(_, entry)| self.cache.value_of(entry).ok()) else {
+            return Next::LoadUncached;
+        };
+        self.cache.emit(Event::Hit);
+        span.found(LookupResult::Collapsed);
+        // It is not known whether its tags are still current, or what it is made from is stale.
+        inherit::note(|| Reads::new(&self.terms.tags, Some(0)));
+        Next::Return(Ok(value))
     }
 
     /// How a follower continues when the load failed.
@@ -462,7 +468,8 @@ where
         }
     }
 
-    /// Hands a loaded value to the followers, and then stores it.
+    /// Hands a loaded value to the call that waits for it, and then stores it. If it is made from something stale, it is for the
+    /// present followers alone.
     async fn keep<E, L>(
         self,
         permit: Box<WritePermit>,
@@ -476,20 +483,26 @@ where
         let terms = self.terms_of(&loaded);
         let reads = terms.apply_to(reads, at);
         let codec = cache.codec();
-        let written = terms.settle(&reads, at).map(|settled| (settled, codec.encode(&loaded.value)));
-        reply_to.send(LoadResult::Loaded(loaded.value, reads));
-        let proven = written.and_then(|((deadlines, tags), value)| {
-            // A value that can't be read back would be loaded and stored again each time, and all calls would wait for that.
-            let value = value.and_then(|value| codec.decode_own::<V>(&value).map(|_| value));
-            Ok((value.map_err(|error| unserializable(key, &error))?, deadlines, tags))
-        });
-        match proven {
-            Ok((value, deadlines, tags)) => {
-                let entry = write(key, codec, value, deadlines).loaded_in(at.now.saturating_sub(began));
-                let entries = vec![(key.clone(), entry)];
-                permit.commit(Writes { entries, guard: None }, tags).await;
+        let (deadlines, tags) = match terms.settle(&reads, at) {
+            Ok((deadlines, tags)) => (deadlines, Some(tags)),
+            Err(NoCacheReason::MadeFromStale) => (terms.deadlines(at.now, at.now), None),
+            Err(reason) => {
+                reply_to.send(LoadResult::Loaded(loaded.value, reads));
+                return permit.uncacheable(reason, None);
             }
-            Err(reason) => permit.uncacheable(reason, None),
+        };
+        let value = codec.encode(&loaded.value);
+        reply_to.send(LoadResult::Loaded(loaded.value, reads));
+        // A value that can't be read back would be loaded and stored again each time, and all calls would wait for that.
+        let value = match value.and_then(|value| codec.decode_own::<V>(&value).map(|_| value)) {
+            Ok(value) => value,
+            Err(error) => return permit.uncacheable(unserializable(key, &error), None),
+        };
+        let entry = write(key, codec, value, deadlines).loaded_in(at.now.saturating_sub(began));
+        let entries = vec![(key.clone(), entry)];
+        match tags {
+            Some(tags) => permit.commit(Writes { entries, guard: None }, tags).await,
+            None => permit.made_from_stale(entries),
         }
     }
 }
