@@ -12,7 +12,7 @@ use crate::{
     sync::Mutex,
 };
 
-/// No failure is remembered for longer, whatever a store says of it.
+/// No back-off is longer, and no failure is remembered for longer, whatever is set, or a store says.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// The most keys that are remembered at one time.
 const CAP: usize = 10_000;
@@ -28,9 +28,10 @@ pub(crate) struct BackOff {
 }
 
 impl BackOff {
-    /// `None` if the first is zero.
+    /// `None` if the first is zero. Neither is more than a day.
     pub(crate) fn new(first: Duration, longest: Duration) -> Option<Self> {
-        (!first.is_zero()).then_some(Self { first, longest: longest.max(first) })
+        let first = first.min(LONGEST);
+        (!first.is_zero()).then_some(Self { first, longest: longest.clamp(first, LONGEST) })
     }
 
     /// The back-off after a failure that follows `failures` others; spread by a fifth, so that keys that failed together are not
@@ -130,6 +131,15 @@ mod tests {
                 "{failures}"
             );
             assert!(pauses.iter().any(|pause| *pause != pauses[0]));
+        }
+    }
+
+    #[test]
+    fn no_pause_is_much_longer_than_a_day_whatever_is_set() {
+        for (first, longest) in [(SECOND, Duration::MAX), (Duration::MAX, Duration::MAX), (Duration::MAX, SECOND)] {
+            let back_off = BackOff::new(first, longest).unwrap();
+            assert_eq!(back_off.longest(), LONGEST);
+            assert!(back_off.pause(u32::MAX) <= LONGEST.mul_f64(1.201));
         }
     }
 

@@ -30,6 +30,9 @@ use crate::{
     policy::Verify,
 };
 
+/// The longest lock timeout: times that are computed from it can still be added to a moment, and sent to a server.
+const LONGEST_LOCK_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+
 impl Cache {
     /// A cache over `store`, with default settings.
     pub fn new(store: impl Store) -> Self {
@@ -85,8 +88,10 @@ impl CacheBuilder {
     ///
     /// A load itself may take longer, up to a minute or twelve of these timeouts. A load that takes longer than that loses its
     /// place to the next one, and is not stored; it continues for as long as a request waits for it or reads its body.
+    ///
+    /// More than a day is taken as a day.
     pub fn lock_timeout(mut self, timeout: Duration) -> Self {
-        self.lock_timeout = timeout;
+        self.lock_timeout = timeout.min(LONGEST_LOCK_TIMEOUT);
         self
     }
 
@@ -112,7 +117,9 @@ impl CacheBuilder {
     /// [`hard_timeout`](crate::GetOrLoad::hard_timeout); with a [`soft_timeout`](crate::GetOrLoad::soft_timeout), it gets a
     /// stale value sooner. A background refresh does not wait: if no place is free, it is left to a later call.
     ///
-    /// The loads that a load starts in its own task are part of it: a handler that loads values needs no further places.
+    /// The loads of values that a load starts in its own task are part of it: a handler that loads values needs no further
+    /// places. They keep its place if it does not wait for them to the end. The exceptions are background refreshes, which need
+    /// places of their own, and the loads of *another* cache with a limit, each of which needs one of that cache's places.
     ///
     /// ```
     /// use cache_layer::{Cache, store::MemoryStore};

@@ -25,6 +25,8 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, Span, instrument::Instrumented, span};
 
 use super::in_progress::InProgress;
+#[cfg(feature = "typed")]
+use super::load_limit::LoadPermit;
 use crate::{
     entry::Entry,
     key::{Hashed, Key, KeyHash},
@@ -39,6 +41,9 @@ pub(crate) enum FlightOutcome {
     Stored,
     /// The entries could not be stored: they are for followers that can't reach the store either.
     Unstored(Arc<[(Key, Entry)]>),
+    /// The result is not stored, but is as good for the followers that were present at the end as for the leader; there may be no
+    /// entry of it.
+    Transient(Arc<[(Key, Entry)]>),
     /// The result can't be shared. Each follower loads for itself, at once.
     Uncacheable,
     /// The load failed. Each follower loads for itself, at once.
@@ -54,7 +59,7 @@ impl FlightOutcome {
     /// How the followers were released.
     pub(crate) fn release(&self) -> Release {
         match self {
-            Self::Stored | Self::Unstored(_) => Release::Done,
+            Self::Stored | Self::Unstored(_) | Self::Transient(_) => Release::Done,
             Self::Uncacheable => Release::GiveUp,
             Self::Failed => Release::TransientError,
             #[cfg(feature = "typed")]
@@ -126,7 +131,30 @@ struct Shared {
 struct Progress {
     stage: Stage,
     followers: Option<watch::Sender<Stage>>,
+    #[cfg(feature = "typed")]
+    loan: Loan,
 }
+
+/// A follower lends its place to the load that it waits for: the load may need a place, and the follower may have the last.
+#[cfg(feature = "typed")]
+#[derive(Debug)]
+enum Loan {
+    /// The load has not asked for a place yet; a follower may have offered one.
+    Offered(Option<LoadPermit>),
+    /// The load has asked. It waits, or needs no place from a follower any more: then the other end is gone.
+    Awaited(Option<oneshot::Sender<LoadPermit>>),
+}
+
+#[cfg(feature = "typed")]
+impl Default for Loan {
+    fn default() -> Self {
+        Self::Offered(None)
+    }
+}
+
+/// The place that a follower may lend.
+#[cfg(feature = "typed")]
+pub(crate) type LentPlace = oneshot::Receiver<LoadPermit>;
 
 impl Progress {
     fn follow(&mut self) -> watch::Receiver<Stage> {
@@ -204,6 +232,22 @@ impl Flight {
         }
     }
 
+    /// The place that a follower lends to the load, by [`lend`](Follower::lend), until this is dropped.
+    #[cfg(feature = "typed")]
+    pub(super) fn lent_place(&self) -> LentPlace {
+        let (lender, lent) = oneshot::channel();
+        let mut progress = self.shared.progress.lock();
+        progress.loan = match &mut progress.loan {
+            Loan::Offered(Some(place)) => {
+                // The load does not wait yet, so that no task is woken while a lock is held.
+                let _ = lender.send(place.clone());
+                Loan::Awaited(None)
+            }
+            Loan::Offered(None) | Loan::Awaited(_) => Loan::Awaited(Some(lender)),
+        };
+        lent
+    }
+
     /// Whether a follower waits for the outcome, or reads the published response.
     pub(super) fn is_followed(&self) -> bool {
         self.shared.progress.lock().is_followed() || self.along.as_ref().is_some_and(|along| along.is_followed())
@@ -246,6 +290,24 @@ impl Follower {
     /// The span of the load, if it is traced.
     pub(crate) fn load(&self) -> Option<span::Id> {
         self.shared.load.get().cloned()
+    }
+
+    /// Lends this place to the load, if the load needs one.
+    #[cfg(feature = "typed")]
+    pub(crate) fn lend(&self, place: LoadPermit) {
+        let mut progress = self.shared.progress.lock();
+        let lender = match &mut progress.loan {
+            Loan::Offered(offered) => {
+                *offered = Some(place);
+                return;
+            }
+            Loan::Awaited(lender) => lender.take(),
+        };
+        // No task is woken while a lock is held.
+        drop(progress);
+        if let Some(lender) = lender {
+            let _ = lender.send(place);
+        }
     }
 
     /// The load in progress, as soon as it is published; `None` if the flight ends before that.
@@ -293,10 +355,24 @@ impl Flights {
         LoadTask { reply, task: Some(self.tasks.spawn(in_span(load, span))) }
     }
 
-    /// Lets `load` continue, for `longest` at most, for later requests: its own request got a stale answer.
-    pub(crate) fn leave_to_later<T: Send + 'static>(&self, load: LoadTask<T>, longest: Duration) {
+    /// Lets `load` continue, for `longest` at most, for later requests: its own request got a stale answer. `receive` takes the
+    /// reply in its place, for as long as the load goes on.
+    pub(crate) fn leave_to_later<T, F>(
+        &self,
+        load: LoadTask<T>,
+        longest: Duration,
+        receive: impl FnOnce(T) -> F + Send + 'static,
+    ) where
+        T: Send + 'static,
+        F: Future<Output = ()> + Send,
+    {
         // This task waits in place of the request, so that the load is not abandoned.
-        drop(self.spawn(async move { drop(timeout(longest, load.reply_unless_panicked()).await) }));
+        let waiting = async move {
+            if let Ok((reply, _)) = load.reply_unless_panicked().await {
+                receive(reply).await;
+            }
+        };
+        drop(self.spawn(async move { drop(timeout(longest, waiting).await) }));
     }
 
     /// Runs the load of several keys in a task of its own, even if the caller is dropped.
@@ -473,6 +549,37 @@ mod tests {
         assert!(matches!(follower.outcome().await, FlightOutcome::Uncacheable));
         assert!(matches!(join(), Role::Follower(_)), "the next one stays");
         drop(next);
+    }
+
+    #[cfg(feature = "typed")]
+    #[tokio::test]
+    async fn a_place_is_lent_to_a_load_that_needs_it_whichever_comes_first() {
+        let limit = crate::engine::load_limit::LoadLimit::new(1);
+        let flights = Arc::default();
+        for asks_first in [false, true] {
+            let (leader, follower) = (lead(&flights), follow(&flights));
+            let place = limit.take().expect("it is free");
+            let early = asks_first.then(|| leader.lent_place());
+            follower.lend(place.clone());
+            let lent = early.unwrap_or_else(|| leader.lent_place()).await.expect("it is lent");
+            drop((place, follower));
+            assert!(limit.take().is_none(), "the load has it now");
+            drop(lent);
+            assert!(limit.take().is_some());
+        }
+    }
+
+    #[cfg(feature = "typed")]
+    #[tokio::test]
+    async fn a_load_that_needs_no_place_keeps_none() {
+        let limit = crate::engine::load_limit::LoadLimit::new(1);
+        let flights = Arc::default();
+        let (leader, followers) = (lead(&flights), [follow(&flights), follow(&flights)]);
+        drop(leader.lent_place());
+        for follower in &followers {
+            follower.lend(limit.take().expect("it is free"));
+            assert!(limit.take().is_some());
+        }
     }
 
     #[test]

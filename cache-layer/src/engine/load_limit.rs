@@ -12,8 +12,8 @@ use tokio::{
 
 #[cfg(feature = "typed")]
 tokio::task_local! {
-    /// Set for code that runs within a load that has a place.
-    static PLACED: ();
+    /// The places of the loads that this code is part of.
+    static PLACES: Places;
 }
 
 /// The limit of a cache, and that of one front end within it. Unlimited by default. Clones share the limit.
@@ -30,11 +30,70 @@ struct Limit {
     waiting: AtomicUsize,
 }
 
-/// A place for one load, until it is dropped.
-#[derive(Debug)]
+/// A place for one load, and for the loads of values that it waits for; empty if there is no limit. Clones share the place: it is
+/// free again when the last of them is dropped.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct LoadPermit {
+    _taken: Option<Arc<Taken>>,
+}
+
+#[derive(Debug)]
+struct Taken {
     _own: Option<OwnedSemaphorePermit>,
     _of_cache: Option<OwnedSemaphorePermit>,
+}
+
+impl LoadPermit {
+    fn of(own: Option<OwnedSemaphorePermit>, of_cache: Option<OwnedSemaphorePermit>) -> Self {
+        let is_limited = own.is_some() || of_cache.is_some();
+        Self { _taken: is_limited.then(|| Arc::new(Taken { _own: own, _of_cache: of_cache })) }
+    }
+}
+
+/// The places of a load: its own, and those of the loads that it is part of, which belong to other caches. The loads of values
+/// that it waits for need no places of their own at the same limits: otherwise loads could wait for each other's places forever.
+/// Clones share the places, so that a load that its caller has left still has one.
+#[cfg(feature = "typed")]
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Places(Option<Arc<Placed>>);
+
+#[cfg(feature = "typed")]
+#[derive(Debug)]
+struct Placed {
+    /// The limit of the cache that the place belongs to.
+    limit: Option<Arc<Limit>>,
+    permit: LoadPermit,
+    outer: Places,
+}
+
+#[cfg(feature = "typed")]
+impl Places {
+    /// The places of the load that the caller of this is part of.
+    pub(crate) fn here() -> Self {
+        PLACES.try_with(Clone::clone).unwrap_or_default()
+    }
+
+    /// The place at the limit of a cache, if there is one; empty if the load has waited for it in vain.
+    pub(crate) fn at(&self, limit: &LoadLimit) -> Option<&LoadPermit> {
+        let mut places = self;
+        while let Some(placed) = places.0.as_deref() {
+            if placed.limit.as_ref().map(Arc::as_ptr) == limit.of_cache.as_ref().map(Arc::as_ptr) {
+                return Some(&placed.permit);
+            }
+            places = &placed.outer;
+        }
+        None
+    }
+
+    /// These places, and one at another limit.
+    pub(crate) fn and(self, limit: &LoadLimit, permit: LoadPermit) -> Self {
+        Self(Some(Arc::new(Placed { limit: limit.of_cache.clone(), permit, outer: self })))
+    }
+
+    /// Runs `load` in these places.
+    pub(crate) async fn hold<T>(self, load: impl Future<Output = T>) -> T {
+        PLACES.scope(self, load).await
+    }
 }
 
 impl LoadLimit {
@@ -56,39 +115,26 @@ impl LoadLimit {
         // The order is the same everywhere: no load holds a place of the cache while it waits for one of its front end.
         let own = Limit::wait(self.own.as_deref(), deadline).await?;
         let of_cache = Limit::wait(self.of_cache.as_deref(), deadline).await?;
-        Some(LoadPermit { _own: own, _of_cache: of_cache })
+        Some(LoadPermit::of(own, of_cache))
     }
 
     /// A permit for one load, if there is one.
     pub(crate) fn take(&self) -> Option<LoadPermit> {
         let own = Limit::take(self.own.as_deref())?;
         let of_cache = Limit::take(self.of_cache.as_deref())?;
-        Some(LoadPermit { _own: own, _of_cache: of_cache })
+        Some(LoadPermit::of(own, of_cache))
     }
 
     /// A permit for a load that no request waits for, if another place remains free then. For a moment this takes both places.
     pub(crate) fn spare(&self) -> Option<LoadPermit> {
         let own = Limit::spare(self.own.as_deref())?;
         let of_cache = Limit::spare(self.of_cache.as_deref())?;
-        Some(LoadPermit { _own: own, _of_cache: of_cache })
+        Some(LoadPermit::of(own, of_cache))
     }
 
     /// Whether a request waits for a place.
     pub(crate) fn is_contended(&self) -> bool {
         [&self.own, &self.of_cache].into_iter().flatten().any(|limit| limit.waiting.load(Ordering::Relaxed) > 0)
-    }
-
-    /// Runs `load`, which has a place. The loads of values that it waits for need no places of their own: otherwise loads could
-    /// wait for each other's places forever.
-    #[cfg(feature = "typed")]
-    pub(crate) async fn placed<T>(load: impl Future<Output = T>) -> T {
-        PLACED.scope((), load).await
-    }
-
-    /// Whether this runs within a load that has a place.
-    #[cfg(feature = "typed")]
-    pub(crate) fn is_placed() -> bool {
-        PLACED.try_with(|()| ()).is_ok()
     }
 
     /// Whether the loads of the cache are limited.
@@ -181,6 +227,23 @@ mod tests {
         assert!(one.take().is_none());
         drop(third);
         drop((one.take().expect("nothing was kept of the attempt"), second));
+    }
+
+    #[cfg(feature = "typed")]
+    #[tokio::test]
+    async fn a_place_is_at_its_own_limit_and_free_once_all_have_left_it() {
+        let (one, other) = (LoadLimit::new(1), LoadLimit::new(1));
+        let places = Places::default().and(&one, one.take().expect("it is empty"));
+        let within = places.hold(async {
+            assert!(Places::here().at(&one).is_some() && Places::here().at(&other).is_none());
+            Places::here().and(&other, other.take().expect("it is empty"))
+        });
+        let left = within.await;
+        assert!(left.at(&one).is_some() && left.at(&other.within(7)).is_some(), "a front end's is its cache's");
+        assert!(one.take().is_none() && other.take().is_none(), "what goes on has both places");
+        drop(left);
+        assert!(one.take().is_some() && other.take().is_some());
+        assert!(Places::here().at(&one).is_none());
     }
 
     #[tokio::test]

@@ -48,9 +48,14 @@ impl Patience {
         self
     }
 
-    /// Until when to wait if a stale entry may be used, if that is sooner than the other deadlines.
+    /// The end of the soft timeout: until when to wait if a stale entry may be used in place of an error.
     pub(crate) fn soft_deadline(&self) -> Option<Instant> {
         self.soft
+    }
+
+    /// Until when to wait if a stale entry may be used in any case: the sooner of the soft timeout and the lock timeout.
+    pub(crate) fn end_with_stale(&self) -> Instant {
+        self.soft.map_or(self.end, |soft| soft.min(self.end))
     }
 
     /// Until when to wait for a place at the application.
@@ -111,6 +116,16 @@ mod tests {
         let mut patience = Patience { rounds: 7, ..until(began + Duration::from_secs(5)) };
         assert!(patience.again(LONGEST_PAUSE_FOR_A_LEASE, LONGEST_PAUSE_FOR_A_LEASE).await);
         assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_something_stale_may_be_used_the_sooner_timeout_counts() {
+        let lock = Duration::from_secs(5);
+        let patience = until(Instant::now() + lock);
+        for (soft, expected) in [(None, lock), (Some(lock / 2), lock / 2), (Some(2 * lock), lock)] {
+            let ends = patience.clone().with_soft_timeout(soft).end_with_stale();
+            assert_eq!(ends - Instant::now(), expected, "{soft:?}");
+        }
     }
 
     #[cfg(feature = "memory")]

@@ -9,6 +9,8 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
+#[cfg(feature = "typed")]
+use super::flight::LentPlace;
 use super::{
     backoff::{BackOff, RecentFailure},
     cache::Cache,
@@ -115,6 +117,8 @@ pub(crate) struct WritePermit {
     overaged: bool,
     /// The load has lost its lease.
     overtaken: bool,
+    /// The result is not stored: it is for the present followers alone.
+    is_transient: bool,
 }
 
 /// A lease that is given back when it is dropped; or why there is none, and nothing will be stored.
@@ -202,6 +206,7 @@ impl Cache {
             unawaited: None,
             overaged: false,
             overtaken: false,
+            is_transient: false,
         })
     }
 
@@ -228,9 +233,20 @@ impl WritePermit {
         self.lease_guard.lease.as_ref().err().or(self.room.as_ref().err()).copied()
     }
 
+    /// Whether a load with this purpose is of any use: the result of one in the background has to be stored.
+    pub(crate) fn is_useful(&self, purpose: Purpose) -> bool {
+        !purpose.is_in_background() || self.refusal().is_none()
+    }
+
     /// The token of the lease, if there is one.
     pub(crate) fn token(&self) -> Option<LeaseToken> {
         self.lease_guard.lease.as_ref().ok().map(|lease| lease.token)
+    }
+
+    /// The place that a follower lends to the load, until this is dropped.
+    #[cfg(feature = "typed")]
+    pub(crate) fn lent_place(&self) -> LentPlace {
+        self.flight.lent_place()
     }
 
     /// Sets the purpose of the load of `key`.
@@ -409,6 +425,31 @@ impl WritePermit {
     /// Ends a load whose result can't be stored. If it is `remembered` for this primary key, the next results are assumed not
     /// to be storable either.
     pub(crate) fn uncacheable(self: Box<Self>, reason: NoCacheReason, remembered: Option<&Key>) {
+        self.unstored(reason, remembered, FlightOutcome::Uncacheable);
+    }
+
+    /// Notes that the result is made from something stale, and so is for the followers alone: a commit stores nothing. `false` if
+    /// there are none.
+    pub(crate) fn is_for_followers(&mut self) -> bool {
+        self.is_transient = self.flight.is_followed();
+        self.is_transient
+    }
+
+    /// Ends a load whose result is made from something stale, and so is not stored. The present followers may use it, as its
+    /// `entries`, unless an invalidation has overtaken the load.
+    pub(crate) fn made_from_stale(self: Box<Self>, entries: Vec<(Key, Entry)>) {
+        // Each follower joins after its own look-up: an invalidation that the look-up has learned of is known here by now.
+        self.flight.leave();
+        let stands = self.cache.invalidations() == self.invalidations;
+        let outcome = match &self.lease_guard.lease {
+            Ok(lease) if stands && !self.cache.0.store.overtaken(lease) => FlightOutcome::Transient(entries.into()),
+            Err(NoCacheReason::StoreUnavailable) if stands => FlightOutcome::Unstored(entries.into()),
+            _ => FlightOutcome::Void,
+        };
+        self.unstored(NoCacheReason::MadeFromStale, None, outcome);
+    }
+
+    fn unstored(self: Box<Self>, reason: NoCacheReason, remembered: Option<&Key>, ends: FlightOutcome) {
         let Self { cache, mut lease_guard, flight, .. } = *self;
         let outcome = lease_guard.outcome.unless_lost();
         lease_guard.ends(Release::GiveUp, outcome);
@@ -425,7 +466,7 @@ impl WritePermit {
             }
         }
         drop(lease_guard);
-        flight.finish(FlightOutcome::Uncacheable);
+        flight.finish(ends);
     }
 
     /// Stores the result of the load, unless an invalidation came first.
@@ -448,6 +489,10 @@ impl WritePermit {
 
     /// As [`commit`](Self::commit), if that needs no wait; otherwise returns the fill that is to be stored.
     fn commit_at_once(mut self: Box<Self>, writes: Writes, tags: Tags) -> Option<(Box<Self>, Fill)> {
+        if self.is_transient {
+            self.made_from_stale(writes.entries);
+            return None;
+        }
         self.admit();
         let outcome = self.lease_guard.outcome.unless_lost();
         self.lease_guard.ends(Release::Done, outcome);

@@ -117,6 +117,13 @@ impl<R: Body> ResponseBody<R> {
         Self { kind: Kind::Recorded { feed, size } }
     }
 
+    /// Takes the place of a client while the body is recorded, so that the recording is not abandoned; drops the body once it is
+    /// complete, or is not going to be stored.
+    pub(super) async fn received(self) {
+        let Kind::Recorded { mut feed, .. } = self.kind else { return };
+        while let Some(Piece::Frame(_)) = feed.pieces.recv().await {}
+    }
+
     /// Sets the task that records this body.
     pub(super) fn recorded_by(mut self, task: JoinHandle<()>) -> Self {
         if let Kind::Recorded { feed, .. } = &mut self.kind {

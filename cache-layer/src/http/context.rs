@@ -12,8 +12,14 @@ use super::{
     target::{KeyRules, Target},
     variations::Variations,
 };
+#[cfg(feature = "typed")]
+use crate::engine::load_limit::Places;
 use crate::{
-    engine::{Cache, load_limit::LoadLimit, verifier::Verifier},
+    engine::{
+        Cache,
+        load_limit::{LoadLimit, LoadPermit},
+        verifier::Verifier,
+    },
     inherit,
     key::Key,
     policy::Policy,
@@ -167,28 +173,34 @@ impl Context {
         }
     }
 
-    /// Runs a handler; if responses inherit, the response gets the reads of its handler.
+    /// Runs a handler in its place; if responses inherit, the response gets the reads of its handler.
     pub(super) async fn with_reads<R, E>(
         &self,
+        place: LoadPermit,
         handler: impl Future<Output = Result<Response<R>, E>>,
     ) -> Result<Response<R>, E> {
         if !self.policy.inherits {
-            return self.in_its_place(handler).await;
+            return self.in_its_place(place, handler).await;
         }
         // In a box, so that the future of a load that inherits nothing is the smaller for it.
-        let (result, reads) = Box::pin(inherit::collect(self.in_its_place(handler))).await;
+        let (result, reads) = Box::pin(inherit::collect(self.in_its_place(place, handler))).await;
         result.map(|mut response| {
             response.extensions_mut().insert(reads);
             response
         })
     }
 
-    /// Runs the application for a request that has a place: the values that it loads need no places of their own.
-    pub(super) async fn in_its_place<T>(&self, handler: impl Future<Output = T>) -> T {
+    /// Runs the application for a request that has this place: the values of this cache that it loads need no places of their own.
+    pub(super) async fn in_its_place<T>(
+        &self,
+        #[cfg_attr(not(feature = "typed"), allow(unused_variables))] place: LoadPermit,
+        handler: impl Future<Output = T>,
+    ) -> T {
         #[cfg(feature = "typed")]
         if self.load_limit.is_limited() {
+            let places = Places::here().and(&self.load_limit, place);
             // Boxed, so that the future of a load without a limit stays small.
-            return Box::pin(LoadLimit::placed(handler)).await;
+            return Box::pin(places.hold(handler)).await;
         }
         handler.await
     }

@@ -152,7 +152,8 @@ struct Leading<S: Origin<B>, B> {
 }
 
 impl<S: Origin<B>, B: Send + 'static> Leading<S, B> {
-    /// The response of the load, if it replies by then; otherwise the stale response.
+    /// The response of the load; or the stale response, if the load panics, or has not replied by then, unless the stale response
+    /// has become too old. If the request stops waiting before the `end` of its patience, the load continues for later requests.
     async fn response_or(
         self,
         stale: ResponseEntry,
@@ -161,9 +162,21 @@ impl<S: Origin<B>, B: Send + 'static> Leading<S, B> {
         span: &mut LookupSpan,
     ) -> Fetched<S, B> {
         let Self { context, headers, load } = self;
-        match context.reply_in_time(load, until, end).await {
-            Some((reply, task)) => respond(&context, reply, &headers, span, task),
-            None => Ok(context.respond_after_miss(stale, &Method::GET, &headers, Served::StaleIfError(None))),
+        let replied = match load.reply_by(until).await {
+            Ok(replied) => replied,
+            Err(load) if !context.is_usable(&headers, &stale) => load.reply_unless_panicked().await,
+            Err(load) => {
+                if until < end {
+                    let longest = context.cache.longest_load();
+                    context.cache.flights().leave_to_later(load, longest, LoadReply::received);
+                }
+                return Ok(context.stale_after_miss(stale, &headers));
+            }
+        };
+        match replied {
+            Ok((reply, task)) => respond(&context, reply, &headers, span, task),
+            Err(_) if context.is_usable(&headers, &stale) => Ok(context.stale_after_miss(stale, &headers)),
+            Err(panicked) => resume_panic(panicked).await,
         }
     }
 }
@@ -457,10 +470,7 @@ impl RequestLookup<'_> {
             _ => Purpose::EarlyRefresh,
         };
         let answer = match purpose {
-            Purpose::RetriedRefresh => {
-                let until = self.patience.soft_deadline().unwrap_or(self.patience.end());
-                LeaderAnswer::LoadOrStale(Box::new(entry), until)
-            }
+            Purpose::RetriedRefresh => LeaderAnswer::LoadOrStale(Box::new(entry), self.patience.end_with_stale()),
             _ => {
                 let response = self.context.respond(entry, self.method, self.headers, served, self.span);
                 LeaderAnswer::Stored(Box::new(response))
@@ -526,10 +536,14 @@ impl RequestLookup<'_> {
             Followed::Joined(response) => return Some(Next::Respond(response)),
             Followed::Ended(outcome) => outcome,
             Followed::TimedOut => {
-                return Some(match stale {
-                    Some((entry, _)) => self.respond_with_stale(entry, NoCacheReason::WaitedTooLong),
-                    None => self.waited_too_long(miss),
-                });
+                return match stale {
+                    Some((entry, _)) if self.context.is_usable(self.headers, &entry) => {
+                        Some(self.respond_with_stale(entry, NoCacheReason::WaitedTooLong))
+                    }
+                    // It has become too old during the wait, which goes on without it.
+                    Some(_) if !self.patience.is_over() => None,
+                    _ => Some(self.waited_too_long(miss)),
+                };
             }
         };
         match outcome {
@@ -547,6 +561,7 @@ impl RequestLookup<'_> {
                 None
             }
             FlightOutcome::Uncacheable => Some(self.forward(NoCacheReason::Remembered, miss)),
+            FlightOutcome::Transient(entries) => Some(self.with_transient(&entries, miss, served)),
             FlightOutcome::Failed => Some(self.failed_together(miss)),
             _ => Some(self.waited_too_long(miss)),
         }
@@ -663,6 +678,16 @@ impl RequestLookup<'_> {
         self.forward(NoCacheReason::ServiceFailed, miss)
     }
 
+    /// The next step if the load's response was made from something stale, and is not stored.
+    fn with_transient<R: Body>(&mut self, entries: &[(Key, Entry)], miss: Miss, served: Served) -> Next<R> {
+        let entry = self.context.select_among(entries, self.key, self.headers).filter(|_| miss.reached_store());
+        match entry {
+            Some(entry) => self.respond(entry, served),
+            // Unlike a response that can never be stored, the next one may be: this request needs a place.
+            None => self.forward(NoCacheReason::MadeFromStale, miss),
+        }
+    }
+
     /// Answers with a stale entry.
     fn respond_with_stale<R: Body>(&mut self, entry: ResponseEntry, reason: NoCacheReason) -> Next<R> {
         self.context.cache.emit(Event::Miss);
@@ -692,23 +717,16 @@ impl Context {
         self.cache.patience().with_soft_timeout(self.policy.soft_timeout)
     }
 
-    /// The reply of a load by then, unless it panics. If the request stops waiting before the `end` of its patience, the load
-    /// continues for later requests.
-    async fn reply_in_time<T: Send + 'static>(
-        &self,
-        load: LoadTask<T>,
-        until: Instant,
-        end: Instant,
-    ) -> Option<(T, JoinHandle<()>)> {
-        match load.reply_by(until).await {
-            Ok(replied) => replied.ok(),
-            Err(load) => {
-                if until < end {
-                    self.cache.flights().leave_to_later(load, self.cache.longest_load());
-                }
-                None
-            }
-        }
+    /// Whether a stale entry may still be used, while it is refreshed or in place of an error: to be asked again at the end of
+    /// each wait.
+    fn is_usable(&self, headers: &HeaderMap, entry: &ResponseEntry) -> bool {
+        let now = self.cache.now();
+        now < entry.deadlines_at(now).stale_while_revalidate
+            || self.stale_if_error_entry(headers, Some(entry), None).is_some()
+    }
+
+    fn stale_after_miss<R: Body>(&self, stale: ResponseEntry, headers: &HeaderMap) -> Response<ResponseBody<R>> {
+        self.respond_after_miss(stale, &Method::GET, headers, Served::StaleIfError(None))
     }
 
     /// Forwards a request that does not load. A response to HEAD may show that the `stale` entry has changed.

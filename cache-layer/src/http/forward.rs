@@ -89,8 +89,10 @@ impl Context {
         // An inner layer must not wait for the load that this one has waited for, nor for this one's place.
         self.mark(request, key, None);
         let answer = forward.sending;
-        let result = if room.is_some() { self.in_its_place(answer).await } else { answer.await };
-        drop(room);
+        let result = match room {
+            Some(room) => self.in_its_place(room, answer).await,
+            None => answer.await,
+        };
         let failed = match &result {
             Ok(response) => Some(response.status()).filter(|status| is_replaceable_error(*status)).map(Some),
             Err(_) => Some(None),

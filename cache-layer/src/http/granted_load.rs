@@ -120,7 +120,7 @@ impl<R: Body, E> GrantedLoad<R, E> {
             permit.is_for(purpose, &miss.key);
         }
         if purpose.is_in_background() {
-            *room = context.load_limit.take();
+            *room = if permit.is_useful(purpose) { context.load_limit.take() } else { None };
         } else {
             context.cache.emit(Event::Miss);
             *room = context.load_limit.take();
@@ -137,7 +137,7 @@ impl<R: Body, E> GrantedLoad<R, E> {
         if room.is_some() { Admission::Admitted } else { Admission::NoRoom }
     }
 
-    /// Ends a load for which there is no place at the application.
+    /// Ends a load for which there is no place at the application, or a background load that could not be stored.
     fn refuse(mut self, purpose: Purpose) {
         if purpose.is_in_background() {
             // A later request that needs the response will lead a load.
@@ -189,9 +189,9 @@ impl<R: Body, E> GrantedLoad<R, E> {
         &mut self,
         answer: impl Future<Output = Result<Response<R>, E>>,
     ) -> impl Future<Output = Option<Result<Response<R>, E>>> {
-        let Self { asked, permit, reply_to, .. } = self;
+        let Self { asked, permit, reply_to, room } = self;
         let context = &asked.context;
-        let asking = context.with_reads(answer);
+        let asking = context.with_reads(room.clone().unwrap_or_default(), answer);
         permit.while_loading(asking, || context.demand(reply_to.is_awaited()))
     }
 
@@ -308,6 +308,10 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
         }
         let not_stored = plan.as_ref().err().copied().or_else(|| self.permit.refusal());
         let plan = match plan {
+            Err(NoCacheReason::MadeFromStale) => self.plan_for_followers(&mut parts, body.size_hint(), now),
+            plan => plan,
+        };
+        let plan = match plan {
             Ok(plan) => plan,
             Err(reason) => {
                 let head = self.client_head(parts, names, not_stored, false, now);
@@ -319,8 +323,8 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
         };
         self.asked.context.lead_there(&self.asked.request, &plan, now, &mut self.permit);
         let remaining = self.asked.context.policy.remaining;
-        let left = (remaining != Remaining::Age)
-            .then(|| plan.remaining_freshness(now, self.asked.context.cache.local_time(now)));
+        let tells = remaining != Remaining::Age && not_stored != Some(NoCacheReason::MadeFromStale);
+        let left = tells.then(|| plan.remaining_freshness(now, self.asked.context.cache.local_time(now)));
         let (varies, is_new) = (self.asked.miss.detail.varies.take(), self.asked.miss.stale.is_none());
         // This is done before the client's head is made: the fields are stored as they came.
         let headers = DatedHeaders { own: &parts.headers, date: date.as_ref() };
@@ -337,6 +341,16 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
         match length.exact() {
             Some(exact) if body.take_at_once(exact) => self.reply_whole(draft, head, body, encoding, now),
             _ => Received::Streaming(Box::pin(self.store_streaming(draft, head, body, length))),
+        }
+    }
+
+    /// The plan for a response that is made from something stale, if other requests wait for it: they get it, too, but it is not
+    /// stored. What its handler has said of it is not known any more, as it was taken from the head with the handler's reads.
+    fn plan_for_followers(&mut self, parts: &mut Parts, hint: SizeHint, now: u64) -> Result<Plan, NoCacheReason> {
+        let Self { asked, permit, .. } = self;
+        match asked.context.plan_head(&asked.request, parts, hint, now).plan {
+            Ok(plan) if !is_replaceable_error(parts.status) && permit.is_for_followers() => Ok(plan),
+            _ => Err(NoCacheReason::MadeFromStale),
         }
     }
 
@@ -520,6 +534,10 @@ impl Context {
         }
         if status == StatusCode::OK {
             self.learn_from_whole(request, offers_ranges, reason);
+        }
+        if reason == NoCacheReason::MadeFromStale {
+            // There is no copy for the followers, which go to the application, as far as it has places for them.
+            return permit.made_from_stale(Vec::new());
         }
         let remembered = !personal && status == StatusCode::OK && is_lasting(reason);
         permit.uncacheable(reason, remembered.then_some(&request.key));

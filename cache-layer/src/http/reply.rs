@@ -13,3 +13,12 @@ pub(super) enum LoadReply<R: Body, E> {
     Response(Response<ResponseBody<R>>),
     Failed(E),
 }
+
+impl<R: Body, E> LoadReply<R, E> {
+    /// Receives the reply in place of a request that has been answered otherwise, for as long as its body is recorded.
+    pub(super) async fn received(self) {
+        if let Self::Response(response) = self {
+            response.into_body().received().await;
+        }
+    }
+}

@@ -67,8 +67,9 @@ impl Context {
         }
         // An inner layer has to ask the application as well.
         self.mark(&mut request, verification.key(), None);
+        let room = place.clone();
         let load = async {
-            let response = self.in_its_place(Oneshot::new(service, request)).await.ok()?;
+            let response = self.in_its_place(room, Oneshot::new(service, request)).await.ok()?;
             self.print_of(&verification, response, &entry).await
         };
         // A failure says nothing about the stored response.

@@ -2,6 +2,7 @@
 
 use std::{any::Any, convert::Infallible, sync::Arc, time::Duration};
 
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::Instant;
 
@@ -18,8 +19,8 @@ use crate::{
         backoff::BackOff,
         early::{Life, is_due},
         fetch::{Followed, Miss},
-        flight::{FlightOutcome, Follower, ReplyTo},
-        load_limit::{LoadLimit, LoadPermit},
+        flight::{FlightOutcome, Follower, LentPlace, ReplyTo},
+        load_limit::{LoadPermit, Places},
         patience::{LONGEST_PAUSE, Patience},
         permit::{Demand, FailurePolicy, Purpose, WritePermit},
         span::LookupSpan,
@@ -50,8 +51,8 @@ pub(super) struct Ask<V> {
     pub(super) early: Option<f32>,
     pub(super) back_off: Option<BackOff>,
     pub(super) stand_in: StandIn<V>,
-    /// The call is made within a load that has a place among the loads that may run at one time.
-    pub(super) placed: bool,
+    /// The places of the load that the call is part of, among the loads that may run at one time.
+    pub(super) places: Places,
 }
 
 /// The result of a load, for the call that leads it. `L` is the load function, where each call has its own.
@@ -90,7 +91,7 @@ impl<V> Ask<V> {
             early: None,
             back_off: BackOff::new(FIRST_BACK_OFF, LONGEST_BACK_OFF),
             stand_in: StandIn::default(),
-            placed: false,
+            places: Places::default(),
         }
     }
 
@@ -115,9 +116,22 @@ impl<V> Ask<V> {
         }
     }
 
+    /// The same for a load with this purpose: in the background, it is no part of the load that the call is part of.
+    pub(super) fn loads_for(mut self, purpose: Purpose) -> Self {
+        if purpose.is_in_background() {
+            self.places = Places::default();
+        }
+        self
+    }
+
+    /// Whether the call is part of a load with a place among the loads of its cache.
+    pub(super) fn is_placed(&self) -> bool {
+        self.places.at(self.cache.load_limit()).is_some()
+    }
+
     /// A place for a background load, if loads are limited; it does not wait for one.
     pub(super) fn place_unless_skipped(&self, purpose: Purpose) -> Result<Option<LoadPermit>, Skipped> {
-        if self.placed || !purpose.is_in_background() {
+        if !purpose.is_in_background() {
             return Ok(None);
         }
         if purpose == Purpose::EarlyRefresh {
@@ -130,30 +144,64 @@ impl<V> Ask<V> {
         place.map(Some).ok_or(Skipped)
     }
 
-    /// Waits for a place among the loads that may run at one time; if none becomes free for as long as a load may keep its
-    /// place, the load goes ahead without.
-    async fn place(&self) -> Option<LoadPermit> {
-        let limit = self.cache.load_limit();
-        let place = limit.wait(deadline(self.cache.longest_load())).await;
-        if place.is_none() {
+    /// The places that the followers of these loads may lend, if loads are limited.
+    pub(super) fn lent_places<'p>(&self, loads: impl IntoIterator<Item = &'p WritePermit>) -> Vec<LentPlace> {
+        if !self.cache.load_limit().is_limited() {
+            return Vec::new();
+        }
+        loads.into_iter().map(WritePermit::lent_place).collect()
+    }
+
+    /// Waits for a place among the loads that may run at one time: until one becomes free, or a follower lends its own. If there
+    /// is none for as long as a load may keep its place, the load goes ahead without.
+    async fn place(&self, lent: Vec<LentPlace>) -> LoadPermit {
+        let mut lent: FuturesUnordered<_> = lent.into_iter().collect();
+        let lent = async move {
+            loop {
+                match lent.next().await {
+                    Some(Ok(place)) => return place,
+                    Some(Err(_)) => {}
+                    None => return std::future::pending().await,
+                }
+            }
+        };
+        let waiting = self.cache.load_limit().wait(deadline(self.cache.longest_load()));
+        let place = tokio::select! {
+            biased;
+            place = waiting => place,
+            place = lent => Some(place),
+        };
+        place.unwrap_or_else(|| {
             static THROTTLE: Throttle = Throttle::new();
             if let Some(kept_back) = THROTTLE.pass() {
                 tracing::warn!(key = ?self.key, kept_back, "a load has waited in vain for a place, and goes ahead");
             }
-        }
-        place
+            LoadPermit::default()
+        })
     }
 
-    /// Runs a load in its place, if loads are limited; the loads that it starts need no places of their own.
-    pub(super) async fn in_place<T>(&self, place: Option<LoadPermit>, load: impl Future<Output = T>) -> T {
+    /// The places of a load: `place`, or that of the load that it is part of, or one that it has to wait for.
+    async fn places_for(&self, place: Option<LoadPermit>, lent: Vec<LentPlace>) -> Places {
+        let place = match place {
+            None if self.is_placed() => return self.places.clone(),
+            None => self.place(lent).await,
+            Some(place) => place,
+        };
+        self.places.clone().and(self.cache.load_limit(), place)
+    }
+
+    /// Runs a load in its place, if loads are limited.
+    pub(super) async fn in_place<T>(
+        &self,
+        place: Option<LoadPermit>,
+        lent: Vec<LentPlace>,
+        load: impl Future<Output = T>,
+    ) -> T {
         if !self.cache.load_limit().is_limited() {
             return load.await;
         }
-        let _place = match place {
-            None if !self.placed => self.place().await,
-            place => place,
-        };
-        Box::pin(LoadLimit::placed(load)).await
+        let places = Box::pin(self.places_for(place, lent)).await;
+        Box::pin(places.hold(load)).await
     }
 
     /// The demand for a load: `awaited` says whether the call that leads it waits for it.
@@ -216,11 +264,16 @@ impl<V> Ask<V> {
     where
         V: DeserializeOwned + 'static,
     {
-        let now = self.cache.now();
-        if now >= entry.deadlines_at(now).stale_if_error {
+        if !self.is_usable(entry) {
             return None;
         }
         self.cache.value_of(entry).ok().map(|value| Hit { value, entry: entry.clone() })
+    }
+
+    /// Whether an entry may be used in place of an error: to be asked again at the end of each wait.
+    pub(super) fn is_usable(&self, entry: &Entry) -> bool {
+        let now = self.cache.now();
+        now < entry.deadlines_at(now).stale_if_error
     }
 
     /// The result during a back-off, if there is a stale value or a fallback.
@@ -314,45 +367,63 @@ impl<V> Ask<V> {
     {
         let wait = span.wait_for(&follower);
         let stale = self.stale_if_slow(miss, patience);
+        let place = self.places.at(self.cache.load_limit());
         let deadline = match &stale {
             Some((_, soft)) => patience.deadline().min(*soft),
             // If the call loaded by itself, it would have to wait for a place behind the load that it waits for now.
-            None if self.cache.load_limit().is_contended() => patience.deadline() + self.cache.longest_load(),
+            None if place.is_none() && self.cache.load_limit().is_contended() => {
+                patience.deadline() + self.cache.longest_load()
+            }
             None => patience.deadline(),
         };
+        // The load may wait for the very place that this call has.
+        if let Some(place) = place {
+            follower.lend(place.clone());
+        }
         let outcome = match follower.follow(wait, deadline, |_| None::<V>).await {
             Followed::Ended(outcome) => outcome,
             Followed::Joined(_) | Followed::TimedOut => {
-                return stale.map_or(Next::LoadUncached, |(hit, _)| Next::Return(Ok(self.stands_in(hit))));
+                return match stale {
+                    Some((hit, _)) if self.is_usable(&hit.entry) => Next::Return(Ok(self.stands_in(hit))),
+                    // It has become too old during the wait, which goes on without it.
+                    Some(_) if !patience.is_over() => Next::LookAgain,
+                    _ => Next::LoadUncached,
+                };
             }
         };
         match outcome {
             // Another call's load may have begun before this call did.
             _ if self.refresh && patience.again(LONGEST_PAUSE, Duration::ZERO).await => Next::LookAgain,
             FlightOutcome::FailedWith(error) => self.failed_together(miss, &error),
-            FlightOutcome::Unstored(entries) if !miss.reached_store() => {
-                let value = entries
-                    .iter()
-                    .find(|(key, _)| *key == self.key)
-                    .and_then(|(_, entry)| self.cache.value_of(entry).ok());
-                let Some(value) = value else { return Next::LoadUncached };
-                self.cache.emit(Event::Hit);
-                span.found(LookupResult::Collapsed);
-                // It is not known whether its tags are still current.
-                inherit::note(|| Reads::new(&self.terms.tags, Some(0)));
-                Next::Return(Ok(value))
-            }
+            FlightOutcome::Unstored(entries) if !miss.reached_store() => self.shared(&entries, span),
+            FlightOutcome::Transient(entries) if miss.reached_store() => self.shared(&entries, span),
             FlightOutcome::Failed => match self.while_backing_off::<E, ()>(miss) {
                 Some(result) => self.settled(result, span).map_or(Next::LoadUncached, Next::Return),
                 None => Next::LoadUncached,
             },
-            FlightOutcome::Stored | FlightOutcome::Unstored(_) | FlightOutcome::Void
+            FlightOutcome::Stored | FlightOutcome::Unstored(_) | FlightOutcome::Transient(_) | FlightOutcome::Void
                 if patience.again(LONGEST_PAUSE, Duration::ZERO).await =>
             {
                 Next::LookAgain
             }
             _ => Next::LoadUncached,
         }
+    }
+
+    /// How a follower continues with the result of a load that is not stored.
+    fn shared<E>(&self, entries: &[(Key, Entry)], span: &mut LookupSpan) -> Next<V, E>
+    where
+        V: DeserializeOwned + 'static,
+    {
+        let entry = entries.iter().find(|(key, _)| *key == self.key);
+        let Some(value) = entry.and_then(|(_, entry)| self.cache.value_of(entry).ok()) else {
+            return Next::LoadUncached;
+        };
+        self.cache.emit(Event::Hit);
+        span.found(LookupResult::Collapsed);
+        // It is not known whether its tags are still current, or what it is made from is stale.
+        inherit::note(|| Reads::new(&self.terms.tags, Some(0)));
+        Next::Return(Ok(value))
     }
 
     /// How a follower continues when the load failed.
@@ -397,7 +468,8 @@ where
         }
     }
 
-    /// Hands a loaded value to the followers, and then stores it.
+    /// Hands a loaded value to the call that waits for it, and then stores it. If it is made from something stale, it is for the
+    /// present followers alone.
     async fn keep<E, L>(
         self,
         permit: Box<WritePermit>,
@@ -411,20 +483,26 @@ where
         let terms = self.terms_of(&loaded);
         let reads = terms.apply_to(reads, at);
         let codec = cache.codec();
-        let written = terms.settle(&reads, at).map(|settled| (settled, codec.encode(&loaded.value)));
-        reply_to.send(LoadResult::Loaded(loaded.value, reads));
-        let proven = written.and_then(|((deadlines, tags), value)| {
-            // A value that can't be read back would be loaded and stored again each time, and all calls would wait for that.
-            let value = value.and_then(|value| codec.decode_own::<V>(&value).map(|_| value));
-            Ok((value.map_err(|error| unserializable(key, &error))?, deadlines, tags))
-        });
-        match proven {
-            Ok((value, deadlines, tags)) => {
-                let entry = write(key, codec, value, deadlines).loaded_in(at.now.saturating_sub(began));
-                let entries = vec![(key.clone(), entry)];
-                permit.commit(Writes { entries, guard: None }, tags).await;
+        let (deadlines, tags) = match terms.settle(&reads, at) {
+            Ok((deadlines, tags)) => (deadlines, Some(tags)),
+            Err(NoCacheReason::MadeFromStale) => (terms.deadlines(at.now, at.now), None),
+            Err(reason) => {
+                reply_to.send(LoadResult::Loaded(loaded.value, reads));
+                return permit.uncacheable(reason, None);
             }
-            Err(reason) => permit.uncacheable(reason, None),
+        };
+        let value = codec.encode(&loaded.value);
+        reply_to.send(LoadResult::Loaded(loaded.value, reads));
+        // A value that can't be read back would be loaded and stored again each time, and all calls would wait for that.
+        let value = match value.and_then(|value| codec.decode_own::<V>(&value).map(|_| value)) {
+            Ok(value) => value,
+            Err(error) => return permit.uncacheable(unserializable(key, &error), None),
+        };
+        let entry = write(key, codec, value, deadlines).loaded_in(at.now.saturating_sub(began));
+        let entries = vec![(key.clone(), entry)];
+        match tags {
+            Some(tags) => permit.commit(Writes { entries, guard: None }, tags).await,
+            None => permit.made_from_stale(entries),
         }
     }
 }
@@ -432,7 +510,7 @@ where
 // Not derived: a value need not be `Clone`.
 impl<V> Clone for Ask<V> {
     fn clone(&self) -> Self {
-        let Self { cache, key, terms, lock, negative, refresh, early, back_off, stand_in, placed } = self;
+        let Self { cache, key, terms, lock, negative, refresh, early, back_off, stand_in, places } = self;
         Self {
             cache: cache.clone(),
             key: key.clone(),
@@ -443,7 +521,7 @@ impl<V> Clone for Ask<V> {
             early: *early,
             back_off: *back_off,
             stand_in: stand_in.clone(),
-            placed: *placed,
+            places: places.clone(),
         }
     }
 }

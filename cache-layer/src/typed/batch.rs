@@ -181,18 +181,20 @@ async fn find_again<V: DeserializeOwned + 'static>(cache: &Cache, keys: &[Key]) 
 }
 
 /// Calls the load once for all `granted` keys, and stores its results.
-async fn load_all<K, V, E>(granted: Vec<Granted<K, V, E>>, load: &LoadMany<K, V, E>)
+async fn load_all<K, V, E>(mut granted: Vec<Granted<K, V, E>>, load: &LoadMany<K, V, E>)
 where
     K: Clone + Eq + Hash + Send + Sync + 'static,
     V: Serialize + DeserializeOwned + Send + 'static,
     E: Clone + Send + Sync + 'static,
 {
+    granted.retain_mut(Granted::is_useful);
     let Some(first) = granted.first() else { return };
     // One load has one place, for any number of keys.
     let ask = first.ask.clone();
     let Ok(place) = ask.place_unless_skipped(first.purpose) else {
         return granted.into_iter().for_each(|mut one| one.permit.leave_out());
     };
+    let lent = ask.lent_places(granted.iter().map(|one| &*one.permit));
     let (mut wanted, mut senders) = (Vec::with_capacity(granted.len()), HashMap::with_capacity(granted.len()));
     let mut parts = Vec::with_capacity(granted.len());
     for one in granted {
@@ -202,7 +204,7 @@ where
         parts.push(one.end(receiver));
     }
     let loading = async {
-        let (brought, reads) = inherit::collect(ask.in_place(place, load(wanted))).await;
+        let (brought, reads) = inherit::collect(ask.in_place(place, lent, load(wanted))).await;
         hand_out(brought, &reads, senders);
     };
     let mut ended = pin!(join_all(parts));
@@ -247,6 +249,15 @@ where
     V: Serialize + DeserializeOwned + Send + 'static,
     E: Clone + Send + Sync + 'static,
 {
+    /// Whether the load is of any use; marks it as skipped otherwise.
+    fn is_useful(&mut self) -> bool {
+        let is_useful = self.permit.is_useful(self.purpose);
+        if !is_useful {
+            self.permit.leave_out();
+        }
+        is_useful
+    }
+
     fn stale(&self) -> Option<Stale<V>> {
         let entry = self.miss.stale.as_ref()?;
         self.ask.cache.value_of::<Option<V>>(entry).ok()?.map(|value| Stale::new(value, entry.tags()))

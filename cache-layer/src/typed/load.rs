@@ -1,9 +1,13 @@
 //! Getting a value, from the cache or from its load.
 
-use std::{fmt, pin::Pin, time::Duration};
+use std::{fmt, future::ready, pin::Pin, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::{
+    pin,
+    task::JoinHandle,
+    time::{Instant, timeout, timeout_at},
+};
 use tracing::{Instrument as _, Span};
 
 use super::{
@@ -18,7 +22,7 @@ use crate::{
         backoff::BackOff,
         fetch::{AcquireOutcome, Found, Miss},
         flight::{Flight, LoadTask, ReplyTo, Role, resume_panic},
-        load_limit::LoadLimit,
+        load_limit::Places,
         patience::Patience,
         permit::Purpose,
         span::LookupSpan,
@@ -200,7 +204,7 @@ where
 
     fn into_future(self) -> Self::IntoFuture {
         let Self { mut ask, load, hard_timeout } = self;
-        ask.placed = LoadLimit::is_placed();
+        ask.places = Places::here();
         match hard_timeout {
             None if !ask.stand_in.has_fallback() => Box::pin(ask.answer(load)),
             hard_timeout => Box::pin(ask.answer_in_time(load, hard_timeout)),
@@ -303,8 +307,7 @@ where
             }
             let follower = match self.cache.flights().join(&self.key) {
                 Role::Leader(flight) => {
-                    let ask = self.clone();
-                    let led = LedLoad { ask, flight, miss, load, patience, purpose: Purpose::Answer };
+                    let led = LedLoad { ask: self.clone(), flight, miss, load, patience, purpose: Purpose::Answer };
                     return self.lead(led, span).await;
                 }
                 Role::Follower(_) if self.lock == Lock::Off => return self.load_uncached(load, &miss, &patience).await,
@@ -352,7 +355,7 @@ where
             Role::Leader(flight) => {
                 self.stand_in.note_stale(&miss);
                 let purpose = self.cache.purpose_of_refresh(&self.key);
-                let until = patience.soft_deadline().unwrap_or(patience.end());
+                let until = patience.end_with_stale();
                 let led = LedLoad { ask: self.clone(), flight, miss, load, patience, purpose };
                 if purpose == Purpose::RetriedRefresh {
                     return self.lead_until(until, led, hit, span).await;
@@ -366,20 +369,32 @@ where
         Ok(hit.noted(&self.cache))
     }
 
-    /// Leads a load, and waits for its result; returns `hit` if the load fails, or has not ended by `until`.
+    /// Leads a load, and waits for its result; returns `hit` if the load panics, or has not ended by `until`, unless the hit has
+    /// become too old by then.
     async fn lead_until<E>(self, until: Instant, led: LedLoad<V, E>, hit: Hit<V>, mut span: LookupSpan) -> Result<V, E>
     where
         E: Clone + Send + Sync + 'static,
     {
         let task = led.begin(self.cache.load_span(&self.key, &span));
-        match task.reply_by(until).await {
-            Ok(Ok((LoadResult::Failed(_), _)) | Err(_)) => Ok(self.stands_in(hit)),
-            Ok(Ok((result, _))) => self.settle(result, &mut span).await,
-            Err(task) => {
-                self.cache.flights().leave_to_later(task, self.cache.longest_load());
-                Ok(self.stands_in(hit))
+        let replied = match task.reply_by(until).await {
+            Ok(replied) => replied,
+            Err(task) if self.is_usable(&hit.entry) => {
+                self.cache.flights().leave_to_later(task, self.cache.longest_load(), |_| ready(()));
+                return Ok(self.stands_in(hit));
             }
+            Err(task) => task.reply_unless_panicked().await,
+        };
+        match replied {
+            Ok((result, _)) => self.settle(result, &mut span).await,
+            Err(_) if self.is_usable(&hit.entry) => Ok(self.stands_in(hit)),
+            Err(task) => self.panics(task).await,
         }
+    }
+
+    /// Resumes the panic of the load that the call led.
+    async fn panics<T>(&self, task: JoinHandle<()>) -> T {
+        self.cache.emit(Event::Miss);
+        resume_panic(task).await
     }
 
     async fn find(&self) -> (Found<Hit<V>>, Tier) {
@@ -394,12 +409,14 @@ where
     /// Loads for this one call, and stores nothing.
     async fn load_uncached<E>(self, load: Load<V, E>, miss: &Miss, patience: &Patience) -> Result<V, E> {
         let stale = self.stale_if_slow(miss, patience);
-        let load = inherit::collect(self.in_place(None, load(None)));
+        let load = inherit::collect(self.in_place(None, Vec::new(), load(None)));
+        pin!(load);
         let (loaded, reads) = match stale {
             None => load.await,
-            Some((hit, until)) => match timeout_at(until, load).await {
+            Some((hit, until)) => match timeout_at(until, &mut load).await {
                 Ok(loaded) => loaded,
-                Err(_) => return Ok(self.stands_in(hit)),
+                Err(_) if self.is_usable(&hit.entry) => return Ok(self.stands_in(hit)),
+                Err(_) => load.await,
             },
         };
         self.unshared(loaded, &reads, miss)
@@ -416,10 +433,7 @@ where
         let task = led.begin(self.cache.load_span(&self.key, &span));
         match task.reply_unless_panicked().await {
             Ok((result, _)) => self.settle(result, &mut span).await,
-            Err(task) => {
-                self.cache.emit(Event::Miss);
-                resume_panic(task).await
-            }
+            Err(task) => self.panics(task).await,
         }
     }
 
@@ -450,6 +464,7 @@ where
     /// Leads the flight to its end.
     async fn run(self, reply_to: ReplyTo<Answer<V, E>>) {
         let Self { ask, flight, mut miss, load, patience, purpose } = self;
+        let ask = ask.loads_for(purpose);
         let mut patience = if ask.lock == Lock::Fleet { patience } else { Patience::none() };
         let asked = &ask;
         let policy = |miss: &Miss| asked.failure_policy(miss);
@@ -462,16 +477,20 @@ where
                 return reply_to.send(ask.while_backing_off(&miss).unwrap_or(LoadResult::Unshared(load)));
             }
         };
+        if !permit.is_useful(purpose) {
+            return permit.leave_out();
+        }
         let place = match ask.place_unless_skipped(purpose) {
             Ok(place) => place,
             Err(Skipped) => return permit.leave_out(),
         };
+        let lent = ask.lent_places([&*permit]);
         let stale =
             miss.stale.as_ref().and_then(|entry| Some(Stale::new(ask.cache.value_of(entry).ok()?, entry.tags())));
         permit.is_for(purpose, &ask.key);
         let demand = || ask.demand(reply_to.is_awaited());
         let began = ask.cache.now();
-        let loading = inherit::collect(asked.in_place(place, load(stale)));
+        let loading = inherit::collect(asked.in_place(place, lent, load(stale)));
         match permit.while_loading(loading, demand).await {
             None => permit.abandon(),
             Some(loaded) => ask.conclude(permit, &miss, loaded, began, reply_to).await,

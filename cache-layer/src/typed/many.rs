@@ -12,7 +12,7 @@ use tokio::{
 use tracing::{Instrument as _, Span};
 
 use super::{
-    ask::{Ask, LoadResult, Next},
+    ask::{Ask, Next},
     batch::{self, Led, LoadMany, Part},
     loaded::{Loaded, Stale},
     terms::Lock,
@@ -25,11 +25,12 @@ use crate::{
         backoff::BackOff,
         fetch::{Found, Miss},
         flight::{Follower, ReplyTo, Role, resume_panic},
-        load_limit::LoadLimit,
+        load_limit::Places,
         patience::Patience,
         permit::Purpose,
         span::LookupSpan,
     },
+    entry::Entry,
     inherit,
     key::Key,
     policy::beta_of,
@@ -244,6 +245,8 @@ struct Asked<K, V> {
     patience: Patience,
     span: LookupSpan,
     waited: bool,
+    /// The last stale entry that was found.
+    stale: Option<Entry>,
 }
 
 /// What a key waits for.
@@ -270,7 +273,7 @@ where
     /// The call, and for each requested key its index among the distinct keys.
     fn begin(asked: GetOrLoadMany<K, V, E>, span: Span) -> (Self, Vec<usize>) {
         let GetOrLoadMany { mut ask, ids, tags_of, load, hard_timeout } = asked;
-        ask.placed = LoadLimit::is_placed();
+        ask.places = Places::here();
         let cache = ask.cache.clone();
         let hard_timeout = hard_timeout.map(|(limit, error)| (deadline(limit), error));
         let (mut known, mut asked) = (HashMap::with_capacity(ids.len()), Vec::with_capacity(ids.len()));
@@ -287,7 +290,7 @@ where
                     ask.terms.add_tags(tags_of(&id).iter());
                 }
                 let (patience, span) = (patience.clone(), cache.lookup_span_in(Span::none()));
-                asked.push(Asked { place, id, ask, patience, span, waited: false });
+                asked.push(Asked { place, id, ask, patience, span, waited: false, stale: None });
             }
         }
         let settled = asked.iter().map(|_| None).collect();
@@ -300,7 +303,7 @@ where
 
     /// Looks `pending` up, leads or waits for the loads of missing keys, and returns the keys that are to be looked up again.
     async fn round(&mut self, mut pending: Vec<Asked<K, V>>) -> Vec<Asked<K, V>> {
-        let found = find(&self.cache, &mut pending).await;
+        let Some(found) = self.find(&mut pending).await else { return Vec::new() };
         let (mut led, mut refreshed, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
         for (asked, found) in pending.into_iter().zip(found) {
             match found {
@@ -331,6 +334,19 @@ where
         again
     }
 
+    /// Looks `pending` up. `None` if the hard timeout ends first: every key is settled then.
+    async fn find(&mut self, pending: &mut Vec<Asked<K, V>>) -> Option<Vec<Found<Hit<Option<V>>>>> {
+        let looking = find(&self.cache, pending);
+        let Some((until, error)) = &self.hard_timeout else { return Some(looking.await) };
+        if let Ok(found) = timeout_at(*until, looking).await {
+            return Some(found);
+        }
+        for asked in std::mem::take(pending) {
+            self.settled[asked.place] = Some(asked.too_late(error));
+        }
+        None
+    }
+
     /// A fresh value was found.
     fn found(&mut self, mut asked: Asked<K, V>, hit: Hit<Option<V>>, refreshed: &mut Vec<Led<K, V, E>>) {
         self.cache.emit(Event::Hit);
@@ -358,7 +374,8 @@ where
         if purpose == Purpose::RetriedRefresh
             && let Role::Leader(flight) = self.cache.flights().join(&asked.ask.key)
         {
-            let until = asked.patience.soft_deadline().unwrap_or(asked.patience.end());
+            asked.stale.clone_from(&miss.stale);
+            let until = asked.patience.end_with_stale();
             let (one, reply) = asked.lead(flight, miss.clone(), purpose);
             led.push(one);
             waiting.push((asked, Waiting::Led(reply, miss, Some((hit, until)))));
@@ -381,6 +398,7 @@ where
         led: &mut Vec<Led<K, V, E>>,
         waiting: &mut Vec<Waits<K, V, E>>,
     ) {
+        asked.stale.clone_from(&miss.stale);
         if let Some(value) = asked.ask.left_alone(&miss) {
             self.settled[asked.place] = Some(Ok(value));
             return;
@@ -428,7 +446,7 @@ where
         if asked.is_empty() {
             return;
         }
-        let (found, mut refreshed) = (find(&self.cache, &mut asked).await, Vec::new());
+        let (Some(found), mut refreshed) = (self.find(&mut asked).await, Vec::new()) else { return };
         for ((asked, miss), found) in asked.into_iter().zip(misses).zip(found) {
             match found {
                 Found::Fresh(hit) => self.found(asked, hit, &mut refreshed),
@@ -448,7 +466,7 @@ where
         let Some((first, _)) = uncached.first() else { return };
         let wanted = uncached.iter().map(|(asked, _)| (asked.id.clone(), None)).collect();
         let ask = first.ask.clone();
-        let load = inherit::collect(ask.in_place(None, (self.load)(wanted)));
+        let load = inherit::collect(ask.in_place(None, Vec::new(), (self.load)(wanted)));
         let loaded = match &self.hard_timeout {
             None => Ok(load.await),
             Some((until, error)) => timeout_at(*until, load).await.map_err(|_| error.clone()),
@@ -517,7 +535,7 @@ where
         purpose: Purpose,
     ) -> (Led<K, V, E>, oneshot::Receiver<Part<V, E>>) {
         let (reply_to, reply) = ReplyTo::channel();
-        let (id, ask, patience) = (self.id.clone(), self.ask.clone(), self.patience.clone());
+        let (id, ask, patience) = (self.id.clone(), self.ask.clone().loads_for(purpose), self.patience.clone());
         (Led { id, ask, flight, miss, patience, is_impatient: false, purpose, reply_to }, reply)
     }
 
@@ -534,25 +552,29 @@ where
     where
         E: Clone + Send + Sync + 'static,
     {
-        let stale = match &waiting {
-            Waiting::Led(_, miss, _) | Waiting::Followed(_, miss) => miss.stale.clone(),
-        };
         let waits = self.wait_for(waiting);
         let waited = match hard_timeout {
             None => waits.await,
             Some((until, error)) => match timeout_at(*until, waits).await {
                 Ok(waited) => waited,
                 Err(_) => {
-                    let miss = Miss { key: self.ask.key.clone(), expected: None, stale, detail: () };
-                    let result = self.ask.stale_if_error(&miss).map(|hit| self.ask.stands_in(hit));
-                    if result.is_none() {
-                        self.ask.cache.emit(Event::Miss);
-                    }
-                    Waited::Next(Next::Return(result.ok_or_else(|| error.clone())), miss)
+                    let miss = Miss { key: self.ask.key.clone(), expected: None, stale: None, detail: () };
+                    Waited::Next(Next::Return(self.too_late(error)), miss)
                 }
             },
         };
         (self, waited)
+    }
+
+    /// The result for a key when the call has reached its hard timeout.
+    fn too_late<E: Clone>(&self, error: &E) -> Result<Option<V>, E> {
+        match self.stale.as_ref().and_then(|entry| self.ask.usable(entry)) {
+            Some(hit) => Ok(self.ask.stands_in(hit)),
+            None => {
+                self.ask.cache.emit(Event::Miss);
+                Err(error.clone())
+            }
+        }
     }
 
     async fn wait_for<E>(&mut self, waiting: Waiting<V, E>) -> Waited<V, E>
@@ -565,16 +587,22 @@ where
                 Waited::Next(next, miss)
             }
             Waiting::Led(reply, miss, None) => self.led(reply.await.ok(), miss),
-            Waiting::Led(mut reply, miss, Some((hit, until))) => match timeout_at(until, &mut reply).await {
-                Ok(Ok(part)) if !matches!(part, LoadResult::Failed(_)) => self.led(Some(part), miss),
-                Ok(_) => Waited::Next(Next::Return(Ok(self.ask.stands_in(hit))), miss),
-                Err(_) => {
-                    let longest = self.ask.cache.longest_load();
-                    // A task waits in place of this call, so that the load is not abandoned.
-                    drop(self.ask.cache.spawn(async move { drop(timeout(longest, reply).await) }));
-                    Waited::Next(Next::Return(Ok(self.ask.stands_in(hit))), miss)
+            Waiting::Led(mut reply, miss, Some((hit, until))) => {
+                let part = match timeout_at(until, &mut reply).await {
+                    Ok(part) => part.ok(),
+                    Err(_) if self.ask.is_usable(&hit.entry) => {
+                        let longest = self.ask.cache.longest_load();
+                        // A task waits in place of this call, so that the load is not abandoned.
+                        drop(self.ask.cache.spawn(async move { drop(timeout(longest, reply).await) }));
+                        return Waited::Next(Next::Return(Ok(self.ask.stands_in(hit))), miss);
+                    }
+                    Err(_) => reply.await.ok(),
+                };
+                if part.is_none() && self.ask.is_usable(&hit.entry) {
+                    return Waited::Next(Next::Return(Ok(self.ask.stands_in(hit))), miss);
                 }
-            },
+                self.led(part, miss)
+            }
         }
     }
 

@@ -82,7 +82,8 @@ impl Terms {
         }
     }
 
-    fn deadlines(&self, fresh: u64, made: u64) -> Deadlines {
+    /// The deadlines of a value that is made then, and fresh until then.
+    pub(super) fn deadlines(&self, fresh: u64, made: u64) -> Deadlines {
         let stale_while_revalidate = after(fresh, self.stale_while_revalidate);
         let stale_if_error = after(fresh, self.stale_if_error).max(stale_while_revalidate);
         let gone = after(fresh, self.keep).max(stale_if_error);

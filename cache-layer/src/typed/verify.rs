@@ -6,7 +6,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{ask::Ask, load::Load, value::Hit};
 use crate::{
-    engine::{load_limit::LoadLimit, verifier::Print, verify::Verification},
+    engine::{load_limit::Places, verifier::Print, verify::Verification},
     entry::Entry,
     inherit,
 };
@@ -19,11 +19,12 @@ where
     pub(super) fn verify<E: Send + 'static>(&self, hit: &Hit<V>, load: Load<V, E>) {
         let Some(verifier) = self.cache.verifier() else { return };
         // A load that is part of another load has no place of its own to give back.
-        if self.placed {
+        if self.is_placed() {
             return;
         }
         if let Some(verification) = self.cache.verification(verifier, &self.key, self.cache.load_limit()) {
-            drop(self.cache.spawn(self.clone().verified(verification, hit.entry.clone(), load)));
+            let ask = Self { places: Places::default(), ..self.clone() };
+            drop(self.cache.spawn(ask.verified(verification, hit.entry.clone(), load)));
         }
     }
 
@@ -31,7 +32,8 @@ where
         let Some(place) = verification.place() else { return };
         let age = Duration::from_millis(self.cache.now().saturating_sub(entry.deadlines().made));
         // The reads of this load must not count as reads of the caller.
-        let loading = inherit::collect(LoadLimit::placed(load(None)));
+        let places = self.places.and(self.cache.load_limit(), place.clone());
+        let loading = inherit::collect(places.hold(load(None)));
         let Some((Ok(loaded), _)) = verification.load(place, Box::pin(loading)).await else { return };
         // A value that says it must not be stored may differ each time.
         let Ok(bytes) = self.cache.codec().encode(&loaded.value) else { return };

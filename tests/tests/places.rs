@@ -1,0 +1,335 @@
+//! Places among the loads that run at one time: a load and what it loads share one, whoever leads the loads, and no more loads
+//! run than there are places.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use cache_layer::{Cache, Clock, Freshness, GetOrLoad};
+use futures_util::future::join_all;
+use tests::{App, Backend, Gate, Origin, full, over_each_store, wait_until};
+
+const MINUTE: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_millis(10);
+
+over_each_store!(
+    a_load_with_a_place_waits_for_no_load_that_waits_for_a_place,
+    a_load_with_a_place_waits_for_no_load_of_many_that_waits_for_a_place,
+    a_handler_with_a_place_waits_for_no_load_that_waits_for_a_place,
+    a_refresh_within_a_load_has_a_place_of_its_own_or_none,
+    what_a_load_leaves_behind_keeps_its_place,
+    a_place_of_one_cache_is_none_of_another,
+    loads_of_two_caches_that_load_from_each_other_wait_for_no_place_that_they_have,
+    of_what_is_made_from_something_stale_no_more_run_than_there_are_places,
+);
+
+/// Counts calls.
+#[derive(Clone, Default)]
+struct Calls(Arc<AtomicUsize>);
+
+impl Calls {
+    fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    fn called(&self) -> usize {
+        self.0.fetch_add(1, Ordering::SeqCst) + 1
+    }
+}
+
+/// How many run at one time, and the most that did.
+#[derive(Clone, Default)]
+struct Busy {
+    now: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+}
+
+impl Busy {
+    async fn work(&self) {
+        self.most.fetch_max(self.now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        tokio::time::sleep(SOON).await;
+        self.now.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn most(&self) -> usize {
+        self.most.load(Ordering::SeqCst)
+    }
+}
+
+async fn settled(cache: &Cache) {
+    assert!(cache.drain(LIMIT).await, "loads were still under way after {LIMIT:?}");
+}
+
+/// As [`wait_until`], within a load.
+async fn once(condition: impl Fn() -> bool + Send) {
+    while !condition() {
+        tokio::time::sleep(SOON).await;
+    }
+}
+
+type Asking = Pin<Box<dyn Future<Output = usize> + Send>>;
+
+/// Asks for one value.
+fn one(cache: Cache, calls: Calls) -> Asking {
+    Box::pin(async move {
+        let load = async move || Ok::<_, Infallible>(calls.called());
+        cache.get_or_load("inner", load).await.unwrap()
+    })
+}
+
+/// Asks for two values at once, of which each is the number of the call.
+fn many(cache: Cache, calls: Calls) -> Asking {
+    Box::pin(async move {
+        let load = async move |missing: Vec<&'static str>| {
+            let call = calls.called();
+            Ok::<_, Infallible>(missing.into_iter().map(|key| (key, call)).collect::<Vec<_>>())
+        };
+        let values = cache.get_or_load_many(["inner", "other"], load).await.unwrap();
+        assert_eq!(values[0], values[1]);
+        values[0].unwrap()
+    })
+}
+
+/// Code that has the only place, and then needs what another call is about to load, which waits for a place.
+async fn needs_what_waits(cache: Cache, calls: Calls, has_place: Gate, inner: fn(Cache, Calls) -> Asking) -> usize {
+    let before = cache.loads_in_flight();
+    has_place.open();
+    once(|| cache.loads_in_flight() > before).await;
+    inner(cache, calls).await
+}
+
+/// A cache with one place, in which nobody loses patience.
+async fn with_one_place(backend: &Backend) -> Cache {
+    backend.cache().await.max_loads(1).lock_timeout(10 * MINUTE).build()
+}
+
+async fn expect_no_standstill(backend: &Backend, inner: fn(Cache, Calls) -> Asking) {
+    let (cache, calls, has_place) = (with_one_place(backend).await, Calls::default(), Gate::closed());
+    let outer = {
+        let (cache, calls, has_place) = (cache.clone(), calls.clone(), has_place.clone());
+        async move || Ok::<_, Infallible>(needs_what_waits(cache, calls, has_place, inner).await)
+    };
+    let outer = tokio::spawn(cache.get_or_load("outer", outer).into_future());
+    has_place.pass().await;
+    let other = tokio::spawn(inner(cache.clone(), calls.clone()));
+    let value = tokio::time::timeout(LIMIT, outer).await.expect("it waits for nobody that waits for its place");
+    assert_eq!((value.unwrap(), other.await.unwrap()), (Ok(1), 1));
+    assert_eq!(calls.count(), 1, "one load is for both");
+}
+
+async fn a_load_with_a_place_waits_for_no_load_that_waits_for_a_place(backend: &Backend) {
+    expect_no_standstill(backend, one).await;
+}
+
+async fn a_load_with_a_place_waits_for_no_load_of_many_that_waits_for_a_place(backend: &Backend) {
+    expect_no_standstill(backend, many).await;
+}
+
+async fn a_handler_with_a_place_waits_for_no_load_that_waits_for_a_place(backend: &Backend) {
+    let (cache, calls, has_place) = (with_one_place(backend).await, Calls::default(), Gate::closed());
+    let origin = {
+        let (cache, calls, has_place) = (cache.clone(), calls.clone(), has_place.clone());
+        Origin::new(move |_, _| {
+            let needing = needs_what_waits(cache.clone(), calls.clone(), has_place.clone(), one);
+            async move { Ok(http::Response::new(full(needing.await.to_string()))) }
+        })
+    };
+    let app = App::new(cache.clone(), &origin, |layer| layer.ttl(MINUTE)).unexplained();
+    let page = tokio::spawn(async move { app.get("/page", &[]).await });
+    has_place.pass().await;
+    let other = tokio::spawn(one(cache, calls.clone()));
+    assert_eq!(page.await.unwrap().text(), "1", "it waits for nobody that waits for its place");
+    assert_eq!((other.await.unwrap(), calls.count()), (1, 1));
+}
+
+/// The number of the call, fresh for a minute and then stale for ten more.
+fn part(cache: &Cache, id: u32, calls: &Calls, gate: &Gate) -> GetOrLoad<usize, Infallible> {
+    let (calls, gate) = (calls.clone(), gate.clone());
+    let load = async move || {
+        let call = calls.called();
+        gate.pass().await;
+        Ok(call)
+    };
+    cache.get_or_load(("part", id), load).ttl(MINUTE).stale_while_revalidate(10 * MINUTE)
+}
+
+fn open() -> Gate {
+    let gate = Gate::closed();
+    gate.open();
+    gate
+}
+
+/// `ids` of parts that are all stale.
+async fn stale_parts(cache: &Cache, clock: &Clock, ids: std::ops::Range<u32>) {
+    for id in ids {
+        assert_eq!(part(cache, id, &Calls::default(), &open()).await, Ok(1));
+    }
+    settled(cache).await;
+    clock.advance(2 * MINUTE);
+}
+
+async fn a_refresh_within_a_load_has_a_place_of_its_own_or_none(backend: &Backend) {
+    const ONE_BY_ONE: u32 = 8;
+    let (clock, calls) = (Clock::manual(), Calls::default());
+    let cache = backend.cache().await.clock(clock.clone()).max_loads(1).build();
+    let together = |cache: &Cache, calls: &Calls| {
+        let calls = calls.clone();
+        let load = async move |missing: Vec<(&'static str, u32)>| {
+            calls.called();
+            Ok::<_, Infallible>(missing.into_iter().map(|key| (key, key.1)).collect::<Vec<_>>())
+        };
+        let keys = [1, 2].map(|id| ("together", id));
+        cache.get_or_load_many(keys, load).ttl(MINUTE).stale_while_revalidate(10 * MINUTE)
+    };
+    together(&cache, &Calls::default()).await.unwrap();
+    stale_parts(&cache, &clock, 0..ONE_BY_ONE).await;
+    let whole = {
+        let (cache, calls) = (cache.clone(), calls.clone());
+        async move || {
+            for id in 0..ONE_BY_ONE {
+                assert_eq!(part(&cache, id, &calls, &open()).await, Ok(1));
+            }
+            assert_eq!(together(&cache, &calls).await, Ok(vec![Some(1), Some(2)]));
+            let refreshes = u64::from(ONE_BY_ONE) + 1;
+            let begun = || cache.counts().skipped_refreshes + calls.count() as u64;
+            once(|| begun() >= refreshes).await;
+            Ok::<_, Infallible>(calls.count())
+        }
+    };
+    assert_eq!(cache.get_or_load("whole", whole).await, Ok(0), "the only place was taken");
+    settled(&cache).await;
+    assert_eq!(part(&cache, 0, &calls, &open()).await, Ok(1));
+    wait_until("a later call refreshes", async || calls.count() == 1).await;
+}
+
+async fn what_a_load_leaves_behind_keeps_its_place(backend: &Backend) {
+    let (clock, calls, gate) = (Clock::manual(), Calls::default(), Gate::closed());
+    let cache = backend.cache().await.clock(clock.clone()).max_loads(1).build();
+    let part = |cache: &Cache, gate: &Gate| {
+        let (calls, gate) = (calls.clone(), gate.clone());
+        let load = async move || {
+            let call = calls.called();
+            gate.pass().await;
+            Ok::<_, &str>(call)
+        };
+        cache.get_or_load("part", load).ttl(MINUTE).stale_if_error(10 * MINUTE)
+    };
+    assert_eq!(part(&cache, &open()).await, Ok(1));
+    settled(&cache).await;
+    clock.advance(2 * MINUTE);
+    let slow = part(&cache, &gate).soft_timeout(SOON);
+    assert_eq!(cache.get_or_load("whole", async move || slow.await).await, Ok(1));
+    wait_until("the part is all that loads", async || cache.loads_in_flight() == 1).await;
+    let others = Calls::default();
+    let other = |cache: &Cache| {
+        let others = others.clone();
+        cache.get_or_load("other", async move || Ok::<_, &str>(others.called()))
+    };
+    assert_eq!(other(&cache).hard_timeout(20 * SOON, "too late").await, Err("too late"));
+    assert_eq!((others.count(), calls.count()), (0, 2), "the part is still loaded, in the only place");
+    gate.open();
+    settled(&cache).await;
+    assert!(other(&cache).await.is_ok());
+    assert_eq!(cache.get::<usize>("part").await, Some(2));
+}
+
+async fn a_place_of_one_cache_is_none_of_another(backend: &Backend) {
+    let pages = backend.cache().await.max_loads(8).build();
+    let values = backend.cache().await.max_loads(2).build();
+    let busy = Busy::default();
+    let value = |id: String| {
+        let (values, busy) = (values.clone(), busy.clone());
+        async move {
+            let load = async move || {
+                busy.work().await;
+                Ok::<_, Infallible>(7)
+            };
+            values.get_or_load(("value", id), load).await
+        }
+    };
+    let calls = (0..8).map(|id| {
+        let value = value(format!("of {id}"));
+        tokio::spawn(pages.get_or_load(("page", id), async move || value.await).into_future())
+    });
+    for page in join_all(calls.collect::<Vec<_>>()).await {
+        assert_eq!(page.unwrap(), Ok(7));
+    }
+    let origin = {
+        let (values, busy) = (values.clone(), busy.clone());
+        Origin::new(move |_, request: http::Request<_>| {
+            let (values, busy) = (values.clone(), busy.clone());
+            async move {
+                let load = async move || {
+                    busy.work().await;
+                    Ok::<_, Infallible>(7)
+                };
+                let Ok(value) = values.get_or_load(("value", request.uri().path()), load).await;
+                Ok(http::Response::new(full(value.to_string())))
+            }
+        })
+    };
+    let app = App::new(pages, &origin, |layer| layer.ttl(MINUTE));
+    let requests = (0..8).map(|id| {
+        let app = app.clone();
+        tokio::spawn(async move { app.get(&format!("/{id}"), &[]).await.status })
+    });
+    for status in join_all(requests.collect::<Vec<_>>()).await {
+        assert_eq!(status.unwrap(), 200);
+    }
+    assert!(busy.most() <= 2, "{} loads of values at one time, where two may run", busy.most());
+}
+
+async fn loads_of_two_caches_that_load_from_each_other_wait_for_no_place_that_they_have(backend: &Backend) {
+    let (pages, values) = (with_one_place(backend).await, with_one_place(backend).await);
+    let (inner, innermost) = (values.clone(), pages.clone());
+    let load = async move || {
+        let part = async move || innermost.get_or_load("part", async || Ok::<_, Infallible>(7)).await;
+        inner.get_or_load("value", part).await
+    };
+    let page = tokio::time::timeout(LIMIT, pages.get_or_load("page", load).into_future()).await;
+    assert_eq!(page, Ok(Ok(7)));
+}
+
+async fn of_what_is_made_from_something_stale_no_more_run_than_there_are_places(backend: &Backend) {
+    const REQUESTS: u64 = 20;
+    let (clock, busy, gate) = (Clock::manual(), Busy::default(), Gate::closed());
+    let cache = backend.cache().await.clock(clock.clone()).max_loads(3).lock_timeout(LIMIT).build();
+    stale_parts(&cache, &clock, 0..1).await;
+    let origin = {
+        let (cache, busy, gate) = (cache.clone(), busy.clone(), gate.clone());
+        Origin::new(move |call, _| {
+            let (cache, busy, gate) = (cache.clone(), busy.clone(), gate.clone());
+            async move {
+                // Its refresh takes one of the places, and lasts.
+                let Ok(part) = part(&cache, 0, &Calls::default(), &gate).await;
+                if call == 1 {
+                    once(|| cache.counts().coalesced == REQUESTS - 1).await;
+                }
+                busy.work().await;
+                let mut response = http::Response::new(full(part.to_string()));
+                // What a handler says in this way is for one response: other requests can't have it.
+                response.extensions_mut().insert(Freshness::of(MINUTE));
+                Ok(response)
+            }
+        })
+    };
+    let app = App::new(cache, &origin, |layer| layer.inherit(true)).unexplained();
+    let requests = (0..REQUESTS).map(|_| {
+        let app = app.clone();
+        let request = tests::request(http::Method::GET, "/page", &[]);
+        tokio::spawn(async move { tests::ask(&app.service(), request).await.unwrap().text().to_owned() })
+    });
+    for text in join_all(requests.collect::<Vec<_>>()).await {
+        assert_eq!(text.unwrap(), "1");
+    }
+    gate.open();
+    app.settled().await;
+    assert!(busy.most() <= 3, "{} at one time, where three may run", busy.most());
+}
