@@ -53,7 +53,7 @@ impl Cache {
             #[cfg(feature = "typed")]
             codec: Chosen::default(),
             #[cfg(feature = "typed")]
-            verifier: None,
+            verify: None,
         }
     }
 }
@@ -75,7 +75,7 @@ pub struct CacheBuilder {
     #[cfg(feature = "typed")]
     codec: Chosen,
     #[cfg(feature = "typed")]
-    verifier: Option<Verifier>,
+    verify: Option<Verify>,
 }
 
 impl CacheBuilder {
@@ -128,7 +128,8 @@ impl CacheBuilder {
     /// The share of the hits of typed values that is verified, none unless set: their load runs again in the background, the
     /// bytes of the two values are compared, and [`Event::Verified`](crate::telemetry::Event::Verified) reports the result.
     /// This is [`CacheLayer::verify`](crate::CacheLayer::verify) for values. Values that the load itself reads from the cache
-    /// are answered as usual, so that only its other sources are verified.
+    /// are answered as usual, so that only its other sources are verified. An operator's
+    /// [switch](crate::Switch::VerificationRate) takes precedence.
     ///
     /// ```
     /// use cache_layer::{Cache, store::MemoryStore};
@@ -137,7 +138,7 @@ impl CacheBuilder {
     /// ```
     #[cfg(feature = "typed")]
     pub fn verify(mut self, verify: impl Into<Verify>) -> Self {
-        self.verifier = Verifier::new(&verify.into());
+        self.verify = Some(verify.into());
         self
     }
 
@@ -248,7 +249,7 @@ impl CacheBuilder {
     #[must_use]
     pub fn build(self) -> Cache {
         #[cfg(feature = "typed")]
-        let (codec, verifier) = (self.codec, self.verifier);
+        let (codec, verify) = (self.codec, self.verify);
         let Self {
             store,
             name,
@@ -280,7 +281,7 @@ impl CacheBuilder {
             #[cfg(feature = "typed")]
             codec,
             #[cfg(feature = "typed")]
-            verifier,
+            verifier: Verifier::new(verify.as_ref(), switches.clone()),
             flights: Arc::default(),
             uncacheable: RecentKeys::default(),
             recent_failures: RecentFailures::default(),

@@ -18,6 +18,8 @@ mod cost_tests;
 mod entry_cache;
 #[cfg(feature = "memory")]
 mod memory;
+#[cfg(feature = "memory")]
+mod recent_invalidations;
 #[cfg(feature = "redis")]
 mod redis;
 #[cfg(feature = "testing")]
