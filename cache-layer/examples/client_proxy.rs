@@ -11,25 +11,25 @@
 //! one server, and clients address the proxy as if it were that server. On SIGTERM or SIGINT, the proxy answers the requests in
 //! flight, and stores what they loaded.
 
-use std::{convert::Infallible, error::Error, io, net::SocketAddr, process::ExitCode, time::Duration};
+use std::{convert::Infallible, error::Error, fmt::Display, io, net::SocketAddr, process::ExitCode, time::Duration};
 
 use bytes::Bytes;
 use cache_layer::{
-    Cache, PrivateCacheLayer,
-    store::{RedisStore, TieredStore},
+    Cache, PrivateCacheLayer, ResponseBody,
+    store::{MemoryStore, RedisStore, TieredStore},
 };
 use clap::Parser;
 use http_body_util::{Either, Full};
 use hyper::{
     Method, Request, Response, StatusCode, Uri, Version,
-    body::{Body as _, Incoming},
+    body::Incoming,
     header,
     http::uri::{Authority, PathAndQuery, Scheme},
     server::conn::http1,
     service::service_fn as hyper_service_fn,
 };
 use hyper_util::{
-    client::legacy::Client,
+    client::legacy::{self, Client},
     rt::{TokioExecutor, TokioIo},
     server::graceful::GracefulShutdown,
 };
@@ -38,15 +38,18 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     time::timeout,
 };
-use tower::{ServiceBuilder, ServiceExt as _};
+use tower::{Layer as _, Service, ServiceBuilder, ServiceExt as _};
 
 use self::{
     arguments::{listen, milliseconds, origin, size},
+    explained::{Explained, StandingClock, noted},
     fields::{field_lists, strip_hop_by_hop},
 };
 
 #[path = "reverse_proxy/arguments.rs"]
 mod arguments;
+#[path = "reverse_proxy/explained.rs"]
+mod explained;
 #[path = "reverse_proxy/fields.rs"]
 mod fields;
 
@@ -84,6 +87,10 @@ struct Options {
     /// Store responses in memory, up to this size; with --redis, as a first tier. Without either option, 64MiB
     #[arg(long, value_name = "SIZE", value_parser = size)]
     memory: Option<u64>,
+
+    /// Explain each request just before it is answered, and log each answer that differs from its explanation: for tests
+    #[arg(long, requires = "owner")]
+    explain: bool,
 }
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -101,32 +108,61 @@ async fn main() -> ExitCode {
 }
 
 /// The owner's cache: in a memory of its own, or under the owner's name in a shared Redis.
-async fn layer(options: &Options) -> Result<PrivateCacheLayer, BoxError> {
-    let (Some(url), Some(owner)) = (&options.redis, &options.owner) else {
-        return Ok(PrivateCacheLayer::in_memory(options.memory.unwrap_or(DEFAULT_MEMORY)));
+async fn layer(options: &Options, clock: Option<&StandingClock>) -> Result<PrivateCacheLayer, BoxError> {
+    let memory = options.memory.unwrap_or(DEFAULT_MEMORY);
+    let cache = match (&options.redis, options.memory) {
+        (None, _) if clock.is_none() => return Ok(PrivateCacheLayer::in_memory(memory)),
+        (None, _) => Cache::builder(MemoryStore::new(memory)),
+        (Some(url), Some(bytes)) => Cache::builder(TieredStore::new(bytes, redis(url, options.redis_timeout).await?)),
+        (Some(url), None) => Cache::builder(redis(url, options.redis_timeout).await?),
     };
-    let redis = RedisStore::builder(url).operation_timeout(options.redis_timeout).build()?;
-    redis.wait_connected(REDIS_PATIENCE).await;
-    let cache = match options.memory {
-        Some(bytes) => Cache::new(TieredStore::new(bytes, redis)),
-        None => Cache::new(redis),
+    let cache = match clock {
+        Some(clock) => cache.clock(clock.clock()).build(),
+        None => cache.build(),
     };
-    Ok(PrivateCacheLayer::of(owner, cache)?)
+    // The owner is required wherever this is reached.
+    Ok(PrivateCacheLayer::of(options.owner.as_deref().unwrap_or_default(), cache)?)
 }
 
-/// Serves until it receives a signal.
+async fn redis(url: &str, timeout: Duration) -> Result<RedisStore, BoxError> {
+    let redis = RedisStore::builder(url).operation_timeout(timeout).build()?;
+    redis.wait_connected(REDIS_PATIENCE).await;
+    Ok(redis)
+}
+
 async fn run(options: Options) -> Result<(), BoxError> {
-    let layer = layer(&options).await?;
+    let clock = options.explain.then(StandingClock::start);
+    let layer = layer(&options, clock.as_ref()).await?;
     let cache = layer.cache().clone();
-    let client = ServiceBuilder::new()
-        .layer(layer)
+    let Some(clock) = clock else { return serve(options, layer.layer(client()), cache).await };
+    let explaining = layer.clone();
+    let explained = Explained::new(clock, move |request| Box::pin(explaining.explain(&request)));
+    serve(options, explained.before(layer.layer(noted(client::<Full<Bytes>>()))), cache).await?;
+    println!("{}", explained.report());
+    Ok(())
+}
+
+/// The client, without the cache.
+fn client<B>()
+-> impl Service<Request<B>, Response = Response<Incoming>, Error = legacy::Error, Future: Send> + Clone + Send + 'static
+where
+    B: hyper::body::Body<Data: Send, Error: Into<BoxError>> + Send + Unpin + 'static,
+{
+    ServiceBuilder::new()
         .map_request(as_sent)
         .map_response(|mut response: Response<Incoming>| {
             strip_hop_by_hop(response.headers_mut());
             response
         })
-        .service(Client::builder(TokioExecutor::new()).build_http::<Incoming>());
+        .service(Client::builder(TokioExecutor::new()).build_http::<B>())
+}
 
+/// Serves until it receives a signal.
+async fn serve<S>(options: Options, client: S, cache: Cache) -> Result<(), BoxError>
+where
+    S: Service<Request<Incoming>, Response = Response<ResponseBody<Incoming>>, Error: Display, Future: Send>,
+    S: Clone + Send + 'static,
+{
     let listener = TcpListener::bind(options.listen).await?;
     let leads_to = options.origin.as_ref().map_or("the hosts that it is asked for", |origin| origin.as_str());
     println!("client_proxy: http://{} -> {leads_to}", listener.local_addr()?);
@@ -197,7 +233,7 @@ fn prepare(
 }
 
 /// Adapts a request that the cache could not answer to the connection to the server.
-fn as_sent(mut request: Request<Incoming>) -> Request<Incoming> {
+fn as_sent<B: hyper::body::Body>(mut request: Request<B>) -> Request<B> {
     if request.headers().contains_key(header::TE) {
         request.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("te"));
     }

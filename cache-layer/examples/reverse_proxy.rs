@@ -37,7 +37,7 @@ use cache_layer::{
     telemetry::{Event, Named, Observer},
 };
 use clap::{Parser, ValueEnum, error::ErrorKind};
-use http_body_util::{Either, Full};
+use http_body_util::{BodyExt as _, Collected, Either, Full};
 use hyper::{
     Method, Request, Response, StatusCode, Uri, Version,
     body::Incoming,
@@ -59,6 +59,7 @@ use tower::{Layer as _, Service, ServiceExt as _, service_fn};
 
 use self::{
     arguments::{listen, milliseconds, origin, size},
+    explained::{Explained, StandingClock, noted},
     fields::{field_lists, strip_hop_by_hop},
     http10::Held,
     interim::{Interim, Requests, Wire},
@@ -66,6 +67,8 @@ use self::{
 
 #[path = "reverse_proxy/arguments.rs"]
 mod arguments;
+#[path = "reverse_proxy/explained.rs"]
+mod explained;
 #[path = "reverse_proxy/fields.rs"]
 mod fields;
 #[path = "reverse_proxy/http10.rs"]
@@ -157,6 +160,10 @@ struct Options {
     /// The most requests at the origin at one time that load a missing response; without it, there is no limit
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_loads: Option<u32>,
+
+    /// Explain each request just before it is answered, and log each answer that differs from its explanation: for tests
+    #[arg(long)]
+    explain: bool,
 }
 
 impl Options {
@@ -219,11 +226,12 @@ async fn main() -> ExitCode {
         }
         Err(wrong) => return refuse(&wrong, 2),
     };
-    let cache = match cache(&options).await {
+    let clock = options.explain.then(StandingClock::start);
+    let cache = match cache(&options, clock.as_ref()).await {
         Ok(cache) => cache,
         Err(wrong) => return refuse(&wrong, 2),
     };
-    match run(options, cache).await {
+    match run(options, cache, clock).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => refuse(&error, 1),
     }
@@ -238,8 +246,11 @@ fn refuse(why: &impl Display, code: u8) -> ExitCode {
 }
 
 /// A cache over `store`, which logs verified hits that differ from the origin's response.
-fn over(store: impl Store, options: &Options) -> Cache {
-    let cache = Cache::builder(store);
+fn over(store: impl Store, options: &Options, clock: Option<&StandingClock>) -> Cache {
+    let mut cache = Cache::builder(store);
+    if let Some(clock) = clock {
+        cache = cache.clock(clock.clock());
+    }
     if options.verify.is_some() { cache.observer(Differences) } else { cache }.build()
 }
 
@@ -267,12 +278,12 @@ impl Observer for Differences {
 }
 
 /// Memory, Redis, or memory over Redis, by the options.
-async fn cache(options: &Options) -> Result<Cache, ConfigError> {
+async fn cache(options: &Options, clock: Option<&StandingClock>) -> Result<Cache, ConfigError> {
     match (&options.redis, options.memory) {
-        (None, memory) => Ok(over(MemoryStore::new(memory.unwrap_or(DEFAULT_MEMORY)), options)),
-        (Some(url), None) => Ok(over(redis(url, options.redis_timeout).await?, options)),
+        (None, memory) => Ok(over(MemoryStore::new(memory.unwrap_or(DEFAULT_MEMORY)), options, clock)),
+        (Some(url), None) => Ok(over(redis(url, options.redis_timeout).await?, options, clock)),
         (Some(url), Some(bytes)) => {
-            Ok(over(TieredStore::new(bytes, redis(url, options.redis_timeout).await?), options))
+            Ok(over(TieredStore::new(bytes, redis(url, options.redis_timeout).await?), options, clock))
         }
     }
 }
@@ -284,10 +295,13 @@ async fn redis(url: &str, timeout: Duration) -> Result<RedisStore, ConfigError> 
     Ok(redis)
 }
 
-async fn run(options: Options, cache: Cache) -> io::Result<()> {
+async fn run(options: Options, cache: Cache, clock: Option<StandingClock>) -> io::Result<()> {
     let listener = TcpListener::bind(options.listen).await?;
     println!("reverse_proxy: http://{} -> http://{}", listener.local_addr()?, options.origin);
-    serve(listener, options, cache).await
+    match clock {
+        None => serve(listener, options, cache).await,
+        Some(clock) => serve_explained(listener, options, cache, clock).await,
+    }
 }
 
 /// Serves until it receives a signal.
@@ -303,6 +317,45 @@ async fn serve(listener: TcpListener, options: Options, cache: Cache) -> io::Res
             accept(listener, header_timeout, layer.query().max_content(size).layer(forward), cache).await
         }
     }
+}
+
+/// As [`serve`], with each answer compared with the explanation of its request.
+async fn serve_explained(
+    listener: TcpListener,
+    options: Options,
+    cache: Cache,
+    clock: StandingClock,
+) -> io::Result<()> {
+    let (layer, origin, header_timeout) = (options.layer(cache.clone()), options.origin, options.header_timeout);
+    let explained = match options.query {
+        None => {
+            let (forward, explaining) = (service_fn(move |request| forward(origin.clone(), request)), layer.clone());
+            let explained = Explained::new(clock, move |request| {
+                let layer = explaining.clone();
+                Box::pin(async move { layer.explain(&request).await })
+            });
+            let service = explained.before(layer.layer(noted(forward)));
+            accept(listener, header_timeout, service, cache).await?;
+            explained
+        }
+        Some(size) => {
+            let forward = service_fn(move |request: Request<QueryBody<Full<Bytes>>>| forward(origin.clone(), request));
+            let layer = layer.query().max_content(size);
+            let explaining = layer.clone();
+            let explained = Explained::new(clock, move |request: Request<Full<Bytes>>| {
+                let layer = explaining.clone();
+                Box::pin(async move {
+                    let content = request.body().clone().collect().await.map(Collected::to_bytes);
+                    layer.explain(&request, content.unwrap_or_default()).await
+                })
+            });
+            let service = explained.before(layer.layer(noted(forward)));
+            accept(listener, header_timeout, service, cache).await?;
+            explained
+        }
+    };
+    println!("{}", explained.report());
+    Ok(())
 }
 
 async fn accept<S>(listener: TcpListener, header_timeout: Duration, service: S, cache: Cache) -> io::Result<()>
@@ -455,7 +508,7 @@ fn is_host(value: &header::HeaderValue) -> bool {
 /// that can't be sent twice.
 async fn forward<B>(origin: Authority, mut request: Request<B>) -> Result<Response<Incoming>, BoxError>
 where
-    B: hyper::body::Body<Data = Bytes, Error = hyper::Error> + Send + 'static,
+    B: hyper::body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     if request.headers().contains_key(header::TE) {
         request.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("te"));

@@ -275,7 +275,7 @@ pub(crate) struct Policy {
     /// Why requests bypass the cache, if they do.
     pub(crate) bypass: Option<NoCacheReason>,
     pub(crate) bypass_if: Option<RequestPredicate>,
-    /// How hits are verified, if some are.
+    /// How hits are verified, if that was set.
     pub(crate) verify: Option<Verify>,
     /// Whether a stored response is loaded anew, or validated, instead of used.
     pub(crate) refresh: bool,
@@ -426,9 +426,14 @@ impl Policy {
         self.early_refresh = beta_of(beta);
     }
 
-    /// Sets how hits are verified; a rate of zero turns verification off.
+    /// Sets how hits are verified; a rate of zero turns verification off, unless an operator's switch has another rate.
     pub(crate) fn set_verify(&mut self, verify: Verify) {
-        self.verify = Some(verify).filter(|verify| verify.rate() > 0.0);
+        self.verify = Some(verify);
+    }
+
+    /// The share of the hits that is verified, if some are.
+    pub(crate) fn verification_rate(&self) -> Option<f64> {
+        self.verify.as_ref().map(Verify::rate).filter(|rate| *rate > 0.0)
     }
 
     /// Sets what this cache encodes; an `encode` without codings turns encoding off.
@@ -444,7 +449,8 @@ impl Policy {
 
     /// Whether a setting needs to examine a request before its look-up, or its response afterwards.
     pub(crate) fn asks_first(&self) -> bool {
-        self.bypass.is_some() || self.verify.is_some() || self.bypass_if.is_some() || !self.cookies.bypass.is_empty()
+        let verifies = self.verification_rate().is_some();
+        self.bypass.is_some() || verifies || self.bypass_if.is_some() || !self.cookies.bypass.is_empty()
     }
 
     /// Whether the user's `keep_if` accepts such a response.

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -24,17 +24,47 @@ labels! {
         /// Stale entries are used for as long as they are kept: while they are refreshed, and in place of an error. Entries
         /// that must never be used stale are not.
         WiderGrace => "wider-grace",
+        /// Hits are [verified](crate::CacheLayer::verify) at a rate that [the switch](crate::Cache::switch_verification) has,
+        /// in place of every rate that is set in a layer, a rule or a cache.
+        VerificationRate => "verification-rate",
     }
 }
 
 /// The longest that a switch may be on.
 pub(crate) const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// The rate of verification, if the switch is turned on without one: one hit in a hundred.
+pub(crate) const USUAL_RATE: f64 = 0.01;
+
+/// How a switch is to be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SwitchState {
+    pub(crate) switch: Switch,
+    /// For how long it is on, from the moment at which it is turned; `None` if it is off.
+    pub(crate) on_for: Option<Duration>,
+    /// The rate of verification, from 0 to 1, for the switch that has one.
+    pub(crate) rate: f64,
+}
+
+impl SwitchState {
+    pub(crate) fn new(switch: Switch, on_for: Option<Duration>) -> Self {
+        Self { switch, on_for, rate: USUAL_RATE }
+    }
+
+    pub(crate) fn off(switch: Switch) -> Self {
+        Self::new(switch, None)
+    }
+}
+
 /// The switches, and until when each of them is on.
 #[derive(Default)]
 pub struct Switches {
     /// In milliseconds since the Unix epoch, by this process's clock; 0 for a switch that is off.
     until: [AtomicU64; Switch::ALL.len()],
+    /// The bits of the rate of verification; meaningful while its switch is on.
+    rate: AtomicU64,
+    /// Whether a switch that changes the path of a hit has ever been on. Until then, a hit looks at nothing else.
+    has_changed_hits: AtomicBool,
 }
 
 impl Switches {
@@ -54,15 +84,34 @@ impl Switches {
         }
     }
 
-    /// Turns a switch on for a time, or off.
-    pub(crate) fn set(&self, switch: Switch, on_for: Option<Duration>) {
-        self.set_since(now(), switch, on_for);
+    /// Turns a switch.
+    pub(crate) fn set(&self, state: SwitchState) {
+        self.set_since(now(), state);
     }
 
-    /// Turns a switch on for a time that began at `moment`, or off.
-    pub(crate) fn set_since(&self, moment: u64, switch: Switch, on_for: Option<Duration>) {
+    /// Turns a switch, as of `moment`.
+    pub(crate) fn set_since(&self, moment: u64, SwitchState { switch, on_for, rate }: SwitchState) {
         let until = on_for.map_or(0, |on_for| moment.saturating_add(millis(on_for)));
+        if until > 0 && matches!(switch, Switch::BypassReads | Switch::VerificationRate) {
+            self.has_changed_hits.store(true, Ordering::SeqCst);
+        }
+        if switch == Switch::VerificationRate {
+            self.rate.store(rate.to_bits(), Ordering::SeqCst);
+        }
         self.until(switch).store(until, Ordering::SeqCst);
+    }
+
+    /// Whether a switch is on that changes the path of a hit.
+    pub(crate) fn changes_hits(&self) -> bool {
+        self.has_changed_hits.load(Ordering::Relaxed)
+            && (self.is_on(Switch::BypassReads) || self.is_on(Switch::VerificationRate))
+    }
+
+    /// The rate of verification, while its switch is on.
+    pub(crate) fn rate(&self) -> Option<f64> {
+        // One load, until the switch has been on for the first time.
+        let is_on = self.has_changed_hits.load(Ordering::Relaxed) && self.is_on(Switch::VerificationRate);
+        is_on.then(|| f64::from_bits(self.rate.load(Ordering::SeqCst)))
     }
 
     /// The switches that are on, and for how much longer.
@@ -96,12 +145,27 @@ mod tests {
     fn a_switch_goes_off_by_itself() {
         let switches = Switches::default();
         assert_eq!(switches.on().count(), 0);
-        switches.set(Switch::StopFills, Some(Duration::from_secs(60)));
-        switches.set(Switch::WiderGrace, Some(Duration::from_millis(20)));
+        switches.set(SwitchState::new(Switch::StopFills, Some(Duration::from_secs(60))));
+        switches.set(SwitchState::new(Switch::WiderGrace, Some(Duration::from_millis(20))));
         assert!(switches.is_on(Switch::StopFills) && !switches.is_on(Switch::BypassReads));
         std::thread::sleep(Duration::from_millis(40));
         assert!(!switches.is_on(Switch::WiderGrace) && switches.is_on(Switch::StopFills));
-        switches.set(Switch::StopFills, None);
+        switches.set(SwitchState::off(Switch::StopFills));
         assert_eq!(switches.on().count(), 0);
+    }
+
+    #[test]
+    fn the_rate_is_that_of_the_last_turn_and_ends_with_the_switch() {
+        let switches = Switches::default();
+        let on =
+            |rate| SwitchState { rate, ..SwitchState::new(Switch::VerificationRate, Some(Duration::from_secs(60))) };
+        assert_eq!((switches.rate(), switches.changes_hits()), (None, false));
+        switches.set(on(0.5));
+        switches.set(on(0.0));
+        assert_eq!((switches.rate(), switches.changes_hits()), (Some(0.0), true));
+        switches.set(SwitchState::off(Switch::VerificationRate));
+        assert_eq!((switches.rate(), switches.changes_hits()), (None, false));
+        switches.set(SwitchState::new(Switch::BypassReads, Some(Duration::from_secs(60))));
+        assert_eq!((switches.rate(), switches.changes_hits()), (None, true));
     }
 }

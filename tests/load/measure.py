@@ -32,7 +32,7 @@ PROXIES = {proxy.__name__: proxy for proxy in (servers.nginx, servers.varnish, s
 ENCODED = {"encoded memory": "gzip", "compressed memory": "gzip", "gzip_nginx": "gzip", "gzip_varnish": "gzip", "encoded redis": "zstd"}
 PROXIES |= {"gzip_nginx": servers.gzip_nginx, "gzip_varnish": servers.gzip_varnish}
 #: The field that says where a response comes from, and what it has if that is a cache.
-MARKS = {name: ("x-cache", "HIT") for name in ("memory", "redis", "tiered", "reverse_proxy", "http-cache", "nginx")} | {
+MARKS = {name: ("x-cache", "HIT") for name in ("memory", "watched", "redis", "tiered", "reverse_proxy", "http-cache", "nginx")} | {
     "encoded memory": ("x-cache", "HIT"), "compressed memory": ("x-cache", "HIT"), "encoded redis": ("x-cache", "HIT"),
     "gzip_nginx": ("x-cache", "HIT"), "gzip_varnish": ("x-varnish", " "), "hitbox": ("x-cache-status", "HIT"), "varnish": ("x-varnish", " "), "haproxy": ("age", ""), "trafficserver": ("age", ""),
 }  # fmt: skip
@@ -54,7 +54,7 @@ class Scenario:
 
 SCENARIOS = [
     Scenario("hits, 1 connection", 1, OURS + RIVALS, "same", seconds=1),
-    Scenario(targets.HITS, 50, [*OURS, "reverse_proxy", *RIVALS], "same"),
+    Scenario(targets.HITS, 50, [*OURS, "watched", "reverse_proxy", *RIVALS], "same"),
     Scenario(targets.CROWD, 400, OURS + RIVALS, "same"),
     Scenario(targets.MISSES, 50, OURS + RIVALS, "distinct"),
     Scenario(targets.SLOW, 50, WORKING, "distinct"),

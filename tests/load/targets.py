@@ -69,6 +69,7 @@ TARGETS = [
     Ratio("miss in memory, handler of 200 µs, to no cache", SLOW, "working memory", "working plain", 0.97),
     Ratio("hit in memory, to no cache, one URL", HITS, "memory", "plain", 0.97),
     Ratio("hit in memory, to no cache, Zipf over 10,000", ZIPF, "memory", "plain", 0.95),
+    Ratio("hit in memory, watched by an operator, to one that is not", HITS, "watched", "memory", 0.97),
     Ratio("hit in the first tier, to no cache, one URL", HITS, "tiered", "plain", 0.96),
     Ratio("hit in the first tier, to no cache, Zipf over 10,000", ZIPF, "tiered", "plain", 0.93),
     Ratio("hit in Redis, to by hand, one URL", HITS, "redis", "handmade", 0.95),

@@ -163,6 +163,14 @@ async function views(browser, { app, admin }, { width, dark }) {
   await seen("switches");
   await browser.value("document.querySelector('#switched button').click()");
   await browser.until(`document.querySelectorAll("#switched button").length === 0`, "it is off");
+  await browser.until("document.getElementById('rate-label').hidden", "a switch without a rate shows none");
+  await browser.value("(() => { const name = document.querySelector('#switch-form [name=switch]'); name.value = 'verification-rate'; name.dispatchEvent(new Event('input', { bubbles: true })); })()");
+  await browser.until("!document.getElementById('rate-label').hidden", "the rate is asked for");
+  await browser.value("document.querySelector('#switch-form [name=rate]').value = '0.25'");
+  await browser.value("document.querySelector('#switch-form button').click()");
+  await browser.until(`/verification-rate\\s*on, 0.25/.test(${text("switched")})`, "the rate is shown");
+  await browser.value("document.querySelector('#switched button').click()");
+  await browser.until(`document.querySelectorAll("#switched button").length === 0`, "that is off, too");
 
   await browser.value(`location.hash = "stored?tag=" + encodeURIComponent(${JSON.stringify(HOSTILE)})`);
   await browser.until(`${text("stored")}.includes("onerror=")`, "a tag is shown as text");

@@ -36,6 +36,7 @@ over_each_store!(
     two_owners_never_wait_for_one_load,
     a_shared_layer_over_the_same_cache_has_none_of_it,
     no_setting_makes_it_shared,
+    its_settings_alone_are_not_private,
     a_token_that_rotates_finds_nothing_of_the_former_one,
     another_session_finds_nothing_of_the_former_one,
     a_write_voids_what_was_stored_under_any_credentials,
@@ -278,6 +279,24 @@ async fn no_setting_makes_it_shared(backend: &Backend) {
                 assert_eq!(client.call(&uri, sent).await, call, "it is kept all the same");
                 calls.push(call);
             }
+        }
+    }
+}
+
+/// Settings that were taken out of it make a shared layer, which stores nothing for one user alone.
+async fn its_settings_alone_are_not_private(backend: &Backend) {
+    let mut taken = None;
+    let layer = PrivateCacheLayer::of("alice", backend.cache().await.build()).unwrap();
+    drop(layer.with(|settings| {
+        taken = Some(settings.clone());
+        settings
+    }));
+    let taken = taken.unwrap();
+    for (fields, sent) in [(PRIVATE, &[][..]), (&[("cache-control", "max-age=60")], OLD_TOKEN)] {
+        let origin = Origin::echo(fields);
+        let service = taken.layer(origin.clone());
+        for call in 1..=2 {
+            assert_eq!(ask(&service, request(Method::GET, URI, sent)).await.unwrap().call(), call, "{fields:?}");
         }
     }
 }

@@ -6,7 +6,7 @@ use cache_layer::{
     Cache, CacheLayer, Clock, Switch, SwitchError,
     store::{MemoryStore, RedisStore, TieredStore},
 };
-use tests::{App, Backend, Origin, RedisServer, over_each_store, wait_until};
+use tests::{App, Backend, Fault, FaultProxy, Origin, RedisServer, over_each_store, wait_until};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const FRESH: &[(&str, &str)] = &[("cache-control", "max-age=60")];
@@ -83,7 +83,46 @@ async fn wider_grace_uses_what_is_stale_for_as_long_as_it_is_kept(backend: &Back
     app.cache.switch_off(Switch::WiderGrace).await.unwrap();
 }
 
+/// Whether verifications still come of hits, within a number of hits that is enough for a rate of 1.
+async fn verifies(app: &App) -> bool {
+    let before = app.cache.counts().verified;
+    for _ in 0..5 {
+        assert_eq!(app.get("/a", &[]).await.x_cache(), "HIT");
+    }
+    assert!(app.cache.drain(MINUTE).await);
+    app.cache.counts().verified > before
+}
+
+async fn a_switched_rate_takes_the_place_of_every_rate_that_is_set(backend: &Backend) {
+    let unset = app(backend, &Origin::echo(FRESH)).await;
+    let set = App::new(unset.cache.clone(), &Origin::echo(FRESH), |layer| layer.namespace("set").verify(1.0));
+    for app in [&unset, &set] {
+        app.get("/a", &[]).await;
+    }
+    assert!(!verifies(&unset).await && verifies(&set).await);
+    unset.cache.switch_verification(1.0, MINUTE).await.unwrap();
+    assert!(verifies(&unset).await && verifies(&set).await);
+    unset.cache.switch_verification(0.0, MINUTE).await.unwrap();
+    assert!(!verifies(&unset).await && !verifies(&set).await);
+    unset.cache.switch_off(Switch::VerificationRate).await.unwrap();
+    assert!(!verifies(&unset).await && verifies(&set).await);
+}
+
+async fn a_switched_rate_verifies_values(backend: &Backend) {
+    let cache = backend.cache().await.switches(true).build();
+    let hit = async || {
+        assert_eq!(cache.get_or_load("key", async || Ok::<_, Infallible>(7)).await, Ok(7));
+        assert!(cache.drain(MINUTE).await);
+        cache.counts().verified
+    };
+    assert_eq!((hit().await, hit().await), (0, 0));
+    cache.switch_verification(1.0, MINUTE).await.unwrap();
+    assert!(hit().await > 0);
+}
+
 over_each_store!(
+    a_switched_rate_takes_the_place_of_every_rate_that_is_set,
+    a_switched_rate_verifies_values,
     bypassed_reads_go_to_the_application_and_leave_what_is_stored,
     stopped_fills_leave_hits_and_store_nothing,
     stopped_fills_store_no_value_that_is_loaded,
@@ -98,7 +137,12 @@ async fn without_switches_there_is_nothing_to_turn() {
     for time in [Duration::ZERO, Duration::from_millis(999), Duration::from_secs(86_401)] {
         assert_eq!(cache.switch(Switch::StopFills, time).await, Err(SwitchError::Time(time)));
     }
-    assert_eq!(cache.switched_on(), []);
+    for rate in [-0.1, 1.1, f64::NAN, f64::INFINITY] {
+        assert_eq!(cache.switch_verification(rate, MINUTE).await, Err(SwitchError::Rate));
+    }
+    assert_eq!((cache.switched_on(), cache.switched_rate()), (vec![], None));
+    cache.switch(Switch::VerificationRate, MINUTE).await.unwrap();
+    assert_eq!(cache.switched_rate(), Some(0.01), "unless a rate is given");
 }
 
 /// A process, and its store.
@@ -137,6 +181,48 @@ async fn a_switch_reaches_the_fleet_with_one_push_each() {
     assert_eq!(reads(), [3, 2, 2, 2]);
     let late = node(&server).await.0;
     wait_until("one that comes later finds it", async || is_on(&late, Switch::StopFills)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rate_reaches_the_fleet_and_ends_with_its_switch() {
+    let server = RedisServer::start();
+    let mut fleet = Vec::new();
+    for _ in 0..4 {
+        let app = App::new(node(&server).await.0, &Origin::echo(FRESH), |layer| layer);
+        app.get("/a", &[]).await;
+        assert!(!verifies(&app).await);
+        fleet.push(app);
+    }
+    let all_have = |rate: Option<f64>| fleet.iter().all(|app| app.cache.switched_rate() == rate);
+    fleet[0].cache.switch_verification(1.0, MINUTE).await.unwrap();
+    wait_until("all have the rate", async || all_have(Some(1.0))).await;
+    for app in &fleet {
+        assert!(verifies(app).await);
+    }
+    fleet[1].cache.switch_verification(0.125, Duration::from_secs(1)).await.unwrap();
+    wait_until("it is over in all of them", async || all_have(None)).await;
+    for app in &fleet {
+        assert!(!verifies(app).await);
+    }
+}
+
+/// The shorter time is over before the process hears of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_was_away_does_not_keep_a_time_that_was_cut_short() {
+    let server = RedisServer::start();
+    let mut proxy = FaultProxy::start(server.addr()).await;
+    let here = node(&server).await.0;
+    let redis = RedisStore::builder(format!("redis://{}", proxy.addr())).build().unwrap();
+    assert!(redis.wait_connected(MINUTE).await);
+    let there = Cache::builder(redis).switches(true).build();
+    here.switch(Switch::StopFills, MINUTE).await.unwrap();
+    wait_until("it is heard of", async || is_on(&there, Switch::StopFills)).await;
+    proxy.set(Fault::Cut).await;
+    here.switch(Switch::StopFills, Duration::from_secs(1)).await.unwrap();
+    wait_until("it is over here", async || !is_on(&here, Switch::StopFills)).await;
+    assert!(is_on(&there, Switch::StopFills), "it has not heard of it");
+    proxy.set(Fault::Pass).await;
+    wait_until("it is over there", async || !is_on(&there, Switch::StopFills)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,13 @@
 //! Tags that a response names in its fields, soft invalidation, and patterns, as an application and its clients see them.
 
-use std::time::Duration;
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use cache_layer::{CacheLayer, Clock, Tags};
 use http::{HeaderName, HeaderValue, Method};
@@ -244,6 +251,30 @@ async fn a_pattern_deletes_responses_by_their_address(backend: &Backend) {
     assert_eq!(app.cache.delete_pattern("*/products/4[0-9]").counted().await.unwrap(), 1);
     assert_eq!(app.get("/products?page=1", &[]).await.header("x-cache"), Some("MISS"));
     assert_eq!(app.get("/categories", &[]).await.header("x-cache"), Some("HIT"));
+}
+
+/// The first load of a tag, during which a tag is invalidated.
+#[tokio::test(flavor = "multi_thread")]
+async fn in_memory_only_an_invalidation_of_its_own_tag_overtakes_a_load() {
+    let backend = Backend::memory();
+    for (own, invalidated, is_stored) in [("a", "b", true), ("c", "c", false), ("d", "e", true)] {
+        let (gate, began, cache) = (Gate::closed(), Arc::new(AtomicBool::new(false)), backend.cache().await.build());
+        let load = {
+            let (gate, began) = (gate.clone(), began.clone());
+            async move || {
+                began.store(true, Ordering::SeqCst);
+                gate.pass().await;
+                Ok::<_, Infallible>(1)
+            }
+        };
+        let loading = tokio::spawn(cache.get_or_load(own, load).tags([own]).into_future());
+        wait_until("it loads", async || began.load(Ordering::SeqCst)).await;
+        cache.invalidate_tag(invalidated).await.unwrap();
+        gate.open();
+        assert_eq!(loading.await.unwrap(), Ok(1));
+        assert!(cache.drain(Duration::from_secs(30)).await);
+        assert_eq!(cache.contains(own).await, is_stored, "{own}, and {invalidated} was invalidated");
+    }
 }
 
 over_each_store!(

@@ -110,3 +110,28 @@ async fn answers_take_as_long_as_it_is_told() {
     load(&cache, 1).await;
     settled(&cache).await;
 }
+
+/// Many invalidations are delivered, the one that counts last, while two threads read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nothing_is_read_before_the_invalidations_of_the_meantime_are_delivered() {
+    let store = TestStore::new();
+    let cache = Cache::new(store.clone());
+    for round in 0..200 {
+        load(&cache, round).await;
+        settled(&cache).await;
+        assert!(cache.contains(("n", round)).await);
+        store.disconnect();
+        for other in 0..200 {
+            cache.invalidate(&("other", other).into()).await.unwrap_err();
+        }
+        cache.invalidate(&("n", round).into()).await.unwrap_err();
+        store.reconnect();
+        let reading = (0..4).map(|_| {
+            let cache = cache.clone();
+            tokio::spawn(async move { cache.contains(("n", round)).await })
+        });
+        for read in join_all(reading).await {
+            assert!(!read.unwrap(), "it was invalidated in the meantime");
+        }
+    }
+}

@@ -461,8 +461,15 @@ function showSwitches(states) {
   if (!form.switch.length) form.switch.replaceChildren(...states.map(({ name }) => element("option", { value: name }, name)));
   const left = (row) => row.on ? element("span", { "data-until": Date.now() + row.left_ms }, countdown(row.left_ms)) : "";
   const off = (row) => row.on ? element("button", { type: "button", onclick: () => turn({ switch: row.name, seconds: 0 }) }, "Turn off") : "";
-  $("switched").replaceChildren(table([{ name: "Switch", kind: "code", of: (row) => row.name }, { name: "Is", of: (row) => row.on ? element("span", { class: "chip poor" }, "on") : "off" },
+  $("switched").replaceChildren(table([{ name: "Switch", kind: "code", of: (row) => row.name }, { name: "Is", of: (row) => row.on ? element("span", { class: "chip poor" }, row.rate === undefined ? "on" : `on, ${row.rate}`) : "off" },
     { name: "Ends", kind: "number", of: left }, { name: "While it is on", of: (row) => row.does }, { name: "Change", of: off }], states, "", true));
+}
+
+function adaptSwitch() {
+  const form = $("switch-form").elements;
+  form.rate.disabled = form.switch.value !== "verification-rate";
+  $("rate-label").hidden = form.rate.disabled;
+  return form;
 }
 
 async function switches() {
@@ -606,7 +613,11 @@ async function begin() {
   }
   submits("purge-form", () => sendPurge(true));
   submits("live-form", watch);
-  submits("switch-form", () => turn({ switch: $("switch-form").elements.switch.value, seconds: Number($("switch-form").elements.seconds.value) }));
+  submits("switch-form", () => {
+    const { switch: name, seconds, rate } = adaptSwitch();
+    turn({ switch: name.value, seconds: Number(seconds.value), rate: rate.disabled ? undefined : Number(rate.value) });
+  });
+  $("switch-form").addEventListener("input", adaptSwitch);
   $("purge-form").addEventListener("input", adaptPurge);
   $("purge-now").addEventListener("click", () => {
     const all = $("purge-form").elements.kind.value === "all";

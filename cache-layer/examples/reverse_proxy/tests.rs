@@ -69,7 +69,7 @@ async fn proxy(origin: &Origin) -> SocketAddr {
     let arguments = ["reverse_proxy", "--listen", "127.0.0.1:0", "--header-timeout", "2", "--origin"];
     let origin = format!("http://{}", origin.address);
     let options = Options::parse_from(arguments.into_iter().chain([origin.as_str()]));
-    let cache = cache(&options).await.unwrap();
+    let cache = cache(&options, None).await.unwrap();
     tokio::spawn(serve(listener, options, cache));
     address
 }

@@ -75,18 +75,22 @@ impl Parse for Arguments {
             schema: None,
             cache: None,
         };
-        let mut seen: Vec<Ident> = Vec::new();
+        let mut seen: Vec<String> = Vec::new();
         while !input.is_empty() {
             let setting: Ident = input.parse()?;
-            if seen.contains(&setting) {
-                return Err(Error::new(setting.span(), format!("`{setting}` is said twice")));
+            let meant = match setting.to_string() {
+                short if short == "early" => "early_refresh".to_owned(),
+                other => other,
+            };
+            if seen.contains(&meant) {
+                return Err(Error::new(setting.span(), format!("`{meant}` is said twice")));
             }
             if setting == "name" {
                 name = Some(value::<LitStr>(input, &setting, "a text, such as `name = \"product_list\"`")?);
             } else if !arguments.time(input, &setting)? && !arguments.other(input, &setting)? {
                 return Err(Error::new(setting.span(), format!("there is no setting `{setting}`: write {SETTINGS}")));
             }
-            seen.push(setting);
+            seen.push(meant);
             if !input.is_empty() {
                 input.parse::<Token![,]>()?;
             }

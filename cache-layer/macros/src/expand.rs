@@ -91,7 +91,7 @@ impl Function {
     fn answer_one(&self, refresh: bool) -> TokenStream {
         let Self { output, arguments, .. } = self;
         let (key, tags, call, returned) = (self.key(), self.tags(), self.call(), self.returned());
-        let (before, settings) = settings(arguments);
+        let (before, settings) = settings(arguments, output);
         let refresh = refresh.then(|| quote!(.refresh()));
         let owned = self.owned(|_| true);
         let negative_ttl = arguments.negative_ttl.as_ref().map(|ttl| {
@@ -117,7 +117,7 @@ impl Function {
     fn answer_many(&self, input: &Input, element: &Element, refresh: bool) -> TokenStream {
         let (key, tags, call, returned) = (self.key(), self.tags(), self.call(), self.returned());
         let (items, Element { name: item, ty }) = (&input.name, element);
-        let (before, settings) = settings(&self.arguments);
+        let (before, settings) = settings(&self.arguments, &self.output);
         let refresh = refresh.then(|| quote!(.refresh()));
         let negative_ttl = self.arguments.negative_ttl.as_ref().map(|ttl| {
             let ttl = duration(ttl);
@@ -352,7 +352,7 @@ impl Input {
 
 /// The code that runs before the arguments are moved to the load; and the settings of the call, except for the tags and the
 /// settings for `None`.
-fn settings(arguments: &Arguments) -> (TokenStream, TokenStream) {
+fn settings(arguments: &Arguments, output: &Type) -> (TokenStream, TokenStream) {
     let durations = [
         (quote!(ttl), &arguments.ttl),
         (quote!(stale_while_revalidate), &arguments.stale_while_revalidate),
@@ -379,6 +379,7 @@ fn settings(arguments: &Arguments) -> (TokenStream, TokenStream) {
         .as_ref()
         .map(|(limit, error)| {
             let limit = duration(limit);
+            let error = quote_spanned!(output.span()=> ::cache_layer::__cached::timed_out::<#output>(#error));
             (quote!(let __timed_out = #error;), quote!(.hard_timeout(#limit, __timed_out)))
         })
         .unzip();

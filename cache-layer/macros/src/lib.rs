@@ -49,7 +49,7 @@ mod template;
 /// | `stale_if_error = "1h"` | how long a stale value is used if the function fails |
 /// | `keep = "1d"` | how long a stale value is kept for a load that wants to see it; the function itself doesn't |
 /// | `soft_timeout = "50ms"` | how long a call waits if a stale value may be used by `stale_if_error` |
-/// | `hard_timeout("2s", Error::TimedOut)` | how long a call waits at most, and its error then |
+/// | `hard_timeout("2s", Error::TimedOut)` | how long a call waits at most, and its error then, for a function that returns a `Result` |
 /// | `fallback = Vec::new()` | what a call returns in place of an error |
 /// | `failure_backoff("1s", "30s")` | how long the back-off after a failure lasts, at first and at most, while there is a stale value or a fallback |
 /// | `many(id in ids)` | [each element of `ids` has an entry of its own](#many-at-once) |

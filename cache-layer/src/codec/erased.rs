@@ -41,14 +41,24 @@ pub(super) struct Read(Box<dyn Any>);
 type ReadValue = for<'de> fn(&mut dyn erased_serde::Deserializer<'de>) -> Result<Box<dyn Any>, erased_serde::Error>;
 
 thread_local! {
-    /// How the next [`Read`] of this thread is read: a codec only knows that `Read` can be deserialized.
+    /// How a [`Read`] of this thread is read now: a codec only knows that `Read` can be deserialized. It may do so several times,
+    /// to try one format after another.
     static READ: Cell<Option<ReadValue>> = const { Cell::new(None) };
 }
 
 impl<'de> Deserialize<'de> for Read {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Some(read) = READ.take() else { return Err(D::Error::custom("nothing says what to read")) };
+        let Some(read) = READ.get() else { return Err(D::Error::custom("nothing says what to read")) };
         read(&mut <dyn erased_serde::Deserializer<'_>>::erase(deserializer)).map(Self).map_err(D::Error::custom)
+    }
+}
+
+/// Restores how to read: a value may be decoded while another one is.
+struct Restored(Option<ReadValue>);
+
+impl Drop for Restored {
+    fn drop(&mut self) {
+        READ.set(self.0);
     }
 }
 
@@ -61,9 +71,9 @@ fn read_as<V: DeserializeOwned + 'static>(
 
 /// The value of this type that `codec` reads from the bytes.
 pub(super) fn decode<V: DeserializeOwned + 'static>(codec: &dyn Erased, bytes: &[u8]) -> Result<V, CodecError> {
-    READ.set(Some(read_as::<V>));
-    let read = codec.decode_erased(bytes);
-    // A codec that refused the bytes may not have taken it.
-    READ.set(None);
+    let read = {
+        let _before = Restored(READ.replace(Some(read_as::<V>)));
+        codec.decode_erased(bytes)
+    };
     read?.0.downcast().map(|value| *value).map_err(|_| "it is a value of another type".into())
 }

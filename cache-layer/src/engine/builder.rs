@@ -56,7 +56,7 @@ impl Cache {
             #[cfg(feature = "typed")]
             codec: Chosen::default(),
             #[cfg(feature = "typed")]
-            verifier: None,
+            verify: None,
         }
     }
 }
@@ -78,7 +78,7 @@ pub struct CacheBuilder {
     #[cfg(feature = "typed")]
     codec: Chosen,
     #[cfg(feature = "typed")]
-    verifier: Option<Verifier>,
+    verify: Option<Verify>,
 }
 
 impl CacheBuilder {
@@ -135,7 +135,8 @@ impl CacheBuilder {
     /// The share of the hits of typed values that is verified, none unless set: their load runs again in the background, the
     /// bytes of the two values are compared, and [`Event::Verified`](crate::telemetry::Event::Verified) reports the result.
     /// This is [`CacheLayer::verify`](crate::CacheLayer::verify) for values. Values that the load itself reads from the cache
-    /// are answered as usual, so that only its other sources are verified.
+    /// are answered as usual, so that only its other sources are verified. An operator's
+    /// [switch](crate::Switch::VerificationRate) takes precedence.
     ///
     /// ```
     /// use cache_layer::{Cache, store::MemoryStore};
@@ -144,7 +145,7 @@ impl CacheBuilder {
     /// ```
     #[cfg(feature = "typed")]
     pub fn verify(mut self, verify: impl Into<Verify>) -> Self {
-        self.verifier = Verifier::new(&verify.into());
+        self.verify = Some(verify.into());
         self
     }
 
@@ -255,7 +256,7 @@ impl CacheBuilder {
     #[must_use]
     pub fn build(self) -> Cache {
         #[cfg(feature = "typed")]
-        let (codec, verifier) = (self.codec, self.verifier);
+        let (codec, verify) = (self.codec, self.verify);
         let Self {
             store,
             name,
@@ -291,7 +292,7 @@ impl CacheBuilder {
             #[cfg(feature = "typed")]
             codec,
             #[cfg(feature = "typed")]
-            verifier,
+            verifier: Verifier::new(verify.as_ref(), switches.clone()),
             flights: Arc::default(),
             uncacheable: RecentKeys::default(),
             recent_failures: RecentFailures::default(),

@@ -150,10 +150,10 @@ impl Cache {
         self.0.telemetry.name(named);
     }
 
-    /// The verifier of typed values, if some hits are verified.
+    /// The verifier of typed values, if some hits are verified now.
     #[cfg(feature = "typed")]
     pub(crate) fn verifier(&self) -> Option<&Verifier> {
-        self.0.verifier.as_ref()
+        self.0.verifier.as_ref().filter(|verifier| verifier.is_on())
     }
 
     pub(crate) fn now(&self) -> u64 {
@@ -220,6 +220,16 @@ impl Cache {
     /// Whether the cache has switches.
     pub(crate) fn has_switches(&self) -> bool {
         self.0.switches.is_some()
+    }
+
+    /// The switches, if the cache has them.
+    pub(crate) fn switches(&self) -> Option<Arc<Switches>> {
+        self.0.switches.clone()
+    }
+
+    /// Whether an operator has turned a switch on that changes the path of a hit.
+    pub(crate) fn changes_hits(&self) -> bool {
+        self.0.switches.as_ref().is_some_and(|switches| switches.changes_hits())
     }
 
     /// Whether an operator has turned this switch on.

@@ -27,7 +27,7 @@ use crate::{
         Acquired, BoxFuture, Committed, Estimate, Failed, Failures, Fill, Hardness, Lease, LeaseState, LeaseToken,
         Lookup, MemoryStore, Reach, Scope, Seen, Store, StoreBackend, StoreError,
     },
-    switches::{Switch, Switches},
+    switches::{SwitchState, Switches},
     tag::{TagToken, Tags},
 };
 
@@ -75,8 +75,8 @@ impl StoreBackend for Elsewhere {
         self.store.follow_switches()
     }
 
-    fn turn<'a>(&'a self, switch: Switch, on_for: Option<Duration>) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.store.turn(switch, on_for)
+    fn turn(&self, state: SwitchState) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.store.turn(state)
     }
 
     fn lease_state<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<LeaseState, StoreError>> {

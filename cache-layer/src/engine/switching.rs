@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use super::cache::Cache;
 use crate::{
     store::StoreError,
-    switches::{LONGEST, Switch},
+    switches::{LONGEST, Switch, SwitchState},
 };
 
 /// Why a switch was not turned.
@@ -16,6 +16,8 @@ pub enum SwitchError {
     NoSwitches,
     /// The time is less than a second, or more than a day.
     Time(Duration),
+    /// The rate is not a number from 0 to 1.
+    Rate,
     /// The store did not answer: most likely the switch has not changed.
     Store(String),
 }
@@ -24,7 +26,8 @@ impl fmt::Display for SwitchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoSwitches => f.write_str("the cache was built without switches"),
-            Self::Time(time) => write!(f, "a switch is on for a second to a day, and not for {time:?}"),
+            Self::Time(time) => write!(f, "a switch can be on for a second to a day, and not for {time:?}"),
+            Self::Rate => f.write_str("a rate is a number from 0 to 1"),
             Self::Store(why) => write!(f, "most likely the switch is as it was: {why}"),
         }
     }
@@ -64,10 +67,34 @@ impl Cache {
     ///
     /// If the cache has no [switches](crate::CacheBuilder::switches), the time is out of range, or the store did not answer.
     pub async fn switch(&self, switch: Switch, on_for: Duration) -> Result<(), SwitchError> {
-        if on_for < Duration::from_secs(1) || on_for > LONGEST {
-            return Err(SwitchError::Time(on_for));
+        self.turn(SwitchState::new(switch, Some(on_for))).await
+    }
+
+    /// Turns [`Switch::VerificationRate`] on, for `on_for` from now on: this share of the hits is verified, from 0 (none) to 1,
+    /// in place of every rate that is set in a layer, a rule or a cache. [`switch`](Self::switch) turns it on at 0.01. Each
+    /// layer, each rule that sets a rate, and the cache for its values count their own hits; what is compared, and whether an
+    /// outdated entry is made stale, is as they [set it](crate::Verify).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use cache_layer::{Cache, Switch, SwitchError, store::MemoryStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), SwitchError> {
+    /// let cache = Cache::builder(MemoryStore::new(1 << 20)).switches(true).build();
+    /// cache.switch_verification(0.05, Duration::from_secs(600)).await?;
+    /// assert_eq!(cache.switched_rate(), Some(0.05));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`switch`](Self::switch), and if the rate is out of range.
+    pub async fn switch_verification(&self, rate: f64, on_for: Duration) -> Result<(), SwitchError> {
+        if !(0.0..=1.0).contains(&rate) {
+            return Err(SwitchError::Rate);
         }
-        self.turn(switch, Some(on_for)).await
+        self.turn(SwitchState { rate, ..SwitchState::new(Switch::VerificationRate, Some(on_for)) }).await
     }
 
     /// Turns a switch off.
@@ -76,19 +103,28 @@ impl Cache {
     ///
     /// If the cache has no switches, or the store did not answer.
     pub async fn switch_off(&self, switch: Switch) -> Result<(), SwitchError> {
-        self.turn(switch, None).await
+        self.turn(SwitchState::off(switch)).await
     }
 
-    async fn turn(&self, switch: Switch, on_for: Option<Duration>) -> Result<(), SwitchError> {
+    async fn turn(&self, state: SwitchState) -> Result<(), SwitchError> {
+        if let Some(time) = state.on_for.filter(|time| *time < Duration::from_secs(1) || *time > LONGEST) {
+            return Err(SwitchError::Time(time));
+        }
         if !self.has_switches() {
             return Err(SwitchError::NoSwitches);
         }
-        Ok(self.0.store.turn(switch, on_for).await?)
+        Ok(self.0.store.turn(state).await?)
     }
 
     /// The switches that are on, as this process knows them, and for how much longer.
     #[must_use]
     pub fn switched_on(&self) -> Vec<(Switch, Duration)> {
         self.0.switches.iter().flat_map(|switches| switches.on()).collect()
+    }
+
+    /// The share of the hits that an operator has had verified, while [`Switch::VerificationRate`] is on.
+    #[must_use]
+    pub fn switched_rate(&self) -> Option<f64> {
+        self.0.switches.as_ref()?.rate()
     }
 }

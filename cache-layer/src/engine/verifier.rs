@@ -15,7 +15,7 @@ use std::{
 use tokio::time::Instant;
 use xxhash_rust::xxh3::Xxh3Default;
 
-use crate::{entry::EntryId, key::Key, policy::Verify, sync::Mutex, telemetry::Difference};
+use crate::{entry::EntryId, key::Key, policy::Verify, switches::Switches, sync::Mutex, telemetry::Difference};
 
 /// The most verifications under way at one time. Further hits that would be due are not verified.
 pub(super) const AT_ONCE: usize = 16;
@@ -32,6 +32,8 @@ pub(crate) struct Verifier(Arc<State>);
 struct State {
     settings: Verify,
     sampling: Sampling,
+    /// The operator's switches, if the cache has them, whose rate takes precedence.
+    switches: Option<Arc<Switches>>,
     under_way: AtomicUsize,
     doubts: Mutex<VecDeque<Doubt>>,
     /// The number of entries in doubt, and of the turns that are reserved for them.
@@ -49,24 +51,28 @@ struct Doubt {
 }
 
 /// Which hits are verified: one of each `1 / rate` in a row, at random. So there are never more, and a periodic pattern of
-/// requests can't evade the sampling.
+/// requests can't evade the sampling. The rate may change from hit to hit.
 #[derive(Debug)]
 struct Sampling {
-    /// The rate, in units of 2^-32.
-    rate: u64,
     seed: u64,
-    hits: AtomicU64,
+    /// The sum of the rates of all hits, in units of 2^-32. Each stretch of length 1 has one hit that is verified.
+    position: AtomicU64,
 }
 
 impl Sampling {
-    fn new(rate: f64) -> Self {
-        // At most 2^32.
-        Self { rate: (rate * 4_294_967_296.0) as u64, seed: fastrand::u64(..), hits: AtomicU64::new(0) }
+    fn new() -> Self {
+        Self { seed: fastrand::u64(..), position: AtomicU64::new(0) }
     }
 
-    fn draws(&self) -> bool {
-        let hit = u128::from(self.hits.fetch_add(1, Ordering::Relaxed));
-        let (from, to) = (hit * u128::from(self.rate), (hit + 1) * u128::from(self.rate));
+    /// Whether the next hit is drawn, at this rate from 0 to 1.
+    fn draws(&self, rate: f64) -> bool {
+        // At most 2^32.
+        let rate = (rate * 4_294_967_296.0) as u64;
+        if rate == 0 {
+            return false;
+        }
+        let from = u128::from(self.position.fetch_add(rate, Ordering::Relaxed));
+        let to = from + u128::from(rate);
         let drawn = |stretch: u128| (from..to).contains(&(stretch << 32 | u128::from(self.place_in(stretch))));
         drawn(from >> 32) || drawn(to >> 32)
     }
@@ -127,13 +133,14 @@ impl Printing {
 }
 
 impl Verifier {
-    /// `None` if no hit is to be verified.
-    pub(crate) fn new(settings: &Verify) -> Option<Self> {
-        let sampling = Sampling::new(settings.rate());
-        (sampling.rate > 0).then(|| {
+    /// `None` if no hit can ever be verified: the rate is zero, and there are no switches by which an operator changes it.
+    pub(crate) fn new(settings: Option<&Verify>, switches: Option<Arc<Switches>>) -> Option<Self> {
+        let settings = settings.cloned().unwrap_or_else(|| Verify::new(0.0));
+        (settings.rate() > 0.0 || switches.is_some()).then(|| {
             Self(Arc::new(State {
-                settings: settings.clone(),
-                sampling,
+                settings,
+                sampling: Sampling::new(),
+                switches,
                 under_way: AtomicUsize::new(0),
                 doubts: Mutex::default(),
                 doubted: AtomicUsize::new(0),
@@ -144,6 +151,17 @@ impl Verifier {
 
     pub(crate) fn settings(&self) -> &Verify {
         &self.0.settings
+    }
+
+    /// The share of the hits that is verified now.
+    fn rate(&self) -> f64 {
+        let switched = self.0.switches.as_ref().and_then(|switches| switches.rate());
+        switched.unwrap_or_else(|| self.0.settings.rate())
+    }
+
+    /// Whether some hits are verified now.
+    pub(crate) fn is_on(&self) -> bool {
+        self.rate() > 0.0
     }
 
     /// Whether a hit of `key` is verified now; if so, call [`leave`](Self::leave) afterwards.
@@ -164,7 +182,7 @@ impl Verifier {
 
     fn is_turn_of(&self, key: &Key) -> bool {
         let State { sampling, doubted, kept, .. } = &*self.0;
-        let drawn = sampling.draws();
+        let drawn = sampling.draws(self.rate());
         if doubted.load(Ordering::Relaxed) == 0 {
             return drawn;
         }
@@ -222,30 +240,72 @@ impl Verifier {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::switches::{Switch, SwitchState};
 
     #[test]
     fn as_many_are_drawn_as_the_rate_says_and_never_more() {
         for (rate, hits) in [(1.0, 1_000_u64), (0.5, 1_000), (0.3, 10_000), (0.001, 100_000), (1.0 / 3.0, 9_999)] {
-            let sampling = Sampling::new(rate);
+            let sampling = Sampling::new();
             let mut drawn = 0_u64;
             for hit in 1..=hits {
-                drawn += u64::from(sampling.draws());
+                drawn += u64::from(sampling.draws(rate));
                 assert!(drawn as f64 <= (hit as f64 * rate).ceil(), "{drawn} of {hit} at {rate}");
             }
             let expected = hits as f64 * rate;
             assert!(drawn as f64 >= expected.mul_add(0.98, -2.0) || rate > 0.25, "{drawn} of {expected}");
             assert!(drawn as f64 >= expected * 0.6, "{drawn} of {expected}");
         }
-        assert!(Verifier::new(&Verify::new(0.0)).is_none() && Verifier::new(&Verify::new(f64::NAN)).is_none());
+        for none in [0.0, f64::NAN] {
+            assert!(Verifier::new(Some(&Verify::new(none)), None).is_none());
+        }
+        assert!(Verifier::new(None, None).is_none());
         assert_eq!(Verify::new(7.0).rate(), 1.0);
     }
 
     #[test]
+    fn a_rate_that_changes_adds_up() {
+        let sampling = Sampling::new();
+        let (mut drawn, mut sum) = (0_u64, 0.0);
+        for hit in 0..10_000 {
+            let rate = [0.0, 0.5, 0.001, 1.0, 0.03][hit / 100 % 5];
+            sum += rate;
+            drawn += u64::from(sampling.draws(rate));
+            assert!(drawn as f64 <= f64::ceil(sum + 1e-6), "{drawn} of {sum}");
+        }
+        assert!(drawn as f64 > sum * 0.9, "{drawn} of {sum}");
+    }
+
+    #[test]
+    fn a_switch_has_precedence_while_it_is_on() {
+        let switches = Arc::new(Switches::default());
+        let minute = Some(Duration::from_secs(60));
+        let on = |rate| SwitchState { rate, ..SwitchState::new(Switch::VerificationRate, minute) };
+        let off = SwitchState::off(Switch::VerificationRate);
+        let key = Key::new(["k"]);
+        let enters = |verifier: &Verifier| {
+            let enters = verifier.enter(&key);
+            if enters {
+                verifier.leave();
+            }
+            enters
+        };
+        let [unset, set] = [None, Some(Verify::new(1.0))]
+            .map(|settings| Verifier::new(settings.as_ref(), Some(switches.clone())).unwrap());
+        assert_eq!((unset.is_on(), enters(&unset), set.is_on(), enters(&set)), (false, false, true, true));
+        switches.set(on(1.0));
+        assert_eq!((unset.is_on(), enters(&unset)), (true, true));
+        switches.set(on(0.0));
+        assert_eq!((set.is_on(), enters(&set)), (false, false));
+        switches.set(off);
+        assert_eq!((unset.is_on(), enters(&unset), set.is_on(), enters(&set)), (false, false, true, true));
+    }
+
+    #[test]
     fn no_rhythm_of_requests_escapes_it() {
-        let sampling = Sampling::new(0.01);
+        let sampling = Sampling::new();
         let mut drawn = [0_u64; 100];
         for hit in 0..200_000 {
-            drawn[hit % 100] += u64::from(sampling.draws());
+            drawn[hit % 100] += u64::from(sampling.draws(0.01));
         }
         assert!(drawn.iter().filter(|times| **times > 0).count() > 90, "{drawn:?}");
     }

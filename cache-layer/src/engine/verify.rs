@@ -134,7 +134,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_differs_is_loaded_again_out_of_the_same_budget() {
         let cache = Cache::new(MemoryStore::new(1 << 20));
-        let verifier = Verifier::new(&Verify::new(0.1)).unwrap();
+        let verifier = Verifier::new(Some(&Verify::new(0.1)), None).unwrap();
         let (one, other) = (Key::new(["one"]), Key::new(["other"]));
         let limit = LoadLimit::default();
         let id = EntryId::random();
@@ -159,7 +159,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_doubt_is_about_one_entry_and_ends() {
         let cache = Cache::new(MemoryStore::new(1 << 20));
-        let verifier = Verifier::new(&Verify::new(1.0)).unwrap();
+        let verifier = Verifier::new(Some(&Verify::new(1.0)), None).unwrap();
         let (key, limit) = (Key::new(["k"]), LoadLimit::default());
         let (first, second) = (EntryId::random(), EntryId::random());
         let compare = async |entry, loaded| {
@@ -185,7 +185,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_takes_spare_room_alone_and_gives_way() {
         let cache = Cache::builder(MemoryStore::new(1 << 20)).max_loads(2).build();
-        let verifier = Verifier::new(&Verify::new(1.0)).unwrap();
+        let verifier = Verifier::new(Some(&Verify::new(1.0)), None).unwrap();
         let (key, limit) = (Key::new(["k"]), cache.load_limit().clone());
         let verification = cache.verification(&verifier, &key, &limit).unwrap();
         let place = verification.place().expect("both are free");
@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn only_so_many_run_at_one_time() {
         let cache = Cache::new(MemoryStore::new(1 << 20));
-        let verifier = Verifier::new(&Verify::new(1.0)).unwrap();
+        let verifier = Verifier::new(Some(&Verify::new(1.0)), None).unwrap();
         let (key, limit) = (Key::new(["k"]), LoadLimit::default());
         let mut running: Vec<_> = (0..AT_ONCE).map(|_| cache.verification(&verifier, &key, &limit).unwrap()).collect();
         assert!(cache.verification(&verifier, &key, &limit).is_none());

@@ -24,11 +24,11 @@ pub(crate) mod weight;
 
 #[cfg(feature = "sealed")]
 pub use self::seal::KeyRing;
-#[cfg(feature = "redis")]
-pub(crate) use self::{compression::Compression, version::SoftMark};
 pub(crate) use self::{
     codings::Form,
     contents::{Entry, EntryHead},
     deadlines::{Deadlines, Use},
     version::{EntryId, Version},
 };
+#[cfg(feature = "redis")]
+pub(crate) use self::{compression::Compression, version::SoftMark};

@@ -51,14 +51,15 @@ pub(super) struct Context {
     pub(super) variations: Option<Variations>,
     /// The owner, in a private cache.
     pub(super) owner: Option<Arc<Owner>>,
-    /// The verifier, if some hits are verified.
+    /// The verifier, if some hits are verified, or may be by a switch.
     pub(super) verifier: Option<Verifier>,
-    /// Whether a setting may examine a request before its look-up, or verify it afterwards: such requests take a slower path.
+    /// Whether the policy may examine a request before its look-up, or verify it afterwards: such requests take a slower path.
     pub(super) detours: bool,
 }
 
 impl Context {
     pub(super) fn new(cache: Cache) -> Self {
+        let verifier = Verifier::new(None, cache.switches());
         Self {
             load_limit: cache.load_limit().clone(),
             cache,
@@ -73,7 +74,7 @@ impl Context {
             encoders: Encoders::default(),
             variations: None,
             owner: None,
-            verifier: None,
+            verifier,
             detours: false,
         }
     }
@@ -90,8 +91,8 @@ impl Context {
 
     /// The same, with the state that is derived from the policy updated.
     pub(super) fn settled(mut self) -> Self {
-        self.verifier = self.policy.verify.as_ref().and_then(Verifier::new);
-        self.detours = self.verifier.is_some() || self.policy.bypass_if.is_some();
+        self.verifier = Verifier::new(self.policy.verify.as_ref(), self.cache.switches());
+        self.detours = self.policy.verification_rate().is_some() || self.policy.bypass_if.is_some();
         self
     }
 
@@ -107,7 +108,12 @@ impl Context {
 
     /// Whether a setting needs to examine a request before its look-up, or its response afterwards.
     pub(super) fn asks_first(&self) -> bool {
-        self.policy.asks_first() || self.cache.is_switched(Switch::BypassReads)
+        self.policy.asks_first() || self.cache.changes_hits()
+    }
+
+    /// Whether a setting may make a request bypass the cache, or verify it after it was answered.
+    pub(super) fn detours(&self) -> bool {
+        self.detours || self.cache.is_switched(Switch::VerificationRate)
     }
 
     /// Whether a target may have responses that its own key does not lead to.

@@ -90,7 +90,8 @@ impl CacheLayer {
     /// The initial settings of a private cache.
     pub(super) fn for_private_use(cache: Cache) -> Self {
         let mut layer = Self::new(cache);
-        layer.context.policy.caching = CachingPolicy::private();
+        // Only a layer of an owner is private: `with` hands these settings out.
+        layer.context.policy.caching = CachingPolicy { private: false, ..CachingPolicy::private() };
         // Tag fields are between a server and the caches in front of it.
         layer.context.policy.tag_fields = Vec::new();
         layer
@@ -474,7 +475,8 @@ impl CacheLayer {
     ///
     /// - Only GET requests that were answered with a fresh 200 are verified, without `Authorization` and without cookies other
     ///   than [ignored](Self::ignore_cookies) ones: for a share of `1/n`, one at random out of every `n` of these in a row. The
-    ///   share is of this layer's hits in this process; a [rule](Rule::verify) with a share counts its own hits.
+    ///   share is of this layer's hits in this process; a [rule](Rule::verify) with a share counts its own hits. While an
+    ///   operator's [switch](crate::Switch::VerificationRate) is on, its rate takes the place of this one and of each rule's.
     /// - Verification uses spare capacity only: where [`max_loads`](Self::max_loads) is set, it never takes the last place, and
     ///   gives its place to a request that waits for one. At most sixteen run at one time, and none for longer than a load may.
     /// - The application gets one more request, as with a background refresh. Values that a handler reads from a cache are

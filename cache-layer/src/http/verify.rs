@@ -30,7 +30,7 @@ impl Context {
         request: Request<B>,
         key: &Key,
     ) -> A {
-        let Some(verifier) = &self.verifier else { return answer };
+        let Some(verifier) = self.verifier.as_ref().filter(|verifier| verifier.is_on()) else { return answer };
         if *request.method() != Method::GET || !self.is_anonymous(request.headers()) {
             return answer;
         }

@@ -21,7 +21,7 @@ use crate::{
     pattern::Pattern,
     ramp::LONGEST,
     store::sweeps::SweepListener,
-    switches::{Switch, Switches},
+    switches::{SwitchState, Switches},
     tag::{TagState, TagToken, Tags},
     telemetry::{InvalidationKind, Rejection},
 };
@@ -71,8 +71,8 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
     /// The operator's switches, which this process follows from now on.
     fn follow_switches(&self) -> Arc<Switches>;
 
-    /// Turns a switch on for a time, or off, in all processes that follow the switches of this store.
-    fn turn<'a>(&'a self, switch: Switch, on_for: Option<Duration>) -> BoxFuture<'a, Result<(), StoreError>>;
+    /// Turns a switch in all processes that follow the switches of this store.
+    fn turn(&self, state: SwitchState) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// Adds a record to the audit that all processes with this store share; `false` if the store has no audit.
     fn audit<'a>(&'a self, _record: &'a [u8]) -> BoxFuture<'a, Result<bool, StoreError>> {

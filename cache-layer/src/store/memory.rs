@@ -19,7 +19,7 @@ use tokio::{runtime::Handle, sync::Notify, task::spawn_blocking, time::sleep};
 use super::{
     Acquired, BoxFuture, Committed, Estimate, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseState,
     LeaseToken, Lookup, Reach, Scope, Seen, Store, StoreBackend, StoreError, Sweep, SweepListener, SweepListeners,
-    Swept, entry_cache::EntryCache,
+    Swept, entry_cache::EntryCache, recent_invalidations::RecentInvalidations,
 };
 use crate::{
     ban::{Ban, Bans, LONGEST_PATTERN},
@@ -29,7 +29,7 @@ use crate::{
     key::{Hashed, Key, KeyHash, readable_in_full},
     pattern::Pattern,
     ramp::Ramps,
-    switches::{Switch, Switches},
+    switches::{SwitchState, Switches},
     sync::{Mutex, RwLock},
     tag::{TagRecord, TagStamp, TagState, TagToken, Tags},
     telemetry::{Rejection, SweepCause},
@@ -95,9 +95,10 @@ struct Fills {
     uncacheable: BTreeMap<KeyHash, Instant>,
     /// The store's clock, in microseconds since the Unix epoch: no two leases or invalidations have the same time.
     now: u64,
-    /// When a tag was last invalidated. For a load that began later, an absent token means "never invalidated"; for any other, it
-    /// may mean "forgotten".
+    /// When a tag was last invalidated.
     last_invalidation: u64,
+    /// Which tags were invalidated during loads: an absent token may mean "never invalidated", or "forgotten".
+    recent: RecentInvalidations,
 }
 
 /// The leases that are held; those of a key and of its variants are together.
@@ -140,6 +141,15 @@ impl Leases {
 
     fn clear(&mut self) {
         self.0.clear();
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// When the oldest load began, by the store's clock.
+    fn oldest(&self) -> Option<u64> {
+        self.0.values().flatten().map(|lease| lease.started).min().and_then(|started| hex::parse(&started))
     }
 }
 
@@ -205,6 +215,16 @@ impl Fills {
             self.uncacheable.clear();
         }
         self.uncacheable.insert(key.hash(), Instant::now() + duration);
+    }
+
+    /// Records that a tag is invalidated.
+    fn invalidated(&mut self, tag: &Arc<str>, now: u64) {
+        self.last_invalidation = now;
+        if self.leases.is_empty() {
+            self.recent.clear();
+        } else {
+            self.recent.add(tag, now, || self.leases.oldest());
+        }
     }
 
     /// Ends a lease; `false` if it is not held.
@@ -610,7 +630,7 @@ impl Inner {
             let overtaken = match known {
                 Some(token) if !token.created_since(&lease.started) => token.overtook(&lease.started),
                 // The token may have been forgotten, and made again since.
-                _ => hex::of_u64(fills.last_invalidation) >= lease.started,
+                _ => fills.recent.overtook(tag, &lease.started),
             };
             if overtaken {
                 return Committed::Refused;
@@ -645,8 +665,8 @@ impl Inner {
             }
             Scope::Tags(tags) => {
                 let now = fills.tick();
-                fills.last_invalidation = now;
                 for tag in tags.as_slice() {
+                    fills.invalidated(tag, now);
                     self.tokens.insert(tag.clone(), TagToken::invalidated(now).into());
                 }
             }
@@ -669,8 +689,8 @@ impl Inner {
             Scope::Pattern(_) => unreachable!("a pattern is banned"),
             Scope::Key(key) => self.soften(&mut fills, key.hash(), now, window),
             Scope::Tags(tags) => {
-                fills.last_invalidation = now;
                 for tag in tags.as_slice() {
+                    fills.invalidated(tag, now);
                     let record = TagRecord::soft_invalidated(now, window * 1000, self.tokens.get(tag));
                     self.tokens.insert(tag.clone(), record);
                 }
@@ -854,8 +874,8 @@ impl StoreBackend for MemoryStore {
         self.0.switches.clone()
     }
 
-    fn turn<'a>(&'a self, switch: Switch, on_for: Option<Duration>) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.0.switches.set(switch, on_for);
+    fn turn(&self, state: SwitchState) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.0.switches.set(state);
         Box::pin(ready(Ok(())))
     }
 

@@ -18,6 +18,8 @@ mod cost_tests;
 mod entry_cache;
 #[cfg(feature = "memory")]
 mod memory;
+#[cfg(feature = "memory")]
+mod recent_invalidations;
 #[cfg(feature = "redis")]
 mod redis;
 mod sweeps;
@@ -42,7 +44,7 @@ pub use tiered::TieredStore;
 #[cfg_attr(docsrs, doc(cfg(feature = "sealed")))]
 pub use crate::entry::KeyRing;
 pub(crate) use contract::*;
-#[cfg(any(feature = "memory", feature = "redis"))]
-pub(crate) use sweeps::{Swept, SweepListeners};
-pub(crate) use sweeps::{Sweep, SweepListener};
 pub use contract::{Estimate, LeaseState, Store};
+pub(crate) use sweeps::{Sweep, SweepListener};
+#[cfg(any(feature = "memory", feature = "redis"))]
+pub(crate) use sweeps::{SweepListeners, Swept};

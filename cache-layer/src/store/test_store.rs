@@ -12,7 +12,7 @@ use crate::{
     entry::Entry,
     key::{Key, readable_in_full},
     pattern::Pattern,
-    switches::{Switch, Switches},
+    switches::{SwitchState, Switches},
     sync::Mutex,
     tag::{TagToken, Tags},
 };
@@ -62,6 +62,8 @@ pub struct TestStore(Arc<Inner>);
 struct Inner {
     store: MemoryStore,
     faults: Mutex<Faults>,
+    /// Held while invalidations are delivered, so that no other read overtakes them.
+    delivery: tokio::sync::Mutex<()>,
     /// The readable keys of the leases that were granted since the last query.
     loaded: Mutex<Vec<String>>,
 }
@@ -86,8 +88,8 @@ impl TestStore {
     /// A store without faults.
     #[must_use]
     pub fn new() -> Self {
-        let (faults, loaded) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(Inner { store: MemoryStore::new(BYTES), faults, loaded }))
+        let (faults, delivery, loaded) = (Mutex::default(), tokio::sync::Mutex::default(), Mutex::default());
+        Self(Arc::new(Inner { store: MemoryStore::new(BYTES), faults, delivery, loaded }))
     }
 
     /// From now on, every answer takes a random time within these bounds, so that concurrent operations complete in any order.
@@ -150,15 +152,16 @@ impl TestStore {
         released.is_some()
     }
 
-    /// The readable keys of all loads that may be stored, since the last call, in the order in which they began. Loads while the
-    /// store is [disconnected](Self::disconnect), and loads of calls that don't wait for others ([`Lock::Off`](crate::Lock)) or
-    /// no longer do, are not included.
+    /// The readable keys of all leases that were granted since the last call, in their order: the permissions to load a key and
+    /// to store the result. A load without one is not included: while the store is [disconnected](Self::disconnect), if another
+    /// call has the lease and this one does not wait for it ([`Lock::Off`](crate::Lock)), or no longer does. A lease whose load
+    /// does not run is: a background refresh takes it before it finds that there is no free [place](crate::CacheBuilder::max_loads).
     #[must_use]
     pub fn take_loaded(&self) -> Vec<String> {
         std::mem::take(&mut *self.0.loaded.lock())
     }
 
-    /// Asserts that exactly these keys were loaded since the last call of this or of [`take_loaded`](Self::take_loaded), in
+    /// Asserts that exactly these keys were loaded, by their leases, since the last call of this or of [`take_loaded`](Self::take_loaded), in
     /// readable form and any order: `"price:7"`, `"http://shop.example/"`.
     ///
     /// # Panics
@@ -185,6 +188,7 @@ impl TestStore {
         if let Some(bounds) = delay {
             sleep(within(&bounds)).await;
         }
+        let _delivery = self.0.delivery.lock().await;
         let outbox = {
             let mut faults = self.0.faults.lock();
             if faults.away {
@@ -245,10 +249,10 @@ impl StoreBackend for TestStore {
         self.0.store.follow_switches()
     }
 
-    fn turn<'a>(&'a self, switch: Switch, on_for: Option<Duration>) -> BoxFuture<'a, Result<(), StoreError>> {
+    fn turn(&self, state: SwitchState) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move {
             self.answers().await?;
-            self.0.store.turn(switch, on_for).await
+            self.0.store.turn(state).await
         })
     }
 

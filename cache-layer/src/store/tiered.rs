@@ -15,7 +15,7 @@ use crate::{
     entry::{Entry, EntryId},
     key::Key,
     pattern::Pattern,
-    switches::{Switch, Switches},
+    switches::{SwitchState, Switches},
     tag::{TagToken, Tags},
 };
 
@@ -124,8 +124,8 @@ impl StoreBackend for TieredStore {
         self.redis.follow_switches()
     }
 
-    fn turn<'a>(&'a self, switch: Switch, on_for: Option<Duration>) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.redis.turn(switch, on_for)
+    fn turn(&self, state: SwitchState) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.redis.turn(state)
     }
 
     fn audit<'a>(&'a self, record: &'a [u8]) -> BoxFuture<'a, Result<bool, StoreError>> {

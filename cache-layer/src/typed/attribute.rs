@@ -3,7 +3,7 @@
 pub use std::{borrow::ToOwned, clone::Clone, format, time::Duration};
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     convert::Infallible,
     fmt,
     fmt::Display,
@@ -107,11 +107,34 @@ pub fn items<T: Clone>(missing: &[Item<T>]) -> Vec<T> {
     missing.iter().map(|item| item.item.clone()).collect()
 }
 
-/// The values that the function returned, each with the element that it was asked for.
+/// The values that the function returned, each with the element that it was asked for. Elements that are equal, and yet have
+/// different keys, get their values in the order in which they were asked for, and one value is for all of them.
 #[must_use]
-pub fn brought<T: Clone + Eq + Hash, C: Pairs<T>>(missing: Vec<Item<T>>, returned: C) -> Vec<(Item<T>, C::Value)> {
-    let mut missing: HashMap<T, Item<T>> = missing.into_iter().map(|item| (item.item.clone(), item)).collect();
-    returned.into_pairs().into_iter().filter_map(|(item, value)| Some((missing.remove(&item)?, value))).collect()
+pub fn brought<T, C>(missing: Vec<Item<T>>, returned: C) -> Vec<(Item<T>, C::Value)>
+where
+    T: Clone + Eq + Hash,
+    C: Pairs<T, Value: Clone>,
+{
+    let mut equal: HashMap<T, VecDeque<Item<T>>> = HashMap::with_capacity(missing.len());
+    for item in missing {
+        equal.entry(item.item.clone()).or_default().push_back(item);
+    }
+    let mut brought = Vec::with_capacity(equal.len());
+    // The last value of those elements that wait for more.
+    let mut last: HashMap<T, C::Value> = HashMap::new();
+    for (element, value) in returned.into_pairs() {
+        let Some(items) = equal.get_mut(&element) else { continue };
+        let Some(item) = items.pop_front() else { continue };
+        if !items.is_empty() {
+            last.insert(element, value.clone());
+        }
+        brought.push((item, value));
+    }
+    for (element, value) in last {
+        let items = equal.remove(&element).unwrap_or_default();
+        brought.extend(items.into_iter().map(|item| (item, value.clone())));
+    }
+    brought
 }
 
 /// The result for the caller, in the order of the elements.
@@ -233,6 +256,26 @@ impl<R> Plain<R> for Returned<R> {
         let Ok(value) = found;
         value
     }
+}
+
+/// A return type that has room for an error.
+#[diagnostic::on_unimplemented(
+    message = "`hard_timeout` returns an error, and `{Self}` is no `Result`: return a `Result<…, …>`, or leave it out",
+    label = "this is no `Result`"
+)]
+pub trait Fallible {
+    /// The error.
+    type Error;
+}
+
+impl<T, E> Fallible for Result<T, E> {
+    type Error = E;
+}
+
+/// The error of a call that takes too long, for a function of this return type.
+#[must_use]
+pub fn timed_out<R: Fallible>(error: R::Error) -> R::Error {
+    error
 }
 
 /// A value that may state an absence, such as an `Option`.

@@ -1,6 +1,13 @@
 //! Getting many values at once: one look-up for all, and one load for what is missing.
 
-use std::{collections::HashMap, fmt, hash::Hash, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    hash::Hash,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use serde::{Serialize, de::DeserializeOwned};
@@ -456,6 +463,34 @@ where
         self.load(refreshed);
     }
 
+    /// The result of `load`, and the keys that wait for it. After a soft timeout, keys with a stale value wait no longer; the
+    /// load ends if no key is left.
+    async fn soon_or_stale<T>(
+        &mut self,
+        load: impl Future<Output = T>,
+        waiting: Vec<(Asked<K, V>, Miss)>,
+    ) -> (Option<T>, Vec<(Asked<K, V>, Miss)>) {
+        let stale: Vec<_> =
+            waiting.iter().map(|(asked, miss)| asked.ask.stale_if_slow(miss, &asked.patience)).collect();
+        // All keys of a call have the same soft timeout.
+        let Some(soon) = stale.iter().flatten().map(|(_, until)| *until).min() else {
+            return (Some(load.await), waiting);
+        };
+        let mut load = pin!(load);
+        if let Ok(loaded) = timeout_at(soon, load.as_mut()).await {
+            return (Some(loaded), waiting);
+        }
+        let mut left = Vec::new();
+        for ((asked, miss), stale) in waiting.into_iter().zip(stale) {
+            match stale {
+                Some((hit, _)) => self.settled[asked.place] = Some(Ok(asked.ask.stands_in(hit))),
+                None => left.push((asked, miss)),
+            }
+        }
+        let loaded = if left.is_empty() { None } else { Some(load.await) };
+        (loaded, left)
+    }
+
     /// Loads the keys whose results can't be shared, for this call alone, and stores nothing.
     async fn load_uncached(&mut self) {
         if self.uncached.is_empty() {
@@ -467,10 +502,15 @@ where
         let wanted = uncached.iter().map(|(asked, _)| (asked.id.clone(), None)).collect();
         let ask = first.ask.clone();
         let load = inherit::collect(ask.in_place(None, Vec::new(), (self.load)(wanted)));
-        let loaded = match &self.hard_timeout {
-            None => Ok(load.await),
-            Some((until, error)) => timeout_at(*until, load).await.map_err(|_| error.clone()),
+        let hard_timeout = self.hard_timeout.clone();
+        let load = async move {
+            match hard_timeout {
+                None => Ok(load.await),
+                Some((until, error)) => timeout_at(until, load).await.map_err(|_| error),
+            }
         };
+        let (loaded, uncached) = self.soon_or_stale(load, uncached).await;
+        let Some(loaded) = loaded else { return };
         let (brought, reads) = match loaded {
             Ok((Ok(values), reads)) => (Ok(values.into_iter().collect::<HashMap<_, _>>()), reads),
             Ok((Err(error), reads)) => (Err(error), reads),

@@ -434,9 +434,8 @@ fn warm_time(text: &str) -> Result<Duration, String> {
 }
 
 fn reclaim_time(text: &str) -> Result<Duration, String> {
-    let allowed = |time: &Duration| {
-        time.is_zero() || (Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60)).contains(time)
-    };
+    let allowed =
+        |time: &Duration| time.is_zero() || (Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60)).contains(time);
     quantity::time(text).ok().filter(allowed).ok_or_else(|| "must be a time from 1s to 24h, or 0".to_owned())
 }
 

@@ -9,6 +9,7 @@ import { parseOptions } from './options.mjs';
 import { stopAll } from './processes.mjs';
 import { byGroup, byKind, notPassed } from './report.mjs';
 import { settle } from './settle.mjs';
+import { explanations } from './explained.mjs';
 import { openStack } from './stack.mjs';
 import { openSuite } from './suite.mjs';
 
@@ -57,7 +58,7 @@ async function main(options) {
 /** One test after another with every field on both sides; says nothing about what is expected. */
 async function show({ suite, proxy, profile, options, folders }) {
   for (const store of options.store) {
-    const stack = await openStack({ suite, proxy, profile, store, logs: folders.logs });
+    const stack = await openStack({ suite, proxy, profile, store, explain: options.explain, logs: folders.logs });
     for (const id of options.test.filter((id) => suite.tests.some((test) => test.id === id))) {
       console.log(`\n=== ${id}, ${profile}, ${store}`);
       const raw = await measure(suite, stack, { ids: [id], show: true });
@@ -80,7 +81,8 @@ async function compare({ suite, proxy, profile, options, folders, file, expectat
   const started = Date.now();
   console.log(`\n### ${profile}: ${suite.own ? '' : 'http-cache-tests '}${suite.title}\n`);
 
-  const opened = options.store.map((store) => openStack({ suite, proxy, profile, store, logs: folders.logs }));
+  const { explain } = options;
+  const opened = options.store.map((store) => openStack({ suite, proxy, profile, store, explain, logs: folders.logs }));
   const stacks = await Promise.all(opened);
   const run = (stack, ids) => {
     const log = join(folders.logs, `${suite.name}-${profile}-${stack.store}-client.log`);
@@ -104,7 +106,8 @@ async function compare({ suite, proxy, profile, options, folders, file, expectat
     console.log(`${id} on ${store} was ${first} at first, but not when run again by itself (${tries} more)`);
   }
   console.log(`${Math.round((Date.now() - started) / 1000)} s\n`);
-  return verdict({ suite, profile, options, file, expectation, scores });
+  const explained = !explain || stacks.map(({ store, said }) => explanations(store, said)).every(Boolean);
+  return verdict({ suite, profile, options, file, expectation, scores }) || !explained;
 }
 
 /** Says what changed and what is unequal; true if there is any. */

@@ -13,6 +13,7 @@ export function parseOptions(args) {
       store: { type: 'string', multiple: true, default: STORES },
       write: { type: 'boolean', default: false },
       list: { type: 'boolean', default: false },
+      explain: { type: 'boolean', default: false },
       test: { type: 'string', multiple: true, default: [] },
       suite: { type: 'string' },
       proxy: { type: 'string' },

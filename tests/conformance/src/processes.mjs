@@ -14,7 +14,7 @@ const running = new Set();
 let closing = false;
 
 /** Waits for the line of the server's output that says where it listens: resolves to `{ match, stop, ended }`. */
-export async function startServer(command, args, { ready, log, env = {} }) {
+export async function startServer(command, args, { ready, log, env = {}, hear = () => {} }) {
   if (closing) throw new Error('this run is being ended');
   // With `setpriv` the kernel ends it even where this process is killed.
   const child = spawn('setpriv', ['--pdeathsig', 'KILL', '--', command, ...args], {
@@ -25,6 +25,7 @@ export async function startServer(command, args, { ready, log, env = {} }) {
   const last = [];
   const keep = (line) => {
     output.write(`${line}\n`);
+    hear(line);
     last.push(line);
     if (last.length > LAST_LINES) last.shift();
   };

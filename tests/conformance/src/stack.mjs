@@ -21,8 +21,14 @@ const REDIS_MILLISECONDS = 5000;
 
 const LOOPBACK = fileURLToPath(new URL('loopback.cjs', import.meta.url));
 
-/** Resolves to `{ store, base, direct, failed, close }`: the cache, the origin, and what rejects as soon as one of the servers is gone. */
-export async function openStack({ suite, proxy, profile, store, logs }) {
+/** The beginning of the lines in which the proxy compares explanations and answers. */
+const EXPLAINED = 'explain: ';
+
+/**
+ * Resolves to `{ store, base, direct, failed, said, close }`: the cache, the origin, what rejects as soon as one of the servers is gone, and
+ * what the proxy says of its explanations, the sum of them once it is closed.
+ */
+export async function openStack({ suite, proxy, profile, store, explain = false, logs }) {
   const servers = [];
   const log = (server) => join(logs, `${suite.name}-${profile}-${store}-${server}.log`);
   const close = async () => {
@@ -38,11 +44,17 @@ export async function openStack({ suite, proxy, profile, store, logs }) {
       args.push('--redis', redis.url, '--redis-timeout', String(REDIS_MILLISECONDS));
     }
     if (store !== 'redis') args.push('--memory', '64MiB');
-    const front = await startServer(proxy, args, { ready: /(http:\/\/127\.0\.0\.1:\d+) ->/, log: log('proxy') });
+    if (explain) args.push('--explain');
+    const said = [];
+    const front = await startServer(proxy, args, {
+      ready: /(http:\/\/127\.0\.0\.1:\d+) ->/,
+      log: log('proxy'),
+      hear: (line) => line.startsWith(EXPLAINED) && said.push(line.slice(EXPLAINED.length)),
+    });
     servers.push(front);
     const failed = Promise.race(servers.map((server) => server.ended)).then(() => new Promise(() => {}));
     failed.catch(() => {});
-    return { store, base: front.match[1], direct: `http://${origin.match[1]}`, failed, close };
+    return { store, base: front.match[1], direct: `http://${origin.match[1]}`, failed, said, close };
   } catch (error) {
     await close();
     throw error;

@@ -5,7 +5,12 @@
 
 mod handler;
 
-use std::{convert::Infallible, net::SocketAddr, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -17,11 +22,15 @@ use axum::{
 };
 use cache_layer::{
     Cache, CacheLayer, Coding, ResponseBody, Tags,
-    store::{MemoryStore, RedisStore, Store, TieredStore},
+    store::{MemoryStore, RedisStore, TieredStore},
 };
+use cache_layer_admin::{Admin, Recorder};
 use clap::{Parser, ValueEnum};
 use redis::{AsyncCommands as _, aio::MultiplexedConnection};
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _, copy, sink},
+    net::{TcpListener, TcpStream},
+};
 use tower::{Service, ServiceBuilder};
 use tower_http::compression::{CompressionBody, CompressionLayer};
 
@@ -33,6 +42,8 @@ enum Mode {
     Plain,
     /// The handler behind the layer, in memory.
     Memory,
+    /// As memory, with the operator's side on a port of its own, and a client there that watches every decision.
+    Watched,
     Redis,
     Tiered,
     /// What one writes by hand: a `GET` in the handler, and a `SET` when there is nothing.
@@ -109,13 +120,13 @@ async fn answer_by_hand(
 
 /// The cache is before the router, so that a hit is not routed.
 fn cached(
-    store: impl Store,
+    cache: Cache,
     encode: Vec<Coding>,
     routes: Router,
 ) -> impl Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static {
     ServiceBuilder::new()
         .map_response(|response: Response<ResponseBody<Body>>| response.map(Body::new))
-        .layer(CacheLayer::new(Cache::new(store)).encode(encode))
+        .layer(CacheLayer::new(cache).encode(encode))
         .service(routes)
 }
 
@@ -132,17 +143,25 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     match args.mode {
         Mode::Plain => serve(listener, routes).await?,
         Mode::Memory if args.compress => {
-            let cached = cached(MemoryStore::new(args.memory), args.encode, routes);
+            let cached = cached(Cache::new(MemoryStore::new(args.memory)), args.encode, routes);
             let around = ServiceBuilder::new()
                 .map_response(|response: Response<CompressionBody<Body>>| response.map(Body::new))
                 .layer(CompressionLayer::new());
             serve(listener, around.service(cached)).await?;
         }
-        Mode::Memory => serve(listener, cached(MemoryStore::new(args.memory), args.encode, routes)).await?,
-        Mode::Redis => serve(listener, cached(connected(redis()?).await, args.encode, routes)).await?,
+        Mode::Memory => {
+            serve(listener, cached(Cache::new(MemoryStore::new(args.memory)), args.encode, routes)).await?;
+        }
+        Mode::Watched => {
+            let (store, recorder) = (MemoryStore::new(args.memory), Recorder::new());
+            let cache = Cache::builder(store.clone()).observer(recorder.clone()).build();
+            watch(Admin::new(cache.clone()).memory(store).recorder(recorder)).await?;
+            serve(listener, cached(cache, args.encode, routes)).await?;
+        }
+        Mode::Redis => serve(listener, cached(Cache::new(connected(redis()?).await), args.encode, routes)).await?,
         Mode::Tiered => {
             let store = TieredStore::new(args.memory, connected(redis()?).await);
-            serve(listener, cached(store, args.encode, routes)).await?;
+            serve(listener, cached(Cache::new(store), args.encode, routes)).await?;
         }
         Mode::Handmade => {
             let connection = redis::Client::open(&*args.redis)?.get_multiplexed_async_connection().await?;
@@ -150,6 +169,21 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             serve(listener, Router::new().route("/v/{*any}", get(answer_by_hand)).with_state(state)).await?;
         }
     }
+    Ok(())
+}
+
+/// Serves the operator's side, and watches there from now on.
+async fn watch(admin: Admin) -> io::Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let address = listener.local_addr()?;
+    let router = admin.router().into_make_service_with_connect_info::<SocketAddr>();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let mut watcher = TcpStream::connect(address).await?;
+    watcher.write_all(format!("GET /api/live HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes()).await?;
+    let mut status = [0; 12];
+    watcher.read_exact(&mut status).await?;
+    assert_eq!(&status, b"HTTP/1.1 200");
+    tokio::spawn(async move { copy(&mut watcher, &mut sink()).await });
     Ok(())
 }
 

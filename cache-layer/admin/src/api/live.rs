@@ -10,7 +10,10 @@ use axum::{
     },
 };
 use futures_util::{Stream, stream::unfold};
-use tokio::sync::broadcast::{Receiver, error::RecvError};
+use tokio::{
+    sync::broadcast::{Receiver, error::RecvError},
+    time::{Instant, timeout},
+};
 
 use super::{parameters::Parameters, top::Decided};
 use crate::{problem::Problem, recorder::Watched, redact, state::Context};
@@ -67,7 +70,7 @@ fn result(watched: &Watched) -> &'static str {
 /// Decisions as they happen.
 ///
 /// Events of the type `decision` contain a decision as in `recent` of `/api/explain`; events of the type `missed` contain the
-/// number of decisions that were left out, because there were too many.
+/// number of decisions that were left out, filtered or not: a watcher is sent 500 a second at most.
 #[utoipa::path(
     get,
     path = "/api/live",
@@ -89,20 +92,120 @@ pub(super) async fn live(State(context): State<Context>, parameters: Parameters)
     Ok(Sse::new(events(watch, filter)).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))))
 }
 
-fn events(watch: Receiver<Watched>, filter: Filter) -> impl Stream<Item = Result<Event, Infallible>> {
-    unfold((watch, filter), |(mut watch, mut filter)| async move {
+/// The most decisions that a watcher is shown in each `SPAN`: to write them takes longer than to make them, and no one reads more.
+const MOST: u64 = 50;
+const SPAN: Duration = Duration::from_millis(100);
+
+/// How many decisions a watcher may still be shown, and how many it has missed.
+struct Pace {
+    since: Instant,
+    shown: u64,
+    missed: u64,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self { since: Instant::now(), shown: 0, missed: 0 }
+    }
+
+    /// Whether there is room for one more decision now; if not, it is missed.
+    fn has_room(&mut self) -> bool {
+        if self.shown < MOST {
+            return true;
+        }
+        let now = Instant::now();
+        let has_room = now.saturating_duration_since(self.since) >= SPAN;
+        if has_room {
+            (self.since, self.shown) = (now, 0);
+        } else {
+            self.missed += 1;
+        }
+        has_room
+    }
+}
+
+/// What a watcher is sent.
+struct Watcher {
+    watch: Receiver<Watched>,
+    filter: Filter,
+    pace: Pace,
+    /// A decision that is sent after the number of those that were missed before it.
+    next: Option<Decided>,
+}
+
+impl Watcher {
+    /// The next event; `None` if there will be none.
+    async fn event(&mut self) -> Option<Event> {
         loop {
-            let event = match watch.recv().await {
-                Ok(watched) => match filter.show(&watched) {
-                    Some(decided) => Event::default().event("decision").json_data(decided).ok(),
-                    None => None,
-                },
-                Err(RecvError::Lagged(missed)) => Some(Event::default().event("missed").data(missed.to_string())),
-                Err(RecvError::Closed) => return None,
+            if let Some(decided) = self.next.take() {
+                return Event::default().event("decision").json_data(decided).ok();
+            }
+            // Those that were missed are reported even if nothing more happens.
+            let received = match self.pace.missed {
+                0 => Ok(self.watch.recv().await),
+                _ => timeout(SPAN, self.watch.recv()).await,
             };
-            if let Some(event) = event {
-                return Some((Ok(event), (watch, filter)));
+            match received {
+                Ok(Ok(_)) if !self.pace.has_room() => continue,
+                Ok(Ok(watched)) => {
+                    self.next = self.filter.show(&watched);
+                    self.pace.shown += u64::from(self.next.is_some());
+                }
+                Ok(Err(RecvError::Lagged(behind))) => self.pace.missed += behind,
+                Ok(Err(RecvError::Closed)) => return None,
+                Err(_) => {}
+            }
+            if self.pace.missed > 0 {
+                let missed = std::mem::take(&mut self.pace.missed);
+                return Some(Event::default().event("missed").data(missed.to_string()));
             }
         }
-    })
+    }
+}
+
+fn events(watch: Receiver<Watched>, filter: Filter) -> impl Stream<Item = Result<Event, Infallible>> {
+    let watcher = Watcher { watch, filter, pace: Pace::new(), next: None };
+    unfold(watcher, |mut watcher| async move { Some((Ok(watcher.event().await?), watcher)) })
+}
+
+#[cfg(test)]
+mod tests {
+    use cache_layer::telemetry::NoCacheReason;
+    use futures_util::{FutureExt as _, StreamExt as _};
+    use tokio::sync::broadcast;
+
+    use super::*;
+
+    /// The types and data of events, as text.
+    async fn next(stream: &mut (impl Stream<Item = Result<Event, Infallible>> + Unpin)) -> String {
+        let Some(Ok(event)) = stream.next().await else { panic!("the stream has no end") };
+        format!("{event:?}")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watcher_is_shown_so_many_in_a_while_and_told_how_many_it_missed() {
+        let (sender, watch) = broadcast::channel(1_000);
+        let filter = Filter { path: None, result: None, reason: None, every: 1, seen: 0 };
+        let mut stream = Box::pin(events(watch, filter));
+        let send = |count: u64| {
+            (0..count).for_each(|at| drop(sender.send(Watched::Bypassed(at, None, NoCacheReason::Method))));
+        };
+        send(MOST + 20);
+        for _ in 0..MOST {
+            assert!(next(&mut stream).await.contains("decision"));
+        }
+        // Nothing more happens for a while.
+        let said = next(&mut stream).await;
+        assert!(said.contains("missed") && said.contains("20"), "{said}");
+        send(2 * MOST);
+        for _ in 0..MOST {
+            assert!(next(&mut stream).await.contains("decision"));
+        }
+        assert!(next(&mut stream).now_or_never().is_none(), "the others are missed");
+        tokio::time::advance(SPAN).await;
+        send(1);
+        let said = next(&mut stream).await;
+        assert!(said.contains("missed") && said.contains("50"), "{said}");
+        assert!(next(&mut stream).await.contains("decision"));
+    }
 }

@@ -25,18 +25,26 @@ pub(crate) struct SwitchState {
     /// How much longer it is on, in milliseconds.
     #[schema(example = 540000)]
     left_ms: Option<u64>,
+    /// The share of the hits that is verified, while `verification-rate` is on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = 0.01)]
+    rate: Option<f64>,
 }
 
 /// A request to turn a switch.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Turn {
-    /// `bypass-reads`, `stop-fills`, `first-tier-off` or `wider-grace`.
+    /// `bypass-reads`, `stop-fills`, `first-tier-off`, `wider-grace` or `verification-rate`.
     #[schema(example = "stop-fills")]
     switch: String,
     /// How many seconds it is on, up to a day; 0 turns it off.
     #[schema(example = 600)]
     seconds: u64,
+    /// For `verification-rate`, the share of the hits that is verified: from 0 (none) to 1; 0.01 unless given.
+    #[serde(default)]
+    #[schema(example = 0.01)]
+    rate: Option<f64>,
     /// Who turns it, for the audit.
     #[serde(default)]
     actor: Option<String>,
@@ -47,31 +55,41 @@ pub(crate) struct Turn {
 
 fn does(switch: Switch) -> &'static str {
     match switch {
-        Switch::BypassReads => "Requests go to the application as they are, and nothing that comes is kept.",
-        Switch::StopFills => "What is loaded is not stored; what is stored is used.",
-        Switch::FirstTierOff => "No process keeps anything of its own before Redis.",
+        Switch::BypassReads => "Requests go to the application unchanged, and responses are not stored.",
+        Switch::StopFills => "Loaded responses and values are not stored; stored ones are used.",
+        Switch::FirstTierOff => "No process uses a first tier in front of Redis.",
         Switch::WiderGrace => {
-            "What is stale is used for as long as it is kept: while it is refreshed, and in place of an error."
+            "Stale responses and values are used for as long as they are kept: during a refresh, and in place of an error."
         }
+        Switch::VerificationRate => "This share of the hits is loaded again in the background, and compared.",
         _ => "See the documentation.",
     }
 }
 
 fn states(context: &Context) -> Vec<SwitchState> {
-    let on = context.0.cache.switched_on();
+    let (on, rate) = (context.0.cache.switched_on(), context.0.cache.switched_rate());
     let state = |switch: &Switch| {
         let left = on.iter().find(|(one, _)| one == switch).map(|(_, left)| *left);
         let left_ms = left.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
-        SwitchState { name: switch.as_str(), does: does(*switch), on: left.is_some(), left_ms }
+        let rate = rate.filter(|_| *switch == Switch::VerificationRate);
+        SwitchState { name: switch.as_str(), does: does(*switch), on: left.is_some(), left_ms, rate }
     };
     Switch::ALL.iter().map(state).collect()
+}
+
+fn switch_of(name: &str) -> Result<Switch, Problem> {
+    let known = Switch::ALL.iter().find(|known| known.as_str() == name).copied();
+    known.ok_or_else(|| {
+        let names: Vec<_> = Switch::ALL.iter().map(|switch| switch.as_str()).collect();
+        Problem::bad_request(format!("switch: must be one of {}", names.join(", ")))
+    })
 }
 
 /// The switches, as this process knows them.
 #[utoipa::path(
     get,
     path = "/api/switches",
-    responses((status = 200, description = "Each of them", body = Vec<SwitchState>)),
+    responses((status = 200, description = "All switches", body = Vec<SwitchState>)),
 )]
 pub(super) async fn switches(
     State(context): State<Context>,
@@ -88,11 +106,11 @@ pub(super) async fn switches(
     request_body = Turn,
     security(("token" = [])),
     responses(
-        (status = 200, description = "Each of them, as this process knows them now", body = Vec<SwitchState>),
-        (status = 400, description = "Something is wrong with the request", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "All switches, as this process knows them now", body = Vec<SwitchState>),
+        (status = 400, description = "The request is invalid", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "The token is missing or wrong", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "The application's cache has no switches", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The store did not answer: most likely the switch is as it was", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The store did not answer. Most likely, the switch has not changed", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn turn(
@@ -100,30 +118,30 @@ pub(super) async fn turn(
     peer: Option<Extension<ConnectInfo<SocketAddr>>>,
     body: Result<Json<Turn>, JsonRejection>,
 ) -> Result<Json<Vec<SwitchState>>, Problem> {
-    let Json(Turn { switch, seconds, actor, reason }) =
+    let Json(Turn { switch, seconds, rate, actor, reason }) =
         body.map_err(|error| Problem::new(error.status(), error.body_text()))?;
-    let names = || Switch::ALL.iter().map(|switch| switch.as_str()).collect::<Vec<_>>().join(", ");
-    let known = Switch::ALL.iter().find(|known| known.as_str() == switch).copied();
-    let switch = known.ok_or_else(|| Problem::bad_request(format!("switch: is to be one of {}", names())))?;
+    let switch = switch_of(&switch)?;
+    if rate.is_some() && (switch != Switch::VerificationRate || seconds == 0) {
+        return Err(Problem::bad_request("rate: only verification-rate has a rate, when it is turned on"));
+    }
     said_too_much(actor.as_deref(), reason.as_deref())?;
-    let turned = match seconds {
-        0 => context.0.cache.switch_off(switch).await,
-        seconds => context.0.cache.switch(switch, Duration::from_secs(seconds)).await,
+    let (cache, on_for) = (&context.0.cache, Duration::from_secs(seconds));
+    let turned = match (seconds, rate) {
+        (0, _) => cache.switch_off(switch).await,
+        (_, Some(rate)) => cache.switch_verification(rate, on_for).await,
+        (_, None) => cache.switch(switch, on_for).await,
     };
     turned.map_err(|error| match error {
         SwitchError::NoSwitches => Problem::new(StatusCode::CONFLICT, error.to_string()),
         SwitchError::Time(_) => Problem::bad_request(format!("seconds: {error}")),
+        SwitchError::Rate => Problem::bad_request(format!("rate: {error}")),
         error => Problem::unavailable(&error),
     })?;
     let from = peer.map(|Extension(ConnectInfo(peer))| peer.ip().to_string());
     let mode = if seconds == 0 { "off" } else { "on" };
-    let record = Record {
-        id: context.0.audit.next(),
-        actor,
-        reason,
-        from,
-        ..Record::new("api", "switch", switch.as_str(), mode)
-    };
+    let what = rate.map_or_else(|| switch.to_string(), |rate| format!("{switch} {rate}"));
+    let record =
+        Record { id: context.0.audit.next(), actor, reason, from, ..Record::new("api", "switch", &what, mode) };
     context.0.audit.add(&context.0.cache, record).await;
     Ok(Json(states(&context)))
 }

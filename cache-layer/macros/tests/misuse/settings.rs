@@ -112,4 +112,9 @@ async fn a_fallback_of_many(cache: &Cache, ids: Vec<u32>) -> Vec<(u32, u32)> {
     Vec::new()
 }
 
+#[cached(name = "list", early = 1.0, early_refresh = 2.0)]
+async fn early_in_two_words(cache: &Cache) -> u32 {
+    1
+}
+
 fn main() {}

@@ -8,8 +8,4 @@ mod encoders;
 mod fill;
 mod representation;
 
-pub(super) use self::{
-    encoders::Encoders,
-    fill::Encoding,
-    representation::Representation,
-};
+pub(super) use self::{encoders::Encoders, fill::Encoding, representation::Representation};

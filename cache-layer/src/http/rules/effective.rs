@@ -205,7 +205,7 @@ impl Choice {
 
     /// Whether a setting may make a request bypass the cache, or verify it after it was answered.
     pub(in crate::http) fn is_to_be_judged(&self) -> bool {
-        self.bypass.is_some() || self.context.detours
+        self.bypass.is_some() || self.context.detours()
     }
 }
 

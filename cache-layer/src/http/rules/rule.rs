@@ -172,7 +172,8 @@ impl Rule {
         self
     }
 
-    /// The share of the hits that is verified, counted for this rule alone; zero turns verification off.
+    /// The share of the hits that is verified, counted for this rule alone; zero turns verification off, unless an operator's
+    /// [switch](crate::Switch::VerificationRate) has another rate.
     pub fn verify(mut self, verify: impl Into<Verify>) -> Self {
         self.settings.verify = Some(verify.into());
         self

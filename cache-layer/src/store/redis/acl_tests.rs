@@ -10,6 +10,7 @@ use crate::{
     clock::Clock,
     entry::{Deadlines, EntryId},
     store::{TieredStore, Writes},
+    switches::{Switch, SwitchState},
 };
 
 /// The rules of the documented line, for a prefix and a password.
@@ -107,7 +108,7 @@ async fn everything_works(store: &RedisStore) {
     assert_eq!(store.count(Reach::Tag("t")).await, Ok(Some(1)));
     assert_eq!(store.audit(b"a record").await, Ok(true));
     assert_eq!(store.audited(1).await.unwrap(), ["a record"]);
-    store.turn(Switch::StopFills, None).await.unwrap();
+    store.turn(SwitchState::off(Switch::StopFills)).await.unwrap();
     store.invalidate(Scope::Everything, Hardness::Hard).await.unwrap();
 }
 

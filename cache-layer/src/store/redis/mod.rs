@@ -25,7 +25,7 @@ use crate::{
     entry::Entry,
     key::Key,
     pattern::Pattern,
-    switches::{Switch, Switches},
+    switches::{SwitchState, Switches},
     tag::{TagToken, Tags},
 };
 
@@ -98,8 +98,8 @@ impl StoreBackend for RedisStore {
         self.begin_to_follow_switches()
     }
 
-    fn turn<'a>(&'a self, switch: Switch, on_for: Option<Duration>) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(self.turn_for_all(switch, on_for))
+    fn turn(&self, state: SwitchState) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(self.turn_for_all(state))
     }
 
     fn audit<'a>(&'a self, record: &'a [u8]) -> BoxFuture<'a, Result<bool, StoreError>> {

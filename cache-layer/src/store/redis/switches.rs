@@ -1,8 +1,8 @@
 //! The operator's switches: one key that all processes track, and a task that reads it again when it changes.
 //!
-//! The value has a line for each switch: its name, and until when it is on, in milliseconds by the server's clock; or `off`, and
-//! until when that has to be known. If the key is gone, evicted or flushed, a process goes by what it knew, until the switch
-//! ends.
+//! The value has a line for each switch: its name, its rate, if it has one, and until when it is on, in milliseconds by the
+//! server's clock; or `off`, and since when. A line outlives its switch, for processes that hear of it late. If the key is gone,
+//! evicted or flushed, a process goes by what it knew, until the switch ends.
 
 use std::{
     sync::{Arc, Weak},
@@ -24,22 +24,25 @@ use super::{
 use crate::{
     clock::millis,
     store::StoreError,
-    switches::{self, LONGEST, Switch, Switches},
+    switches::{self, LONGEST, Switch, SwitchState, Switches, USUAL_RATE},
 };
 
 /// How often the task checks whether the connection has changed, and, without tracking, reads the key.
 const PAUSE: Duration = Duration::from_secs(1);
 
 impl RedisStore {
-    pub(super) async fn turn_for_all(&self, switch: Switch, on_for: Option<Duration>) -> Result<(), StoreError> {
+    pub(super) async fn turn_for_all(&self, state: SwitchState) -> Result<(), StoreError> {
         let connection = self.connection_to_tags();
         let session = connection.session()?;
         let name = self.0.context.names.switches();
-        // `off` is kept for as long as any process may take the switch to be on, including those that go by a lost key.
-        let (word, life) = on_for.map_or(("off ", LONGEST), |on_for| ("", on_for));
-        let life = millis(life).to_string();
+        let word = match state {
+            SwitchState { on_for: None, .. } => "off ".to_owned(),
+            SwitchState { switch: Switch::VerificationRate, rate, .. } => format!("{rate} "),
+            _ => String::new(),
+        };
+        let [life, longest] = [state.on_for.unwrap_or_default(), LONGEST].map(|time| millis(time).to_string());
         let mut batch = Batch::default();
-        let arguments = [switch.as_str(), word, &life].map(str::as_bytes);
+        let arguments = [state.switch.as_str(), &word, &life, &longest].map(str::as_bytes);
         batch.call(&scripts::SWITCH, &[&name], &arguments);
         let (Flag(_),): (Flag,) = connection.run(Operation::Switch, &session, &batch).await?;
         self.read_switches(&connection, &session).await
@@ -64,8 +67,8 @@ impl RedisStore {
         let (AnyType(said), Time(now)): (AnyType, Time) = connection.run(Operation::Watch, session, &batch).await?;
         let now = str::from_utf8(&now).ok().and_then(|digits| u64::from_str_radix(digits, 16).ok());
         if let (Some(said), Some(now)) = (said, now) {
-            for (switch, on_for) in parse(&said, now / 1000) {
-                self.0.context.switches.set_since(asked, switch, on_for);
+            for state in parse(&said, now / 1000) {
+                self.0.context.switches.set_since(asked, state);
             }
         }
         self.apply_switches();
@@ -83,13 +86,19 @@ impl RedisStore {
 }
 
 /// The state of each switch, by the value of the key at `now`.
-fn parse(said: &[u8], now: u64) -> Vec<(Switch, Option<Duration>)> {
+fn parse(said: &[u8], now: u64) -> Vec<SwitchState> {
     let text = String::from_utf8_lossy(said);
     let line = |line: &str| {
         let (name, rest) = line.split_once(' ')?;
         let switch = *Switch::ALL.iter().find(|switch| switch.as_str() == name)?;
-        let left = rest.parse::<u64>().ok().and_then(|until| until.checked_sub(now)).filter(|left| *left > 0);
-        Some((switch, left.map(Duration::from_millis)))
+        let (word, until) = rest.rsplit_once(' ').unzip();
+        let until = until.unwrap_or(rest).parse::<u64>().ok()?;
+        let rate = word.and_then(|word| word.parse().ok()).filter(|rate| (0.0..=1.0).contains(rate));
+        if word.is_some() && rate.is_none() {
+            return Some(SwitchState::off(switch));
+        }
+        let left = until.checked_sub(now).filter(|left| *left > 0).map(Duration::from_millis);
+        Some(SwitchState { rate: rate.unwrap_or(USUAL_RATE), ..SwitchState::new(switch, left) })
     };
     text.lines().filter_map(line).collect()
 }
@@ -125,10 +134,24 @@ mod tests {
         assert_eq!(
             parse(said, 1000),
             [
-                (Switch::BypassReads, Some(Duration::from_millis(1000))),
-                (Switch::StopFills, None),
-                (Switch::WiderGrace, None),
+                SwitchState::new(Switch::BypassReads, Some(Duration::from_millis(1000))),
+                SwitchState::off(Switch::StopFills),
+                SwitchState::off(Switch::WiderGrace),
             ]
         );
+    }
+
+    #[test]
+    fn a_rate_is_read_as_it_was_written_and_what_is_none_turns_nothing_on() {
+        let rate_of = |line: &str| {
+            parse(line.as_bytes(), 1000).pop().filter(|state| state.on_for.is_some()).map(|state| state.rate)
+        };
+        for rate in [0.0, 1.0, 0.001, 1e-9, 1.0 / 3.0] {
+            assert_eq!(rate_of(&format!("verification-rate {rate} 2000")), Some(rate));
+        }
+        assert_eq!(rate_of("verification-rate 2000"), Some(USUAL_RATE));
+        for line in ["NaN 2000", "2 2000", "-1 2000", "inf 2000", "off 2000", "0.5 1000", "0.5 x", "0.5 ", ""] {
+            assert_eq!(rate_of(&format!("verification-rate {line}")), None, "{line}");
+        }
     }
 }

@@ -139,11 +139,14 @@ enum Command {
     },
     /// Settings that are turned off or on for a while in the whole fleet; with a name, turns one
     Switch {
-        /// The switch: bypass-reads, stop-fills, first-tier-off or wider-grace
+        /// The switch: bypass-reads, stop-fills, first-tier-off, wider-grace or verification-rate
         name: Option<String>,
         /// How long it is on, such as 90s, 10m or 2h, up to a day
         #[arg(long = "for", value_name = "TIME", value_parser = seconds_of_a_switch, requires = "name")]
         on_for: Option<u64>,
+        /// For verification-rate: the share of the hits that is verified, from 0 (none) to 1; 0.01 unless given
+        #[arg(long, value_name = "RATE", value_parser = rate, requires = "on_for")]
+        rate: Option<f64>,
         /// Turn it off
         #[arg(long, conflicts_with = "on_for", requires = "name")]
         off: bool,
@@ -265,11 +268,12 @@ async fn ask(client: &Client, command: &Command, as_json: bool) -> Result<ExitCo
     let path = match command {
         Command::Purge { .. } => return purge(client, command, as_json).await,
         Command::Tail { .. } => return tail(client, command, as_json).await,
-        Command::Switch { name: Some(name), on_for, off, actor, reason } => {
+        Command::Switch { name: Some(name), on_for, rate, off, actor, reason } => {
             if on_for.is_none() && !off {
                 return Err(Failure::Usage("--for says for how long, or --off turns it off".to_owned()));
             }
-            let body = json!({"switch": name, "seconds": on_for.unwrap_or(0), "actor": actor, "reason": reason});
+            let seconds = on_for.unwrap_or(0);
+            let body = json!({"switch": name, "seconds": seconds, "rate": rate, "actor": actor, "reason": reason});
             let answer = client.post("/api/switches", "application/json", body.to_string()).await?;
             print(&if as_json { pretty(&answer) } else { show::switches(&answer) })?;
             return Ok(ExitCode::SUCCESS);
@@ -373,6 +377,11 @@ fn seconds_of_a_switch(text: &str) -> Result<u64, String> {
         seconds @ 1..=86_400 => Ok(seconds),
         _ => Err("must be at least a second, and a day at most".to_owned()),
     }
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate| (0.0..=1.0).contains(rate));
+    rate.ok_or_else(|| "must be a number from 0 to 1, such as 0.01".to_owned())
 }
 
 /// A path with those of the pairs that have a value.
@@ -484,6 +493,17 @@ mod tests {
         for wrong in ["", "10", "s", "0s", "25h", "2d", "-1s", "1ü"] {
             assert!(seconds_of_a_switch(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_rate_is_a_share() {
+        assert_eq!([rate("0"), rate("0.25"), rate("1")], [Ok(0.0), Ok(0.25), Ok(1.0)]);
+        for wrong in ["", "-0.1", "1.1", "NaN", "inf", "5%"] {
+            assert!(rate(wrong).is_err(), "{wrong}");
+        }
+        let parse = |line: &str| Arguments::try_parse_from(line.split(' ')).is_ok();
+        assert!(parse("cachectl switch verification-rate --for 10m --rate 0.05"));
+        assert!(!parse("cachectl switch verification-rate --off --rate 0.05"));
     }
 
     #[test]

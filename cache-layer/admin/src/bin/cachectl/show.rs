@@ -300,6 +300,8 @@ pub(crate) fn switches(switches: &Value) -> String {
             true => format!("on for {} more", millis(&one["left_ms"])),
             false => "off".to_owned(),
         };
+        let rate = one["rate"].as_f64().map(|rate| format!(", at {rate}")).unwrap_or_default();
+        let state = state + &rate;
         vec![text(&one["name"]), state, text(&one["does"])]
     });
     table(&["SWITCH", "IS", "WHILE IT IS ON"], &shown)

@@ -507,24 +507,20 @@ script! {
 }
 
 script! {
-    /// KEYS switches. ARGV the name of a switch, nothing or `off `, and the time in milliseconds. Each line of the value is
-    /// `<name> <until>`, or `<name> off <until>` for as long as other processes may take it to be on.
+    /// KEYS switches. ARGV the name of a switch; nothing, or `off ` or its rate and a space; for how long it is on, and the
+    /// longest time that any switch is on, in milliseconds. Each line of the value is `<name> <until>`, `<name> <rate> <until>` or
+    /// `<name> off <since>`. A line is kept for that longest time after its end: a process that hears of it late may know of an
+    /// earlier turn, by which the switch is on for longer.
     SWITCH = "local t = redis.call('TIME');
               local now = t[1] * 1000 + math.floor(t[2] / 1000);
-              local lines, last = {}, 0;
-              local keep = function(line, till)
-                  lines[#lines + 1] = line;
-                  last = math.max(last, till)
-              end;
-              local till = now + ARGV[3];
-              keep(string.format('%s %s%d', ARGV[1], ARGV[2], till), till);
+              local lines = {string.format('%s %s%d', ARGV[1], ARGV[2], now + ARGV[3])};
               local known = redis.pcall('GET', KEYS[1]);
               if type(known) ~= 'string' then known = '' end;
               for line in known:gmatch('[^\\n]+') do
-                  local name, till = line:match('^([%l-]+) [of ]*(%d+)$');
-                  if name and name ~= ARGV[1] and tonumber(till) > now then keep(line, tonumber(till)) end
+                  local name, till = line:match('^([%l-]+) .-(%d+)$');
+                  if name and name ~= ARGV[1] and till + ARGV[4] > now then lines[#lines + 1] = line end
               end;
-              redis.call('SET', KEYS[1], table.concat(lines, '\\n'), 'PX', string.format('%d', last - now));
+              redis.call('SET', KEYS[1], table.concat(lines, '\\n'), 'PX', 2 * ARGV[4]);
               return 1"
 }
 
