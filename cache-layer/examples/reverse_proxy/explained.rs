@@ -348,6 +348,8 @@ fn decided(explanation: Explanation, so_far: &SoFar) -> Option<Explanation> {
         (true, _) => explanation,
         (false, Some(Some(head))) if so_far.calls == 1 => explanation.if_answered(head),
         (false, Some(None)) if so_far.calls == 1 => explanation.if_failed(),
+        // The origin was to be asked, and was not.
+        (false, None) if so_far.calls == 0 => return Some(explanation),
         (false, _) => return None,
     };
     // A response to POST may be stored for GET.

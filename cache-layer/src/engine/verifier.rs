@@ -272,7 +272,8 @@ mod tests {
             drawn += u64::from(sampling.draws(rate));
             assert!(drawn as f64 <= f64::ceil(sum + 1e-6), "{drawn} of {sum}");
         }
-        assert!(drawn as f64 > sum * 0.9, "{drawn} of {sum}");
+        // A hit at a rate of 1 may have the turns of two stretches, or none.
+        assert!(drawn as f64 > sum * 0.6, "{drawn} of {sum}");
     }
 
     #[test]
