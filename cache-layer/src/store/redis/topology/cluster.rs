@@ -208,7 +208,9 @@ impl Cluster {
         let mut waits = false;
         while !self.stop.is_cancelled() && self.is_handing_over().await {
             if !std::mem::replace(&mut waits, true) {
-                tracing::info!("a slot is being handed over in the Redis cluster: bans stay listed until that has ended");
+                tracing::info!(
+                    "a slot is being handed over in the Redis cluster: bans stay listed until that has ended"
+                );
             }
             sleep(PATIENCE).await;
         }
