@@ -1,6 +1,8 @@
 //! What must hold of any bytes at all, for the parsers that read what others wrote. Each function panics where it does not
 //! hold; `fuzz/README.md` says how they are run.
 
+use std::collections::HashSet;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
@@ -8,6 +10,7 @@ use http::{
 };
 
 use crate::{
+    engine::hot_list,
     entry::envelope,
     key::Key,
     semantics::{
@@ -24,6 +27,7 @@ use crate::{
         validator::entity_tags,
         vary::{Normalization, Vary, VaryFields},
     },
+    space_saving::Counted,
 };
 
 /// Those that have a meaning get a byte of their own, so that bytes at random say something.
@@ -277,6 +281,60 @@ pub fn envelopes(data: &[u8]) {
     }
 }
 
+/// A list of hot keys that is read is, to the last byte, the one that would be written. Of the lists of a node the first counts, none
+/// of the reader's own does, and each key comes once, those with the most samples first.
+pub fn hot_lists(data: &[u8]) {
+    check_list(data);
+    let list = as_list(data);
+    check_list(&list);
+    let (node, keys) = hot_list::read(&list).expect("it was written");
+    let at = data.iter().map(|&byte| usize::from(byte)).sum::<usize>() % list.len();
+    let mut damaged = list.clone();
+    damaged[at] ^= 1 << (data.len() % 8);
+    check_list(&damaged);
+    check_list(&list[..at]);
+
+    let sum = |wanted: &Key| keys.iter().filter(|(key, _)| key == wanted).map(|(_, samples)| samples).sum::<u64>();
+    let merged = hot_list::merge(&[&list, &list], None);
+    assert_eq!((merged.nodes, merged.refused), (1, 0));
+    assert!(merged.keys.windows(2).all(|pair| sum(&pair[0]) >= sum(&pair[1])));
+    assert!(keys.iter().all(|(key, _)| merged.keys.iter().filter(|merged| *merged == key).count() == 1));
+    assert!(hot_list::merge(&[&list], Some(node)).keys.is_empty());
+
+    let lists = [data, &list, &damaged, &list[..at]];
+    let all = hot_list::merge(&lists, None);
+    assert_eq!(all.refused, lists.iter().filter(|list| hot_list::read(list).is_none()).count());
+    assert!(all.nodes + all.refused <= lists.len());
+    let distinct: HashSet<&[u8]> = all.keys.iter().map(Key::canonical).collect();
+    assert_eq!(distinct.len(), all.keys.len());
+}
+
+fn check_list(list: &[u8]) {
+    if let Some((node, keys)) = hot_list::read(list) {
+        assert_eq!(written(node, &keys), list);
+    }
+}
+
+fn written(node: u64, keys: &[(Key, u64)]) -> Vec<u8> {
+    let counted = |(key, sum): &(Key, u64)| Counted { key: key.canonical().into(), sum: *sum, error: 0, times: 1 };
+    hot_list::write(node, &keys.iter().map(counted).collect::<Vec<_>>())
+}
+
+/// A list whose node is the first byte of `data`, with a key for each of its lines: the first byte is the number of samples, and the rest
+/// the parts of the key, and what selects its variant, with `/` in between.
+fn as_list(data: &[u8]) -> Vec<u8> {
+    let (node, rest) = data.split_at(data.len().min(1));
+    let key = |line: &[u8]| {
+        let (samples, parts) = line.split_first()?;
+        let mut parts: Vec<&[u8]> = parts.split(|&byte| byte == b'/').collect();
+        let selector = if parts.len() > 1 { parts.pop() } else { None };
+        let key = Key::new(parts);
+        Some((selector.map_or_else(|| key.clone(), |selector| key.variant(selector)), u64::from(*samples)))
+    };
+    let keys: Vec<_> = rest.split(|&byte| byte == b'\n').filter_map(key).collect();
+    written(node.first().copied().unwrap_or_default().into(), &keys)
+}
+
 /// The key of the corpus' entries.
 fn key() -> Key {
     Key::new(["http://", "example.org", "/products?page=2"])
@@ -385,5 +443,13 @@ mod tests {
         }
     }
 
-    targets! { dates directives structured_fields ranges lists queries contents envelopes }
+    #[test]
+    fn the_corpus_has_lists_of_hot_keys_that_are_read() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/hot_lists");
+        let (node, keys) = hot_list::read(&fs::read(folder.join("golden")).unwrap()).expect("it is one as it stands");
+        let two = [(Key::new(["http://", "shop", "/a"]), 7), (Key::new(["http://", "shop", "/b"]).variant(b"de"), 5)];
+        assert_eq!((node, keys), (9, two.to_vec()));
+    }
+
+    targets! { dates directives structured_fields ranges lists queries contents envelopes hot_lists }
 }

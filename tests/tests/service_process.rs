@@ -540,20 +540,34 @@ mod rules {
         let client = HttpClient::new();
         let urls: Vec<_> = (1..=20).map(|id| format!("{}/api/products/{id}", service.url())).collect();
         let load = Load::start(&client, 4, &urls);
+        // Meanwhile, each answer is by the rules of one file: those for products come first in it, and those for lists last.
+        let asking = async {
+            for asked in 0_u64.. {
+                let path = if asked.is_multiple_of(2) { "products/1" } else { "products" };
+                let number = number(&client, &format!("{}/api/{path}?asked={asked}", service.url())).await;
+                assert!((1..=FILES).contains(&number), "{path} by file {number}");
+            }
+        };
         let mut seen = Vec::new();
-        for file_number in 1..=FILES {
-            put(folder.path(), &file(file_number));
-            service.hangup();
-            let text = format!("{} cache rules", file(file_number).matches("[[rule]]").count());
-            wait_until("it is read", async || service.log().matches(&text).count() >= file_number as usize).await;
-            // What no request has asked for yet.
-            seen.push(
-                number(&client, &format!("{}/api/products/{file_number}?new={file_number}", service.url())).await,
-            );
-            assert_eq!(
-                number(&client, &format!("{}/api/products?limit={file_number}", service.url())).await,
-                file_number
-            );
+        let reloading = async {
+            for file_number in 1..=FILES {
+                put(folder.path(), &file(file_number));
+                service.hangup();
+                let text = format!("{} cache rules", file(file_number).matches("[[rule]]").count());
+                wait_until("it is read", async || service.log().matches(&text).count() >= file_number as usize).await;
+                // What no request has asked for yet.
+                seen.push(
+                    number(&client, &format!("{}/api/products/{file_number}?new={file_number}", service.url())).await,
+                );
+                assert_eq!(
+                    number(&client, &format!("{}/api/products?limit={file_number}", service.url())).await,
+                    file_number
+                );
+            }
+        };
+        tokio::select! {
+            () = asking => {}
+            () = reloading => {}
         }
         let report = load.stop().await;
         report.assert_no_failure();

@@ -22,6 +22,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 over_each_store!(
     values_come_in_the_order_of_the_keys_however_often_each_is_asked_for,
+    what_is_not_stored_is_loaded_once_however_often_it_is_asked_for,
     only_what_is_missing_is_loaded_and_only_once,
     a_key_without_a_value_is_known_to_have_none,
     each_key_is_loaded_once_by_all_processes_together,
@@ -112,6 +113,13 @@ async fn values_come_in_the_order_of_the_keys_however_often_each_is_asked_for(ba
     assert_eq!(asked.calls(), [[3, 1, 2]]);
     assert_eq!(ask(&cache, &asked, &open(), []).await, Ok(vec![]));
     assert_eq!(asked.count(), 1, "nothing is loaded for nothing");
+}
+
+async fn what_is_not_stored_is_loaded_once_however_often_it_is_asked_for(backend: &Backend) {
+    let (cache, asked) = (backend.cache().await.build(), Asked::default());
+    let values = ask(&cache, &asked, &open(), [3, 1, 3, 1]).ttl(Duration::ZERO).await.unwrap();
+    assert_eq!(values, [3, 1, 3, 1].map(|id| text(id, 1)));
+    assert_eq!(asked.calls(), [[3, 1]]);
 }
 
 async fn only_what_is_missing_is_loaded_and_only_once(backend: &Backend) {

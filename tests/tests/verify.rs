@@ -10,7 +10,7 @@ use std::{
 };
 
 use cache_layer::{Cache, CacheLayer, Clock, Rule, Verify, store::MemoryStore, telemetry::Event};
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use tests::{App, Backend, Gate, Origin, full, over_each_store, request};
 
 const FIELDS: &[(&str, &str)] = &[("cache-control", "public, max-age=3600, stale-while-revalidate=60")];
@@ -58,15 +58,19 @@ mod a_response {
     use super::*;
 
     async fn that_is_the_same_is_said_to_be_and_nothing_is_stored(backend: &Backend) {
-        let told = Told::default();
-        let origin = told.origin();
-        let app = app(backend, &origin, |layer| layer.verify(1.0)).await;
-        app.get("/", &[]).await;
-        for verified in 1..=3 {
-            hit(&app).await;
-            let counts = app.cache.counts();
-            assert_eq!((counts.verified, counts.differing, counts.stored), (verified, 0, 1));
-            assert_eq!(origin.calls() as u64, 1 + verified);
+        // A field that is not stored is not compared, either.
+        let other = Verify::new(1.0).fields([HeaderName::from_static("x-request-id")]);
+        for (verify, namespace) in [(Verify::new(1.0), "usual "), (other, "other ")] {
+            let told = Told::default();
+            let origin = told.origin();
+            let app = app(backend, &origin, |layer| layer.verify(verify).namespace(namespace)).await;
+            app.get("/", &[]).await;
+            for verified in 1..=3 {
+                hit(&app).await;
+                let counts = app.cache.counts();
+                assert_eq!((counts.verified, counts.differing, counts.stored), (verified, 0, 1));
+                assert_eq!(origin.calls() as u64, 1 + verified);
+            }
         }
     }
 

@@ -273,6 +273,22 @@ async fn lists_that_are_none_are_counted_and_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_was_left_long_ago_does_not_count() {
+    let server = RedisServer::start();
+    let new = tiered(server.url()).await.build();
+    let now = u64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
+    let (eleven_minutes, one) = (11 * 60_000, [&[0, 0, 0, 9, 0, 5][..], b"\0\0\0\x01x"].concat());
+    for (at, node, nodes) in
+        [(now - eleven_minutes, b"1nodeof-a", 0), (now + eleven_minutes, b"1nodeof-b", 0), (now, b"1nodeof-c", 1)]
+    {
+        let record = [&at.to_be_bytes()[..], node, &one].concat();
+        server.command::<Value>(&[b"XADD".as_slice(), b"cache:hot", b"*", b"record", &record]);
+        let warmed = new.warm(10, PATIENCE).await;
+        assert_eq!((warmed.nodes, warmed.refused_lists), (nodes, 0), "{warmed:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_redis_or_a_first_tier_it_is_over_at_once() {
     let memory = Cache::builder(MemoryStore::new(1 << 20)).hot_keys(10).build();
     for _ in 0..200 {

@@ -661,6 +661,50 @@ async fn who_watches_sees_what_it_asked_for() {
 }
 
 #[tokio::test]
+async fn who_watches_is_told_of_a_share_and_that_something_was_missed() {
+    let shop = Shop::new();
+    let watch = async |target: &str| {
+        let peer: SocketAddr = "127.0.0.1:5000".parse().unwrap();
+        let request = Request::get(target).header("host", "localhost").extension(ConnectInfo(peer));
+        shop.admin.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap().into_body()
+    };
+    let next = async |body: &mut Body| {
+        let frame = tokio::time::timeout(MINUTE, body.frame()).await.unwrap().unwrap().unwrap();
+        String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap()
+    };
+    let (mut third, mut late) = (watch("/api/live?sample=0.33").await, watch("/api/live").await);
+    for number in 1..=6 {
+        shop.get(&format!("/{number}"), &[]).await;
+    }
+    for shown in ["/3", "/6"] {
+        let text = next(&mut third).await;
+        assert!(text.contains(&format!("http://shop.example{shown}\"")), "{text}");
+    }
+    for number in 0..2_000 {
+        shop.get(&format!("/{number}"), &[]).await;
+    }
+    assert!(next(&mut late).await.contains("event: missed"));
+}
+
+#[tokio::test]
+async fn no_more_is_told_than_was_asked_for() {
+    let shop = Shop::new();
+    for path in ["/a", "/b", "/c"] {
+        shop.get(path, &[("x-answer", "cache-control=max-age=60")]).await;
+    }
+    let top = shop.ask("/api/top?limit=2").await;
+    assert_eq!(["hottest", "dearest"].map(|list| top[list].as_array().unwrap().len()), [2, 2]);
+    for key in ["k1", "k2"] {
+        shop.post(&json!({"tag": "t"}), &[("idempotency-key", key)]).await;
+    }
+    shop.cache.invalidate_tag("of-the-application").await.unwrap();
+    assert_eq!(shop.ask("/api/audit?limit=2").await.as_array().unwrap().len(), 2);
+    let all = shop.ask("/api/audit").await;
+    assert_eq!(all.as_array().unwrap().len(), 3, "{all}");
+    assert!(all.as_array().unwrap().iter().all(|record| record.get("asked").is_none()), "{all}");
+}
+
+#[tokio::test]
 async fn over_redis_a_pattern_is_counted_a_tag_is_known_and_a_loss_is_said() {
     let server = RedisServer::start();
     let redis = RedisStore::builder(server.url()).operation_timeout(Duration::from_secs(10)).build().unwrap();

@@ -22,7 +22,7 @@ pub(super) const LONGEST: usize = 256 * 1024;
 const HEAD: usize = 6;
 
 /// The list of a node, of as many of these keys as fit, from the first on.
-pub(super) fn write(node: u64, counted: &[Counted<Canonical>]) -> Vec<u8> {
+pub(crate) fn write(node: u64, counted: &[Counted<Canonical>]) -> Vec<u8> {
     let mut list = vec![VERSION];
     list.extend_from_slice(&node.to_be_bytes());
     for one in counted {
@@ -38,7 +38,7 @@ pub(super) fn write(node: u64, counted: &[Counted<Canonical>]) -> Vec<u8> {
 }
 
 /// The node of a list, and its keys with their samples; `None` if the bytes are not a list, to the last byte.
-pub(super) fn read(list: &[u8]) -> Option<(u64, Vec<(Key, u64)>)> {
+pub(crate) fn read(list: &[u8]) -> Option<(u64, Vec<(Key, u64)>)> {
     if list.len() > LONGEST {
         return None;
     }
@@ -59,7 +59,7 @@ pub(super) fn read(list: &[u8]) -> Option<(u64, Vec<(Key, u64)>)> {
 
 /// The keys of these lists, those with the most samples first: of each node its newest list, which comes first here, and none of
 /// the node `own`; and the number of lists that could not be read.
-pub(super) fn merge<L: AsRef<[u8]>>(lists: &[L], own: Option<u64>) -> Merged {
+pub(crate) fn merge<L: AsRef<[u8]>>(lists: &[L], own: Option<u64>) -> Merged {
     let (mut nodes, mut refused) = (Vec::new(), 0);
     let mut samples: HashMap<Canonical, (Key, u64)> = HashMap::new();
     for list in lists {
@@ -82,10 +82,10 @@ pub(super) fn merge<L: AsRef<[u8]>>(lists: &[L], own: Option<u64>) -> Merged {
 
 /// The merged content of several lists.
 #[derive(Debug)]
-pub(super) struct Merged {
-    pub(super) keys: Vec<Key>,
-    pub(super) nodes: usize,
-    pub(super) refused: usize,
+pub(crate) struct Merged {
+    pub(crate) keys: Vec<Key>,
+    pub(crate) nodes: usize,
+    pub(crate) refused: usize,
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ pub(crate) mod fetch;
 pub(crate) mod flight;
 pub(crate) mod growing_body;
 mod hot;
-mod hot_list;
+pub(crate) mod hot_list;
 pub(crate) mod in_progress;
 pub(crate) mod inspect;
 mod invalidate;

@@ -1011,6 +1011,9 @@ impl fmt::Debug for MemoryStore {
 }
 
 #[cfg(test)]
+mod race_tests;
+
+#[cfg(test)]
 mod tests {
     use bytes::Bytes;
 

@@ -32,6 +32,8 @@ use crate::{
 #[cfg(test)]
 mod acl_tests;
 mod audit;
+#[cfg(test)]
+mod ban_tests;
 mod bulk;
 mod claim;
 #[cfg(test)]

@@ -48,7 +48,9 @@ impl RedisStore {
         }
         let local_tier = self.0.context.local_tier.get().map(|tier| &**tier);
         let mut deleted = Ok(0);
-        for connection in self.0.topology.one_of_each_server() {
+        // In a cluster, a name may move from one server to another while they are swept one after the other, but not twice.
+        let rounds = if self.0.context.names.is_clustered() { 2 } else { 1 };
+        for connection in std::iter::repeat_n(self.0.topology.one_of_each_server(), rounds).flatten() {
             let here = match connection.session() {
                 Ok(session) => self.sweep(&connection, &session, (pattern, hardness), local_tier).await,
                 Err(error) => Err(error),

@@ -167,6 +167,41 @@ async fn an_invalidation_finds_what_is_just_being_moved() {
     }
 }
 
+/// Servers are swept in the order of their slots.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_moves_to_a_server_that_was_swept_already_is_swept_all_the_same() {
+    let cluster = RedisCluster::start(3, 0);
+    let store = connect_with(builder(cluster.url()).lurker_at_once()).await;
+    let name = |key: &Key| store.0.context.names.entry(key);
+    let last = (0..).map(|n: u32| key(&n.to_string())).find(|key| cluster.index_of(&name(key)) == 2).unwrap();
+    // So that it takes a while to go over the second one.
+    let tag = (0..).map(|n: u32| format!("{{{n}}}")).find(|tag| cluster.index_of(tag) == 1).unwrap();
+    let many = "for n = 1, 60000 do redis.call('SET', KEYS[1] .. n, '') end";
+    cluster.primaries()[1].command::<()>(&["EVAL", many, "1", &tag]);
+    for is_listed in [false, true] {
+        fill_when_possible(&store, &last, "old", &[]).await;
+        cluster.primaries().iter().for_each(|node| node.command::<()>(&["CONFIG", "RESETSTAT"]));
+        let sweeping = tokio::spawn({
+            let (store, pattern) = (store.clone(), Pattern::new("redis:*"));
+            async move {
+                match is_listed {
+                    true => StoreBackend::invalidate(&store, Scope::Pattern(&pattern), Hardness::Hard).await,
+                    false => StoreBackend::delete_matching(&store, &pattern).await.map(drop),
+                }
+            }
+        });
+        let scans = |node: usize| cluster.primaries()[node].command::<String>(&["INFO", "commandstats"]).contains("_scan:");
+        wait_until("the second one to be swept", async || scans(1)).await;
+        assert!(scans(0), "in the order of their slots");
+        cluster.move_slot(slot(&name(&last)), 2, 0);
+        let _ = sweeping.await.unwrap();
+        wait_until("all to be swept", async || !store.has_bans().await).await;
+        wait_until("the cluster to be used again", async || store.get(&last).await.is_ok()).await;
+        assert_eq!(read(&store, &last).await, None, "listed: {is_listed}");
+        cluster.move_slot(slot(&name(&last)), 0, 2);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_primary_that_dies_is_replaced_and_nothing_stale_is_served_by_its_replica() {
     for tags_die in [false, true] {
