@@ -45,7 +45,9 @@ fn ban(inner: &Inner, pattern: &Pattern) {
 /// Does what the lurker does.
 fn sweep(inner: &Inner) {
     let bans = inner.bans.read().clone();
-    (0..inner.entries.shards()).for_each(|shard| inner.sweep(shard, &bans));
+    for shard in 0..inner.entries.shards() {
+        inner.sweep(shard, &bans);
+    }
     inner.take_off(&bans);
 }
 
