@@ -41,4 +41,4 @@ pub use tiered::TieredStore;
 #[cfg_attr(docsrs, doc(cfg(feature = "sealed")))]
 pub use crate::entry::KeyRing;
 pub(crate) use contract::*;
-pub use contract::{Estimate, LeaseState, Store};
+pub use contract::{Estimate, LeaseState, Reserved, Store};
