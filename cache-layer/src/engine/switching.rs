@@ -38,6 +38,13 @@ impl From<StoreError> for SwitchError {
     }
 }
 
+fn fits(on_for: Duration) -> Result<(), SwitchError> {
+    match on_for >= Duration::from_secs(1) && on_for <= LONGEST {
+        true => Ok(()),
+        false => Err(SwitchError::Time(on_for)),
+    }
+}
+
 /// # Switches
 ///
 /// For an operator in trouble. Over Redis, all processes with the same prefix share the switches: they are one key, which each
@@ -64,9 +71,7 @@ impl Cache {
     ///
     /// If the cache has no [switches](crate::CacheBuilder::switches), the time is out of range, or the store did not answer.
     pub async fn switch(&self, switch: Switch, on_for: Duration) -> Result<(), SwitchError> {
-        if on_for < Duration::from_secs(1) || on_for > LONGEST {
-            return Err(SwitchError::Time(on_for));
-        }
+        fits(on_for)?;
         self.turn(switch, Some(on_for)).await
     }
 
@@ -77,6 +82,45 @@ impl Cache {
     /// If the cache has no switches, or the store did not answer.
     pub async fn switch_off(&self, switch: Switch) -> Result<(), SwitchError> {
         self.turn(switch, None).await
+    }
+
+    /// Turns a switch on in this process alone, without the store, for `on_for` from now on: a second to a day. It ends earlier if
+    /// the switch is turned in the fleet meanwhile: this process learns of that as soon as it is connected.
+    ///
+    /// For a store that does not answer, so that [`switch`](Self::switch) fails. A first tier is turned off within a second.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use cache_layer::{Cache, Switch, SwitchError, store::MemoryStore};
+    /// let cache = Cache::builder(MemoryStore::new(1 << 20)).switches(true).build();
+    /// cache.switch_here(Switch::BypassReads, Duration::from_secs(600))?;
+    /// assert_eq!(cache.switched_on()[0].0, Switch::BypassReads);
+    /// cache.switch_off_here(Switch::BypassReads)?;
+    /// assert_eq!(cache.switched_on(), []);
+    /// # Ok::<(), SwitchError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the cache has no [switches](crate::CacheBuilder::switches), or the time is out of range.
+    pub fn switch_here(&self, switch: Switch, on_for: Duration) -> Result<(), SwitchError> {
+        fits(on_for)?;
+        self.turn_here(switch, Some(on_for))
+    }
+
+    /// Turns a switch off in this process alone, until it is turned on again, here or in the fleet.
+    ///
+    /// # Errors
+    ///
+    /// If the cache has no switches.
+    pub fn switch_off_here(&self, switch: Switch) -> Result<(), SwitchError> {
+        self.turn_here(switch, None)
+    }
+
+    fn turn_here(&self, switch: Switch, on_for: Option<Duration>) -> Result<(), SwitchError> {
+        let switches = self.0.switches.as_ref().ok_or(SwitchError::NoSwitches)?;
+        switches.set(switch, on_for);
+        Ok(())
     }
 
     async fn turn(&self, switch: Switch, on_for: Option<Duration>) -> Result<(), SwitchError> {
