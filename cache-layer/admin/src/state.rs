@@ -11,7 +11,7 @@ use cache_layer::{
 use http::Request;
 use http_body_util::Full;
 
-use crate::{access::Token, answers::Answers, audit::Audit, problem::Problem, recorder::Recorder};
+use crate::{access::Access, answers::Answers, audit::Audit, problem::Problem, recorder::Recorder};
 
 /// Clones share the state.
 #[derive(Clone)]
@@ -24,7 +24,7 @@ pub(crate) struct Inner {
     pub(crate) memory: Option<Memory>,
     pub(crate) redis: Option<RedisStore>,
     pub(crate) recorder: Option<Recorder>,
-    pub(crate) token: Option<Token>,
+    pub(crate) access: Access,
     pub(crate) audit: Audit,
     pub(crate) answers: Answers,
     /// When it was made, in milliseconds since the Unix epoch.

@@ -189,7 +189,7 @@ pub(super) async fn stats(State(context): State<Context>, parameters: Parameters
         layers: inner.layers.iter().map(|(name, _)| name.clone()).collect(),
         now: now(),
         since: inner.since,
-        can_purge: inner.token.is_some(),
+        can_purge: inner.access.token.get().is_some(),
         loads_in_flight: inner.cache.loads_in_flight(),
         totals: totals(&context),
         memory: inner.memory.as_ref().map(memory),
