@@ -24,7 +24,7 @@ use crate::{
     page,
     problem::Problem,
     recorder::{Recorder, now},
-    state::{Context, Inner, Layer, Memory},
+    state::{Context, Inner, Layer, Memory, Places},
 };
 
 /// The maximum size of a request's body.
@@ -57,6 +57,7 @@ impl Admin {
             access: Access::default(),
             audit: Audit::default(),
             answers: Answers::default(),
+            places: Places::default(),
             since: now(),
         })
     }

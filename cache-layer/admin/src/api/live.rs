@@ -10,7 +10,10 @@ use axum::{
     },
 };
 use futures_util::{Stream, stream::unfold};
-use tokio::sync::broadcast::{Receiver, error::RecvError};
+use tokio::sync::{
+    OwnedSemaphorePermit,
+    broadcast::{Receiver, error::RecvError},
+};
 
 use super::{parameters::Parameters, top::Decided};
 use crate::{problem::Problem, recorder::Watched, state::Context};
@@ -80,17 +83,23 @@ fn result(watched: &Watched) -> &'static str {
     responses(
         (status = 200, description = "A stream without end", content_type = "text/event-stream"),
         (status = 404, description = "Nothing is recorded", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "As many clients as may do so are watching", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn live(State(context): State<Context>, parameters: Parameters) -> Result<impl IntoResponse, Problem> {
     let parameters = parameters.known(&["path", "result", "reason", "sample"])?;
     let filter = Filter::of(&parameters)?;
+    let place = context.place_to_watch().ok_or_else(|| Problem::busy("watchers"))?;
     let watch = context.recorder()?.watch();
-    Ok(Sse::new(events(watch, filter)).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))))
+    Ok(Sse::new(events(watch, filter, place)).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))))
 }
 
-fn events(watch: Receiver<Watched>, filter: Filter) -> impl Stream<Item = Result<Event, Infallible>> {
-    unfold((watch, filter), |(mut watch, mut filter)| async move {
+fn events(
+    watch: Receiver<Watched>,
+    filter: Filter,
+    place: OwnedSemaphorePermit,
+) -> impl Stream<Item = Result<Event, Infallible>> {
+    unfold((watch, filter, place), |(mut watch, mut filter, place)| async move {
         loop {
             let event = match watch.recv().await {
                 Ok(watched) => match filter.show(&watched) {
@@ -101,7 +110,7 @@ fn events(watch: Receiver<Watched>, filter: Filter) -> impl Stream<Item = Result
                 Err(RecvError::Closed) => return None,
             };
             if let Some(event) = event {
-                return Some((Ok(event), (watch, filter)));
+                return Some((Ok(event), (watch, filter, place)));
             }
         }
     })

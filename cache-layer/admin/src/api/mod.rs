@@ -3,6 +3,7 @@
 mod explain;
 mod invalidations;
 mod live;
+mod once;
 mod parameters;
 mod purge;
 mod sizing;
