@@ -4,11 +4,11 @@ use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
 use axum::{Router, body::Body, extract::ConnectInfo};
 use cache_layer::{
-    Cache, CacheLayer, Inspected, Key,
+    Cache, CacheLayer, Inspected, Key, Switch,
     store::{MemoryStore, RedisStore},
 };
 use cache_layer_admin::{Admin, PurgeRule, Recorder};
-use futures_util::{StreamExt as _, stream};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use http::{Request, StatusCode, header};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
@@ -245,6 +245,66 @@ async fn of_two_processes_that_get_one_key_at_the_same_moment_one_purges() {
         assert_eq!(there.audit().await.len(), round + 1, "{again}");
     }
     println!("{refused} of {ROUNDS} were refused while the other ran");
+}
+
+fn switch(name: &str) -> Value {
+    json!({"switch": name, "seconds": 60, "actor": "ada"})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_whose_client_has_gone_is_in_the_audit() {
+    let server = RedisServer::start();
+    let process = Process::with(&server).await;
+    let turn = switch("bypass-reads");
+    // It is sent, and its answer not waited for.
+    assert!(process.send("POST", "/api/switches", &[], &turn).now_or_never().is_none());
+    wait_until("it is recorded", async || process.audit().await.iter().any(|one| one["what"] == "bypass-reads")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_without_an_answer_is_in_the_audit_as_not_delivered() {
+    let server = RedisServer::start();
+    let (here, there, proxy) = behind_a_liar(&server).await;
+    // It is carried out, and the connection ends before the answer.
+    proxy.lie(&["EVALSHA"], b"");
+    let (status, answer) = here.send("POST", "/api/switches", &[], &switch("stop-fills")).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{answer}");
+    let _ = proxy.be_honest();
+    let audit = here.audit().await;
+    assert_eq!((&audit[0]["what"], &audit[0]["delivered"]), (&json!("stop-fills"), &json!(false)), "{audit:?}");
+    wait_until("another process knows", async || there.cache.switched_on().len() == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_that_is_turned_and_can_not_be_read_again_is_turned() {
+    let server = RedisServer::start();
+    let (here, there, proxy) = behind_a_liar(&server).await;
+    proxy.lie(&["GET", "FLEET:SWITCHES"], b"-ERR not now\r\n");
+    let (status, answer) = here.send("POST", "/api/switches", &[], &switch("stop-fills")).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    assert_eq!(here.cache.switched_on()[0].0, Switch::StopFills);
+    assert_eq!(here.audit().await[0]["delivered"], true);
+    wait_until("another process knows", async || there.cache.switched_on().len() == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_redis_a_switch_is_turned_in_one_process_and_the_fleets_word_counts_afterwards() {
+    let mut server = RedisServer::start();
+    let (here, there) = (Process::with(&server).await, Process::with(&server).await);
+    server.kill();
+    let (status, answer) = here.send("POST", "/api/switches", &[], &switch("bypass-reads")).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(answer["detail"].as_str().unwrap().contains("\"here\": true"), "{answer}");
+    let mut turn = switch("bypass-reads");
+    turn["here"] = json!(true);
+    let (status, answer) = here.send("POST", "/api/switches", &[], &turn).await;
+    assert_eq!((status, &answer[0]["on"]), (StatusCode::OK, &json!(true)), "{answer}");
+    assert_eq!((here.cache.switched_on().len(), there.cache.switched_on().len()), (1, 0));
+    let audit = here.audit().await;
+    assert_eq!(audit[0]["what"], "bypass-reads in this process alone", "{audit:?}");
+    server.restart();
+    wait_until("the fleet turns it off", async || there.cache.switch_off(Switch::BypassReads).await.is_ok()).await;
+    wait_until("it is off here, too", async || here.cache.switched_on().is_empty()).await;
 }
 
 const ENTRIES: usize = 100_000;

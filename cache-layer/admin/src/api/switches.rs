@@ -11,7 +11,10 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{parameters::Parameters, purge::said_too_much};
+use super::{
+    parameters::Parameters,
+    purge::{said_too_much, to_its_end},
+};
 use crate::{audit::Record, problem::Problem, state::Context};
 
 /// A switch, as this process knows it.
@@ -37,6 +40,10 @@ pub(crate) struct Turn {
     /// How many seconds it is on, up to a day; 0 turns it off.
     #[schema(example = 600)]
     seconds: u64,
+    /// Whether it is turned in this process alone: at once, and also while the store does not answer. It stays so until the switch
+    /// is turned in the fleet.
+    #[serde(default)]
+    here: bool,
     /// Who turns it, for the audit.
     #[serde(default)]
     actor: Option<String>,
@@ -92,7 +99,7 @@ pub(super) async fn switches(
         (status = 400, description = "Something is wrong with the request", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "The token is missing or wrong", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "The application's cache has no switches", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The store did not answer: most likely the switch is as it was", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The store did not answer: most likely the switch is as it was, and `here` turns it in this process", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn turn(
@@ -100,30 +107,39 @@ pub(super) async fn turn(
     peer: Option<Extension<ConnectInfo<SocketAddr>>>,
     body: Result<Json<Turn>, JsonRejection>,
 ) -> Result<Json<Vec<SwitchState>>, Problem> {
-    let Json(Turn { switch, seconds, actor, reason }) =
-        body.map_err(|error| Problem::new(error.status(), error.body_text()))?;
+    let Json(turn) = body.map_err(|error| Problem::new(error.status(), error.body_text()))?;
     let names = || Switch::ALL.iter().map(|switch| switch.as_str()).collect::<Vec<_>>().join(", ");
-    let known = Switch::ALL.iter().find(|known| known.as_str() == switch).copied();
+    let known = Switch::ALL.iter().find(|known| known.as_str() == turn.switch).copied();
     let switch = known.ok_or_else(|| Problem::bad_request(format!("switch: is to be one of {}", names())))?;
-    said_too_much(actor.as_deref(), reason.as_deref())?;
-    let turned = match seconds {
-        0 => context.0.cache.switch_off(switch).await,
-        seconds => context.0.cache.switch(switch, Duration::from_secs(seconds)).await,
+    said_too_much(turn.actor.as_deref(), turn.reason.as_deref())?;
+    let from = peer.map(|Extension(ConnectInfo(peer))| peer.ip().to_string());
+    to_its_end(async move {
+        turned(&context, switch, turn, from).await?;
+        Ok(Json(states(&context)))
+    })
+    .await
+}
+
+/// Turns a switch, and records that, also if the store did not answer: other processes may know of it nevertheless.
+async fn turned(context: &Context, switch: Switch, turn: Turn, from: Option<String>) -> Result<(), Problem> {
+    let Turn { seconds, here, actor, reason, .. } = turn;
+    let (cache, on_for) = (&context.0.cache, Duration::from_secs(seconds));
+    let result = match (here, seconds) {
+        (true, 0) => cache.switch_off_here(switch),
+        (true, _) => cache.switch_here(switch, on_for),
+        (false, 0) => cache.switch_off(switch).await,
+        (false, _) => cache.switch(switch, on_for).await,
     };
-    turned.map_err(|error| match error {
+    if let Ok(()) | Err(SwitchError::Store(_)) = result {
+        let mode = if seconds == 0 { "off" } else { "on" };
+        let what = if here { format!("{switch} in this process alone") } else { switch.to_string() };
+        let (id, delivered) = (context.0.audit.next(), result.is_ok());
+        let record = Record { id, actor, reason, from, delivered, ..Record::new("api", "switch", &what, mode) };
+        context.0.audit.add(cache, record).await;
+    }
+    result.map_err(|error| match error {
         SwitchError::NoSwitches => Problem::new(StatusCode::CONFLICT, error.to_string()),
         SwitchError::Time(_) => Problem::bad_request(format!("seconds: {error}")),
-        error => Problem::unavailable(&error),
-    })?;
-    let from = peer.map(|Extension(ConnectInfo(peer))| peer.ip().to_string());
-    let mode = if seconds == 0 { "off" } else { "on" };
-    let record = Record {
-        id: context.0.audit.next(),
-        actor,
-        reason,
-        from,
-        ..Record::new("api", "switch", switch.as_str(), mode)
-    };
-    context.0.audit.add(&context.0.cache, record).await;
-    Ok(Json(states(&context)))
+        error => Problem::unavailable(&format!("{error}; \"here\": true turns it in this process alone")),
+    })
 }
