@@ -2,6 +2,7 @@
 
 mod client;
 mod doctor;
+mod servers;
 mod show;
 mod warm;
 
