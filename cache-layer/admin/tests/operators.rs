@@ -190,6 +190,20 @@ async fn a_purge_by_pattern_is_in_force_everywhere_before_anything_is_counted() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_purge_by_pattern_is_delivered_before_counting_ends_the_connection() {
+    let server = RedisServer::start();
+    for mode in ["hard", "soft"] {
+        let (here, there, proxy) = behind_a_liar(&server).await;
+        let key = Key::new(["leaked", mode]);
+        there.cache.set(key.clone(), &1).ttl(60 * MINUTE).await.unwrap();
+        proxy.lie(&["SCAN"], b"");
+        let purged = here.purge(&json!({"pattern": "leaked*", "mode": mode}), &[]).await;
+        assert_eq!((&purged["delivered"], &purged["matched"]), (&json!(true), &Value::Null), "{mode}: {purged}");
+        assert!(!is_in_use(&there, &key).await, "{mode}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_purge_by_pattern_without_the_right_to_count_is_in_force_and_purges_nothing_else() {
     let server = RedisServer::builder().config("user lame on >secret ~* +@all -scan &*").start();
     let process = Process::at(&server.url().replace("redis://", "redis://lame:secret@")).await;

@@ -105,9 +105,9 @@ fn reused() -> Problem {
 
 #[cfg(test)]
 mod tests {
+    use ::tests::{RedisServer, wait_until};
     use cache_layer::{Cache, store::RedisStore};
     use serde_json::json;
-    use tests::{RedisServer, wait_until};
     use tokio::{sync::oneshot, time::sleep};
 
     use super::*;
