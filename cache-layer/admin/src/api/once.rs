@@ -48,12 +48,6 @@ async fn in_the_fleet(
     run: impl Future<Output = Result<Value, Problem>> + Send,
 ) -> Result<Value, Problem> {
     let (cache, audit) = (&context.0.cache, &context.0.audit);
-    // The reservation may have been evicted, and earlier versions made none.
-    match audit.asked_before(cache, asked).await {
-        Some(before) if before.asked.as_ref() == Some(asked) => return to_json(&Purged::of(&before)),
-        Some(_) => return Err(reused()),
-        None => {}
-    }
     let known = Known { request: asked.request.clone(), process: audit.process().to_owned(), answer: None };
     let own = serde_json::to_vec(&known).unwrap_or_default();
     match cache.reserve_request(&asked.key, &own, TERM).await {
@@ -63,13 +57,23 @@ async fn in_the_fleet(
             tracing::warn!(%error, "a request with an idempotency key is carried out, and may be elsewhere, too")
         }
     }
-    // Whether a renewal works shows when the answer is recorded.
-    let answer = renewing(run, || async { drop(cache.record_request(&asked.key, &own, TERM).await) }).await?;
-    let known = serde_json::to_vec(&Known { answer: Some(answer.clone()), ..known }).unwrap_or_default();
-    if let Err(error) = cache.record_request(&asked.key, &known, KEPT).await {
+    let (request, answer) = match audit.asked_before(cache, asked).await {
+        // The reservation was evicted, or made by a version that makes none.
+        Some(before) => {
+            let answer = to_json(&Purged::of(&before))?;
+            (before.asked.map(|before| before.request).unwrap_or_default(), answer)
+        }
+        // Whether a renewal works shows when the answer is recorded.
+        None => {
+            let renew = || async { drop(cache.record_request(&asked.key, &own, TERM).await) };
+            (asked.request.clone(), renewing(run, renew).await?)
+        }
+    };
+    let known = Known { request: request.clone(), answer: Some(answer.clone()), ..known };
+    if let Err(error) = cache.record_request(&asked.key, &serde_json::to_vec(&known).unwrap_or_default(), KEPT).await {
         tracing::warn!(%error, "only this process knows the answer to a request with an idempotency key");
     }
-    Ok(answer)
+    if request == asked.request { Ok(answer) } else { Err(reused()) }
 }
 
 /// Runs, and renews the reservation meanwhile.
