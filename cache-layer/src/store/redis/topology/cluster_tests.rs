@@ -190,7 +190,8 @@ async fn what_moves_to_a_server_that_was_swept_already_is_swept_all_the_same() {
                 }
             }
         });
-        let scans = |node: usize| cluster.primaries()[node].command::<String>(&["INFO", "commandstats"]).contains("_scan:");
+        let scans =
+            |node: usize| cluster.primaries()[node].command::<String>(&["INFO", "commandstats"]).contains("_scan:");
         wait_until("the second one to be swept", async || scans(1)).await;
         assert!(scans(0), "in the order of their slots");
         cluster.move_slot(slot(&name(&last)), 2, 0);
