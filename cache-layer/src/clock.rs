@@ -70,6 +70,10 @@ impl Uptime {
         Self(BEGIN.elapsed())
     }
 
+    pub(crate) fn millis(self) -> u64 {
+        millis(self.0)
+    }
+
     pub(crate) fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    clock::{Clock, millis},
+    clock::{Uptime, millis},
     labels::labels,
 };
 
@@ -59,7 +59,8 @@ impl SwitchState {
 /// The switches, and until when each of them is on.
 #[derive(Default)]
 pub struct Switches {
-    /// In milliseconds since the Unix epoch, by this process's clock; 0 for a switch that is off.
+    /// In milliseconds of this machine's [uptime](Uptime), so that a clock that is set back prolongs no switch; 0 for a switch that
+    /// is off.
     until: [AtomicU64; Switch::ALL.len()],
     /// The bits of the rate of verification; meaningful while its switch is on.
     rate: AtomicU64,
@@ -126,9 +127,9 @@ impl Switches {
     }
 }
 
-/// In milliseconds since the Unix epoch, by this process's clock.
+/// The moment, in milliseconds of this machine's uptime.
 pub(crate) fn now() -> u64 {
-    Clock::system().now()
+    Uptime::now().millis()
 }
 
 impl fmt::Debug for Switches {
@@ -140,6 +141,19 @@ impl fmt::Debug for Switches {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The wall clock can be set; the kernel's uptime can't.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_time_of_switches_is_the_time_that_the_machine_has_been_up() {
+        let up = || {
+            let text = std::fs::read_to_string("/proc/uptime").unwrap();
+            (text.split(' ').next().unwrap().parse::<f64>().unwrap() * 1e3) as u64
+        };
+        // The kernel states hundredths of a second.
+        let (before, now, after) = (up(), now(), up());
+        assert!((before..=after + 10).contains(&now), "{before} {now} {after}");
+    }
 
     #[test]
     fn a_switch_goes_off_by_itself() {

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    net::SocketAddr,
     path::PathBuf,
     sync::{
         Arc,
@@ -16,7 +17,7 @@ use cache_layer::{
     Cache, CacheLayer, Encode, InvalidateError, Rules,
     store::{MemoryStore, RedisStore, TieredStore},
 };
-use cache_layer_admin::{Admin, PurgeLayer, PurgeRule, Recorder};
+use cache_layer_admin::{Admin, PurgeLayer, PurgeRule, Recorder, TokenHandle};
 use serde::Serialize;
 use tracing::{instrument::WithSubscriber as _, subscriber::NoSubscriber};
 use utoipa::ToSchema;
@@ -60,6 +61,16 @@ pub struct Reloaded {
     pub rules: usize,
     /// The file of the rules.
     pub file: PathBuf,
+}
+
+/// The operator's side.
+pub(crate) struct OperatorsSide {
+    /// The page and the API.
+    pub(crate) router: Router,
+    /// The middleware for `PURGE` on the service's own port.
+    pub(crate) purge: PurgeLayer,
+    /// Replaces the token.
+    pub(crate) token: TokenHandle,
 }
 
 /// The memory of this process that holds responses.
@@ -215,8 +226,8 @@ impl ProductCache {
         Ok(cache)
     }
 
-    /// The operator's page and the middleware for `PURGE`; `None` if the operator's port is not configured.
-    pub(crate) fn admin(&self, config: &Config) -> Result<Option<(Router, PurgeLayer)>, ConfigError> {
+    /// The operator's side, to be served at `listen`; `None` if there is no port for that.
+    pub(crate) fn admin(&self, config: &Config, listen: SocketAddr) -> Result<Option<OperatorsSide>, ConfigError> {
         let (Some(cache), Some(layer), Some(recorder)) = (&self.cache, &self.layer, &self.recorder) else {
             return Ok(None);
         };
@@ -231,10 +242,14 @@ impl ProductCache {
         };
         if let Some(token) = &config.admin_token_file {
             let wrong = |error| ConfigError::Wrong(format!("the token in APP_ADMIN_TOKEN_FILE is not taken: {error}"));
-            admin = admin.token(token.expose()).map_err(wrong)?;
+            admin = admin.token(token.token().expose()).map_err(wrong)?;
         }
+        // Whoever reaches another address may come through a proxy or a sidecar on this machine.
+        admin = admin.token_for_reading(!listen.ip().is_loopback());
+        let token = admin.token_handle();
         let paths = config.admin_purge.iter().flat_map(|paths| &paths.0);
-        Ok(Some(admin.router_and_purge_layer(paths.map(PurgeRule::under))))
+        let (router, purge) = admin.router_and_purge_layer(paths.map(PurgeRule::under));
+        Ok(Some(OperatorsSide { router, purge, token }))
     }
 
     /// Returns once Redis is connected, or after `patience`.

@@ -1,12 +1,14 @@
 //! Connections: accepted, timed out, and closed gracefully.
 //!
-//! This does two things that `axum::serve` can't. A connection with half a request, or none, has a timeout of its own. And a
+//! This does three things that `axum::serve` can't. A connection with half a request, or none, has a timeout of its own. And a
 //! connection that a client keeps for its next request is not closed under that request when the service ends: responses say
-//! `Connection: close` for as long as the service is unready, so that clients have left before anything is closed.
+//! `Connection: close` for as long as the service is unready, so that clients have left before anything is closed. And the number of
+//! connections has a limit, beyond which they wait in the kernel, and take no file descriptor.
 
 use std::{
     convert::Infallible,
     future::ready,
+    net::SocketAddr,
     pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
@@ -16,6 +18,7 @@ use std::{
 use axum::{
     Router,
     body::{Body, Bytes, HttpBody},
+    extract::ConnectInfo,
     http::{HeaderValue, Request, Response, Version, header},
     serve::Listener,
 };
@@ -30,7 +33,7 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Notify,
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
     time::{self, Instant},
 };
@@ -41,9 +44,11 @@ use crate::app::ShutdownHandle;
 /// What an HTTP/2 connection begins with (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// How long a connection is kept without a request.
+/// How many connections there are, and how long one is kept without a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
+    /// How many at one time; more wait until one of them ends.
+    pub(crate) most: usize,
     /// With a part of a request's head.
     pub(crate) head: Duration,
     /// With nothing of it.
@@ -64,10 +69,11 @@ pub(crate) async fn serve(
     let closing = CancellationToken::new();
     let connection =
         Connection { service: TowerToHyperService::new(router), limits, shutdown, closing: closing.clone() };
+    let places = Arc::new(Semaphore::new(limits.most));
     let mut last = pin!(last);
     loop {
         tokio::select! {
-            (stream, _) = Listener::accept(&mut listener) => drop(connections.spawn(connection.clone().serve(stream))),
+            accepted = accept(&mut listener, &places) => drop(connections.spawn(connection.clone().serve(accepted))),
             Some(_) = connections.join_next() => {}
             () = &mut last => break,
         }
@@ -76,13 +82,28 @@ pub(crate) async fn serve(
     loop {
         tokio::select! {
             biased;
-            (stream, _) = Listener::accept(&mut listener) => drop(connections.spawn(connection.clone().serve(stream))),
+            accepted = accept(&mut listener, &places) => drop(connections.spawn(connection.clone().serve(accepted))),
             () = ready(()) => break,
         }
     }
     drop(listener);
     closing.cancel();
     while connections.join_next().await.is_some() {}
+}
+
+/// A connection that was accepted.
+struct Accepted {
+    stream: TcpStream,
+    peer: SocketAddr,
+    /// `None` once the semaphore is closed, which it never is.
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+/// Accepts the next connection, once there is a place for it.
+async fn accept(listener: &mut TcpListener, places: &Arc<Semaphore>) -> Accepted {
+    let place = places.clone().acquire_owned().await.ok();
+    let (stream, peer) = Listener::accept(listener).await;
+    Accepted { stream, peer, _place: place }
 }
 
 /// What the connections of a server have in common.
@@ -96,7 +117,7 @@ struct Connection {
 }
 
 impl Connection {
-    async fn serve(self, stream: TcpStream) {
+    async fn serve(self, Accepted { stream, peer, _place }: Accepted) {
         // Only a matter of latency.
         let _ = stream.set_nodelay(true);
         let traffic = Arc::new(Traffic::new());
@@ -104,7 +125,7 @@ impl Connection {
             let traffic = traffic.clone();
             move |bytes: &[u8]| traffic.received(bytes)
         });
-        let answer = service_fn(|request| self.answer(request, &traffic));
+        let answer = service_fn(|request| self.answer(request, peer, &traffic));
         let protocols = auto::Builder::new(TokioExecutor::new());
         let mut connection = pin!(protocols.serve_connection(TokioIo::new(stream), answer));
         let mut overdue = pin!(traffic.overdue(self.limits));
@@ -151,10 +172,12 @@ impl Connection {
 
     fn answer(
         &self,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
+        peer: SocketAddr,
         traffic: &Arc<Traffic>,
     ) -> impl Future<Output = Result<Response<Answer>, Infallible>> + Send + use<> {
         let version = request.version();
+        request.extensions_mut().insert(ConnectInfo(peer));
         let answering = Answering::new(traffic, version);
         let (answer, shutdown) = (self.service.call(request), self.shutdown.clone());
         async move {
@@ -291,7 +314,7 @@ impl HttpBody for Answer {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::pending, net::SocketAddr};
+    use std::future::pending;
 
     use axum::routing::get;
     use tokio::{
@@ -305,7 +328,7 @@ mod tests {
     /// Longer than any of these tests.
     const LONG: Duration = Duration::from_secs(600);
     const SHORT: Duration = Duration::from_millis(300);
-    const PATIENT: Limits = Limits { head: LONG, idle: LONG, last: LONG };
+    const PATIENT: Limits = Limits { most: Semaphore::MAX_PERMITS, head: LONG, idle: LONG, last: LONG };
 
     async fn listen() -> (TcpListener, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -413,6 +436,35 @@ mod tests {
         let mut used = TcpStream::connect(address).await.unwrap();
         ask(&mut used).await;
         closed(used).await;
+    }
+
+    #[tokio::test]
+    async fn one_connection_too_many_waits_until_another_ends() {
+        let (address, _shutdown, _running) = start(Limits { most: 2, ..PATIENT }).await;
+        let mut first = TcpStream::connect(address).await.unwrap();
+        ask(&mut first).await;
+        // Half a head takes a place as well.
+        let mut second = TcpStream::connect(address).await.unwrap();
+        second.write_all(&REQUEST[..20]).await.unwrap();
+        let mut third = TcpStream::connect(address).await.unwrap();
+        third.write_all(REQUEST).await.unwrap();
+        let early = time::timeout(SHORT, answer(&mut third, "hello")).await;
+        assert!(early.is_err(), "it is answered while two are open");
+        // One that is idle ends by itself in time; this one leaves.
+        drop(first);
+        answer(&mut third, "hello").await;
+    }
+
+    #[tokio::test]
+    async fn a_request_names_the_address_of_its_client() {
+        let (listener, address) = listen().await;
+        let peer = async |ConnectInfo(peer): ConnectInfo<SocketAddr>| peer.to_string();
+        let router = Router::new().route("/", get(peer));
+        let _running = tokio::spawn(serve(listener, router, PATIENT, ShutdownHandle::default(), pending()));
+        let mut connection = TcpStream::connect(address).await.unwrap();
+        connection.write_all(REQUEST).await.unwrap();
+        let own = connection.local_addr().unwrap().to_string();
+        answer(&mut connection, &own).await;
     }
 
     #[tokio::test]

@@ -62,7 +62,7 @@ pub use self::{
     cache::Reloaded,
     config::{
         CacheEncode, CachePaths, CacheRules, CacheSwitch, Config, ConfigError, LogFormat, Password, PurgePaths,
-        SecretUrl,
+        SecretUrl, TokenFile,
     },
     healthcheck::healthcheck,
     server::{ReloadHandle, Server},

@@ -3,7 +3,7 @@
 use std::{fmt, future::pending, net::SocketAddr, time::Duration};
 
 use axum::Router;
-use tokio::{net::TcpListener, time};
+use tokio::{net::TcpListener, sync::Semaphore, time};
 
 use crate::{
     admin::AdminServer,
@@ -86,7 +86,7 @@ impl Server {
     pub async fn run(self) {
         let Self { config, app, router, listener, address, admin } = self;
         // Ends with this function: it holds up nothing.
-        let _admin = admin.map(AdminServer::start);
+        let _admin = admin.map(|admin| admin.start(&config));
         tracing::info!(
             "listening on http://{address} (documentation at /docs), products in {}, cache {}",
             config.database_url,
@@ -94,7 +94,8 @@ impl Server {
         );
 
         let last = LAST_REQUESTS.min(config.shutdown_timeout / 2);
-        let limits = Limits { head: config.header_timeout, idle: config.idle_timeout, last };
+        let limits =
+            Limits { most: Semaphore::MAX_PERMITS, head: config.header_timeout, idle: config.idle_timeout, last };
         let stop_accepting = {
             let shutdown = app.shutdown.clone();
             async move {

@@ -227,6 +227,21 @@ async function over_redis(browser, { app, admin, server, name, width }) {
   await browser.value(`sessionStorage.setItem("token", ${JSON.stringify(TOKEN)})`);
   await reach(browser, "pattern", "http://a.million/entries/*", aboutAMillion("Would reach"));
   await seen("million-purge");
+  // The target changes while what another one would reach is on its way.
+  await browser.value(`{
+    const held = new Promise((free) => { window.free = free; });
+    const fetched = window.fetch;
+    window.fetch = async (...asked) => { const answer = await fetched(...asked); await held; return answer; };
+  }`);
+  await browser.value(`location.hash = "purge?kind=tag&what=product:1"`);
+  await browser.until("!document.getElementById('view-purge').hidden && document.querySelector('#purge-form [name=what]').value === 'product:1'");
+  await browser.value("document.getElementById('dry-run').click()");
+  await browser.value(`location.hash = "purge?kind=tag&what=product:2"`);
+  await browser.until("document.querySelector('#purge-form [name=what]').value === 'product:2'");
+  await browser.value("window.free()");
+  await browser.value("new Promise((resolve) => setTimeout(resolve, 500))");
+  assert.ok(await browser.value("document.getElementById('purge-now').disabled"), "nothing is purged that was not tried");
+  assert.equal(await browser.value(text("purged")), "", "what another target would reach is not shown");
   await browser.value(`location.hash = "stored?tag=product:1"`);
   await browser.until(`${aboutAMillion("Carried by")}.test(${text("stored")})`, "the members of a tag are counted");
   await seen("million-tag");

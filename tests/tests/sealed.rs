@@ -11,7 +11,7 @@ use std::{
 
 use cache_layer::{
     Cache, CacheBuilder,
-    store::{KeyRing, RedisStore, TieredStore},
+    store::{KeyRing, RedisStore, Reserved, TieredStore},
     telemetry::Rejection,
 };
 use tests::{App, Origin, RedisServer, echo, wait_until};
@@ -50,6 +50,21 @@ fn entry_name(server: &RedisServer) -> String {
     let name = entries.next().expect("an entry");
     assert_eq!(entries.next(), None);
     name
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_record_of_a_request_is_read_with_the_keys_alone() {
+    let server = RedisServer::start();
+    let (one, other) = (cache(&server, ring()).await, cache(&server, ring()).await);
+    let stranger = cache(&server, KeyRing::new(NAMES, NEW)).await;
+    for _ in 0..2 {
+        // Its own record is no other process's, if it is sent twice.
+        assert_eq!(one.reserve_request("id", b"product:42", LIMIT).await, Ok(Reserved::Now));
+    }
+    assert_eq!(other.reserve_request("id", b"another", LIMIT).await, Ok(Reserved::Before("product:42".into())));
+    assert_eq!(stranger.reserve_request("id", b"another", LIMIT).await, Ok(Reserved::Before("".into())));
+    let raw: Vec<u8> = server.command(&["GET", "cache:request:id"]);
+    assert!(!raw.windows(7).any(|part| part == b"product"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

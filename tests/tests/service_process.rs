@@ -493,6 +493,97 @@ fn read_until(connection: &mut TcpStream, end: &str) {
     }
 }
 
+/// The operator's port.
+mod admin {
+    use std::fs;
+
+    use super::*;
+
+    const TOKEN: &str = "a-token-of-some-length";
+
+    fn service(folder: &tempfile::TempDir, variables: &[(&str, &str)]) -> ServiceProcess {
+        let token = folder.path().join("token");
+        fs::write(&token, TOKEN).unwrap();
+        let known = [("APP_ADMIN_LISTEN", "127.0.0.1:0"), ("APP_ADMIN_TOKEN_FILE", token.to_str().unwrap())];
+        ServiceProcess::start(SERVICE, &[&known[..], variables].concat())
+    }
+
+    /// The address in the log.
+    fn address(service: &ServiceProcess) -> SocketAddr {
+        let log = service.log();
+        let (_, rest) = log.split_once("operator's page is at http://").unwrap_or_else(|| panic!("{log}"));
+        rest.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
+    async fn status(client: &HttpClient, at: SocketAddr, token: &str) -> u16 {
+        let bearer = format!("Bearer {token}");
+        client.get(&format!("http://{at}/api/stats"), &[("authorization", &bearer)]).await.status.as_u16()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn connections_without_a_request_end_and_make_room_for_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let service = service(&folder, &[("APP_HEADER_TIMEOUT", "300ms"), ("APP_IDLE_TIMEOUT", "300ms")]);
+        let at = address(&service);
+        let open = |number: usize| {
+            let mut connection = TcpStream::connect(at).unwrap();
+            connection.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+            if number.is_multiple_of(2) {
+                connection.write_all(b"GET /api/stats HTTP/1.1\r\nHost: lo").unwrap();
+            }
+            connection
+        };
+        let connections: Vec<_> = (0..200).map(open).collect();
+        let client = HttpClient::new();
+        assert_eq!(client.get(&format!("{}/api/products/1", service.url()), &[]).await.status, 200);
+        for mut connection in connections {
+            // Closed or reset.
+            assert!(!matches!(connection.read(&mut [0]), Ok(1..)), "an answer without a request");
+        }
+        assert_eq!(status(&client, at, TOKEN).await, 200);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_purge_is_recorded_with_the_address_of_its_client() {
+        let folder = tempfile::tempdir().unwrap();
+        let service = service(&folder, &[("APP_ADMIN_PURGE", "/api")]);
+        let mut connection = TcpStream::connect(service.addr()).unwrap();
+        write!(
+            connection,
+            "PURGE /api/products/1 HTTP/1.1\r\nHost: a.example\r\nAuthorization: Bearer {TOKEN}\r\nConnection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).unwrap();
+        assert_eq!(&answer[9..12], "200", "{answer}");
+        let audit =
+            HttpClient::new().get(&format!("http://{}/api/audit?by=method", address(&service)), &[]).await.json();
+        assert_eq!(
+            (&audit[0]["what"], &audit[0]["from"]),
+            (&json!("http://a.example/api/products/1"), &json!("127.0.0.1"))
+        );
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_token_is_replaced_with_its_file_and_without_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let service = service(&folder, &[]);
+        let (at, client) = (address(&service), HttpClient::new());
+        assert_eq!(status(&client, at, TOKEN).await, 200);
+        let put = |token: &str| {
+            fs::write(folder.path().join("new"), token).unwrap();
+            fs::rename(folder.path().join("new"), folder.path().join("token")).unwrap();
+        };
+        put("another-token-of-some-length\n");
+        wait_until("the former one is refused", async || status(&client, at, TOKEN).await == 401).await;
+        assert_eq!(status(&client, at, "another-token-of-some-length").await, 200);
+        put("short");
+        wait_until("it is not taken", async || service.log().contains("is not taken")).await;
+        assert_eq!(status(&client, at, "another-token-of-some-length").await, 200);
+        assert_eq!(status(&client, at, "short").await, 401);
+    }
+}
+
 /// Rules in a file, read again while requests run.
 mod rules {
     use std::{fs, path::Path};

@@ -436,6 +436,12 @@ function adaptPurge() {
   $("purge-now").disabled = tried !== sameTarget();
 }
 
+/** What would be reached is that of another target, once the form has changed. */
+function changePurge() {
+  if (tried !== undefined && tried !== sameTarget()) { tried = undefined; $("purged").replaceChildren(); }
+  adaptPurge();
+}
+
 /** How many, and how far that may be off. */
 function keys(number, error) {
   return (error ? "about " : "") + count(number) + (number === 1 ? " key" : " keys") + (error ? ", give or take " + count(error) : "");
@@ -443,11 +449,14 @@ function keys(number, error) {
 
 async function sendPurge(dry_run) {
   const headers = { "content-type": "application/json" };
+  // The form may change before the answer comes.
+  const asked = sameTarget();
   if (!dry_run) headers["idempotency-key"] = crypto.randomUUID ? crypto.randomUUID() : String(Math.random());
   const told = await attempt(() => json("api/purge", { method: "POST", headers, body: JSON.stringify(wanted(dry_run)) }));
-  tried = told && dry_run ? sameTarget() : undefined;
+  tried = told && dry_run && asked === sameTarget() ? asked : undefined;
   adaptPurge();
   if (!told) return;
+  if (dry_run && !tried) return $("purged").replaceChildren();
   const reach = told.matched === null ? "not known: the store can't tell" : keys(told.matched, told.matched_error);
   $("purged").replaceChildren(card(dry_run ? "Would be purged" : told.delivered ? "Purged" : "Kept, to be retried",
     list([["What", told.kind + ": " + told.what], ["How", told.mode], [dry_run ? "Would reach" : "Reached", reach],
@@ -478,8 +487,8 @@ async function switches() {
 }
 
 async function turn(wanted) {
-  const { actor, reason } = $("switch-form").elements;
-  const body = { ...wanted, actor: actor.value.trim() || undefined, reason: reason.value.trim() || undefined };
+  const { actor, reason, here } = $("switch-form").elements;
+  const body = { ...wanted, here: here.checked, actor: actor.value.trim() || undefined, reason: reason.value.trim() || undefined };
   const states = await attempt(() => json("api/switches", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) }));
   if (states) showSwitches(states);
 }
@@ -618,7 +627,7 @@ async function begin() {
     turn({ switch: name.value, seconds: Number(seconds.value), rate: rate.disabled ? undefined : Number(rate.value) });
   });
   $("switch-form").addEventListener("input", adaptSwitch);
-  $("purge-form").addEventListener("input", adaptPurge);
+  $("purge-form").addEventListener("input", changePurge);
   $("purge-now").addEventListener("click", () => {
     const all = $("purge-form").elements.kind.value === "all";
     if (!all || confirm("Purge everything? The application will have to load all of it again.")) sendPurge(false);

@@ -6,11 +6,17 @@
 //! | reading | a client on this machine, under a name of this machine | any client |
 //! | changing | no client | any client |
 //!
+//! If the port is reached from elsewhere, reading may take the token as well: see [`Admin::token_for_reading`](crate::Admin::token_for_reading).
+//!
 //! A token in the query is refused, whether it is right or not: queries are logged and remembered. A request from a page of
 //! another origin is refused: by `Origin`, by `Sec-Fetch-Site`, and, where no token is required, by `Host`, which does not match
 //! if a name was rebound to this machine.
 
-use std::{fmt, net::SocketAddr, sync::Arc};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use axum::{
     extract::{ConnectInfo, Request, State},
@@ -18,7 +24,7 @@ use axum::{
     response::Response,
 };
 use http::{
-    HeaderMap, Method, StatusCode, Uri,
+    HeaderMap, Method, StatusCode, Uri, Version,
     header::{AUTHORIZATION, HOST, ORIGIN},
 };
 use subtle::ConstantTimeEq as _;
@@ -52,24 +58,71 @@ impl fmt::Debug for Token {
     }
 }
 
+/// Why a token is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenError;
+
+impl fmt::Display for TokenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a token has at least {} characters of visible ASCII, and no blanks", Token::LEAST)
+    }
+}
+
+impl std::error::Error for TokenError {}
+
+/// Replaces the token while the router is served, from [`Admin::token_handle`](crate::Admin::token_handle). Clones replace the
+/// same one.
+///
+/// ```
+/// use cache_layer::{Cache, store::MemoryStore};
+/// use cache_layer_admin::Admin;
+///
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let cache = Cache::new(MemoryStore::new(1 << 20));
+/// let admin = Admin::new(cache).token("0123456789abcdef")?;
+/// let token = admin.token_handle();
+/// let router: axum::Router = admin.router();
+/// // Later, once the first one has become known:
+/// token.replace(std::fs::read_to_string("/run/secrets/admin-token")?)?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct TokenHandle(Arc<RwLock<Option<Token>>>);
+
+impl TokenHandle {
+    /// Requires this token from now on, and takes no other. White space around it is removed.
+    ///
+    /// # Errors
+    ///
+    /// If the token has fewer than 16 characters, or characters other than visible ASCII: the former one is still required.
+    pub fn replace(&self, token: impl AsRef<str>) -> Result<(), TokenError> {
+        let token = Token::new(token.as_ref()).ok_or(TokenError)?;
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(token);
+        Ok(())
+    }
+
+    pub(crate) fn get(&self) -> Option<Token> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Which requests are answered.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Access {
+    pub(crate) token: TokenHandle,
+    /// Whether reading takes the token from a client on this machine, too.
+    pub(crate) token_for_reading: bool,
+}
+
 /// Passes on the requests that are allowed.
-pub(crate) async fn guard(
-    State(token): State<Option<Token>>,
-    request: Request,
-    next: Next,
-) -> Result<Response, Problem> {
-    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| *peer);
-    check(token.as_ref(), peer, request.method(), request.uri(), request.headers())?;
+pub(crate) async fn guard(State(access): State<Access>, request: Request, next: Next) -> Result<Response, Problem> {
+    check(&access, &request)?;
     Ok(next.run(request).await)
 }
 
-fn check(
-    token: Option<&Token>,
-    peer: Option<SocketAddr>,
-    method: &Method,
-    uri: &Uri,
-    headers: &HeaderMap,
-) -> Result<(), Problem> {
+fn check<B>(access: &Access, request: &http::Request<B>) -> Result<(), Problem> {
+    let (method, uri, headers) = (request.method(), request.uri(), request.headers());
     if has_token_in_query(uri) {
         return Err(Problem::new(
             StatusCode::BAD_REQUEST,
@@ -81,10 +134,15 @@ fn check(
         return Err(Problem::new(StatusCode::FORBIDDEN, "the request comes from a page of another origin"));
     }
     let given = bearer(headers);
-    match (token, given) {
+    let reads_freely = || !access.token_for_reading && only_reads(method, uri) && is_local(request);
+    match (access.token.get(), given) {
         (Some(token), Some(given)) if token.is(given) => Ok(()),
         (_, Some(_)) => Err(Problem::unauthorized("the token is wrong")),
-        (_, None) if only_reads(method, uri) && is_local(peer, uri, headers) => Ok(()),
+        (_, None) if reads_freely() => Ok(()),
+        (None, None) if access.token_for_reading => Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "no token is set, and this port is not one of the machine alone, so that nothing is answered",
+        )),
         (None, None) => Err(Problem::new(
             StatusCode::FORBIDDEN,
             "no token is set, so that only a client on the same machine may ask, and nothing can be changed",
@@ -130,24 +188,41 @@ fn same(one: Option<&str>, other: Option<&str>) -> bool {
     one.zip(other).is_some_and(|(one, other)| one.eq_ignore_ascii_case(other))
 }
 
-/// Whether the client is on this machine, and connects without a proxy in between, which would hide another client.
-pub(crate) fn is_direct(peer: Option<SocketAddr>, headers: &HeaderMap) -> bool {
-    const OF_PROXIES: [&str; 4] = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
-    peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback())
-        && !OF_PROXIES.iter().any(|name| headers.contains_key(*name))
+/// The address of the client's end of the connection.
+pub(crate) fn peer<B>(request: &http::Request<B>) -> Option<SocketAddr> {
+    request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| *peer)
+}
+
+/// Whether the client is on this machine, and there is no sign of a proxy in between, which would hide another client.
+///
+/// The address is one of the two that a client on this machine has: a sidecar may use another loopback address (Istio:
+/// 127.0.0.6). HTTP/1.0 is what nginx speaks unless it is told otherwise. A proxy on this machine that speaks HTTP/1.1 and adds no
+/// field can't be told from a client.
+pub(crate) fn is_direct<B>(request: &http::Request<B>) -> bool {
+    const LOCAL: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    peer(request).is_some_and(|peer| LOCAL.contains(&peer.ip().to_canonical()))
+        && request.version() > Version::HTTP_10
+        && !request.headers().keys().any(|name| is_of_proxies(name.as_str()))
+}
+
+/// Whether proxies add the field, and clients do not.
+fn is_of_proxies(name: &str) -> bool {
+    const NAMES: [&str; 6] = ["forwarded", "via", "client-ip", "true-client-ip", "x-client-ip", "x-cluster-client-ip"];
+    const BEGINNINGS: [&str; 7] = ["x-forwarded", "x-real-", "x-envoy-", "x-original-", "x-amzn-", "cf-", "cdn-"];
+    NAMES.contains(&name) || BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
 }
 
 /// Whether the client is on this machine, and uses a name that only this machine has.
-fn is_local(peer: Option<SocketAddr>, uri: &Uri, headers: &HeaderMap) -> bool {
-    if !is_direct(peer, headers) {
+fn is_local<B>(request: &http::Request<B>) -> bool {
+    if !is_direct(request) {
         return false;
     }
-    let stated = headers.get(HOST).and_then(|host| host.to_str().ok());
-    let Some(authority) = stated.or(uri.authority().map(http::uri::Authority::as_str)) else { return false };
+    let stated = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    let Some(authority) = stated.or(request.uri().authority().map(http::uri::Authority::as_str)) else { return false };
     let Ok(authority) = authority.parse::<http::uri::Authority>() else { return false };
     let host = authority.host().trim_matches(['[', ']']);
     host.eq_ignore_ascii_case("localhost")
-        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
+        || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 #[cfg(test)]
@@ -169,14 +244,25 @@ mod tests {
         target: &str,
         fields: &[(&'static str, &str)],
     ) -> u16 {
-        let token = token.map(|token| Token(token.as_bytes().into()));
-        let mut headers = HeaderMap::new();
-        for (name, value) in fields {
-            headers.append(*name, value.parse().unwrap());
+        let request = request(peer, method, target, fields);
+        let access = Access::default();
+        if let Some(token) = token {
+            *access.token.0.write().unwrap() = Some(Token(token.as_bytes().into()));
         }
-        let peer = peer.map(|peer| peer.parse().unwrap());
-        let checked = check(token.as_ref(), peer, &method.parse().unwrap(), &target.parse().unwrap(), &headers);
+        let checked = check(&access, &request);
         checked.map_or_else(|problem| problem.status().as_u16(), |()| 200)
+    }
+
+    fn request(peer: Option<&str>, method: &str, target: &str, fields: &[(&'static str, &str)]) -> http::Request<()> {
+        let mut request = http::Request::builder().method(method).uri(target);
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let mut request = request.body(()).unwrap();
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(ConnectInfo::<SocketAddr>(peer.parse().unwrap()));
+        }
+        request
     }
 
     #[test]
@@ -258,10 +344,51 @@ mod tests {
             vec![],
             vec![("host", "localhost"), ("x-forwarded-for", "10.0.0.7")],
             vec![("host", "localhost"), ("via", "1.1 proxy")],
+            vec![("host", "localhost"), ("x-forwarded-proto", "https")],
+            vec![("host", "localhost"), ("x-forwarded-client-cert", "By=spiffe://a")],
+            vec![("host", "localhost"), ("x-envoy-attempt-count", "1")],
+            vec![("host", "localhost"), ("cf-connecting-ip", "10.0.0.7")],
         ] {
             assert_eq!(status(HERE, "GET", "/api/stats", &fields), 401, "{fields:?}");
         }
         assert_eq!(status(HERE, "GET", "/api/stats", &[("host", "[::1]:9000")]), 200);
+        // A sidecar's address, and nginx's version of HTTP.
+        assert_eq!(status(Some("127.0.0.6:5000"), "GET", "/api/stats", &[("host", "localhost")]), 401);
+        let mut request = request(HERE, "GET", "/api/stats", &[("host", "localhost")]);
+        assert!(is_direct(&request));
+        *request.version_mut() = Version::HTTP_10;
+        assert!(!is_direct(&request));
+        assert!(check(&Access::default(), &request).is_err());
+    }
+
+    #[test]
+    fn where_reading_takes_the_token_it_does_so_from_this_machine_too() {
+        let access = Access { token_for_reading: true, ..Access::default() };
+        let local = ("host", "localhost");
+        let status = |fields: &[(&'static str, &str)]| {
+            let checked = check(&access, &request(HERE, "GET", "/api/stats", fields));
+            checked.map_or_else(|problem| problem.status().as_u16(), |()| 200)
+        };
+        assert_eq!(status(&[local]), 403, "there is no token");
+        access.token.replace("0123456789abcdef").unwrap();
+        assert_eq!(status(&[local]), 401);
+        assert_eq!(status(&[local, ("authorization", "Bearer 0123456789abcdef")]), 200);
+    }
+
+    #[test]
+    fn a_replaced_token_is_taken_at_once_and_the_former_one_no_longer() {
+        let access = Access::default();
+        let status = |token: &str| {
+            let checked = check(&access, &request(None, "GET", "/api/stats", &[("authorization", token)]));
+            checked.map_or_else(|problem| problem.status().as_u16(), |()| 200)
+        };
+        access.token.replace("the-first-one-of-some-length").unwrap();
+        assert_eq!(status("Bearer the-first-one-of-some-length"), 200);
+        assert_eq!(access.token.clone().replace("short"), Err(TokenError));
+        assert_eq!(status("Bearer the-first-one-of-some-length"), 200, "an unfit one replaces nothing");
+        access.token.clone().replace("the-second-one-of-some-length\n").unwrap();
+        assert_eq!(status("Bearer the-first-one-of-some-length"), 401);
+        assert_eq!(status("Bearer the-second-one-of-some-length"), 200);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use cache_layer::{
 use http::{HeaderValue, StatusCode, Uri, header};
 
 use crate::{
-    access::{Token, guard},
+    access::{Access, TokenError, TokenHandle, guard},
     answers::Answers,
     api,
     audit::Audit,
@@ -24,7 +24,7 @@ use crate::{
     page,
     problem::Problem,
     recorder::{Recorder, now},
-    state::{Context, Inner, Layer, Memory},
+    state::{Context, Inner, Layer, Memory, Places},
 };
 
 /// The maximum size of a request's body.
@@ -43,18 +43,6 @@ const MOST: usize = 64 * 1024;
 #[must_use = "nothing is shown until its router is served"]
 pub struct Admin(Inner);
 
-/// Why a token is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TokenError;
-
-impl fmt::Display for TokenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a token has at least {} characters of visible ASCII, and no blanks", Token::LEAST)
-    }
-}
-
-impl std::error::Error for TokenError {}
-
 impl Admin {
     /// The operator's side of `cache`. Without a [`token`](Self::token), nothing can be changed, and only clients on this machine
     /// may read.
@@ -66,9 +54,10 @@ impl Admin {
             memory: None,
             redis: None,
             recorder: None,
-            token: None,
+            access: Access::default(),
             audit: Audit::default(),
             answers: Answers::default(),
+            places: Places::default(),
             since: now(),
         })
     }
@@ -127,9 +116,21 @@ impl Admin {
     /// # Errors
     ///
     /// If the token has fewer than 16 characters, or characters other than visible ASCII.
-    pub fn token(mut self, token: impl AsRef<str>) -> Result<Self, TokenError> {
-        self.0.token = Some(Token::new(token.as_ref()).ok_or(TokenError)?);
+    pub fn token(self, token: impl AsRef<str>) -> Result<Self, TokenError> {
+        self.0.access.token.replace(token)?;
         Ok(self)
+    }
+
+    /// Replaces the token later, without a restart.
+    pub fn token_handle(&self) -> TokenHandle {
+        self.0.access.token.clone()
+    }
+
+    /// Whether a client on this machine needs the token for reading, too; `false` unless set. For a port that is not at a
+    /// loopback address: there, a proxy or a sidecar on this machine may stand for any client.
+    pub fn token_for_reading(mut self, is_needed: bool) -> Self {
+        self.0.access.token_for_reading = is_needed;
+        self
     }
 
     /// The [routes](Self::router), and a layer that accepts `PURGE` on the application's own port, if one of `rules` allows it.
@@ -145,20 +146,24 @@ impl Admin {
     /// let app: axum::Router = axum::Router::new().layer(layer).layer(purge);
     /// ```
     pub fn router_and_purge_layer(self, rules: impl IntoIterator<Item = PurgeRule>) -> (Router, PurgeLayer) {
-        let context = Context(Arc::new(self.0));
+        let context = self.context();
         (routes(context.clone()), PurgeLayer::new(context, rules))
     }
 
     /// The routes: `/`, `/api/…` and `/openapi.json`. The router must be served with the addresses of its clients:
     /// `into_make_service_with_connect_info::<SocketAddr>()`.
     pub fn router(self) -> Router {
-        routes(Context(Arc::new(self.0)))
+        routes(self.context())
+    }
+
+    pub(crate) fn context(self) -> Context {
+        Context(Arc::new(self.0))
     }
 }
 
 fn routes(context: Context) -> Router {
     let guarded = api::routes()
-        .layer(middleware::from_fn_with_state(context.0.token.clone(), guard))
+        .layer(middleware::from_fn_with_state(context.0.access.clone(), guard))
         .layer(DefaultBodyLimit::max(MOST))
         .with_state(context);
     Router::new()

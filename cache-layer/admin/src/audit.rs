@@ -41,9 +41,6 @@ pub(crate) struct Record {
     /// The time, in milliseconds since the Unix epoch.
     #[schema(example = 1795940000000_u64)]
     pub(crate) at: u64,
-    /// The time at which it began.
-    #[serde(skip)]
-    pub(crate) began: u64,
     /// `api` for a purge through this API, `method` for a `PURGE` request, `application` for an invalidation by the application.
     #[schema(example = "api")]
     pub(crate) by: Cow<'static, str>,
@@ -65,7 +62,8 @@ pub(crate) struct Record {
     /// How many keys it covered, if the store can tell.
     #[schema(example = 3)]
     pub(crate) matched: Option<u64>,
-    /// Whether the store has received it; otherwise it is kept to be retried.
+    /// Whether the store has received it. Otherwise a purge is kept to be retried; a switch is most likely as it was, but other
+    /// processes may know of the change.
     pub(crate) delivered: bool,
     /// The address of the client.
     #[schema(example = "127.0.0.1")]
@@ -87,15 +85,13 @@ impl Default for Audit {
 impl Record {
     /// A change that is made now.
     pub(crate) fn new(by: &'static str, kind: &'static str, what: &str, mode: &'static str) -> Self {
-        let now = now();
         let [by, kind, mode] = [by, kind, mode].map(Cow::Borrowed);
         let what =
             what.char_indices().nth(MOST).map_or_else(|| what.to_owned(), |(end, _)| format!("{}…", &what[..end]));
         Self {
             id: 0,
             process: String::new(),
-            at: now,
-            began: now,
+            at: now(),
             by,
             actor: None,
             reason: None,
@@ -120,8 +116,13 @@ impl Audit {
         self.made.fetch_add(1, Ordering::Relaxed) + 1
     }
 
+    /// Distinguishes this process from the others of the fleet.
+    pub(crate) fn process(&self) -> &str {
+        &self.process
+    }
+
     /// Whether the record is from this process.
-    pub(crate) fn is_own(&self, record: &Record) -> bool {
+    fn is_own(&self, record: &Record) -> bool {
         record.process == self.process
     }
 
@@ -162,7 +163,6 @@ impl Audit {
         let mut all: Vec<Record> = self.records().iter().rev().cloned().collect();
         let known: HashSet<u64> = all.iter().map(|record| record.id).collect();
         let read = lines.iter().filter_map(|line| serde_json::from_slice::<Record>(line).ok());
-        let read = read.map(|record| Record { began: record.at, ..record });
         all.extend(read.filter(|record| !(self.is_own(record) && known.contains(&record.id))));
         all.sort_by_key(|record| std::cmp::Reverse((record.at, record.id)));
         all.truncate(most);

@@ -31,7 +31,8 @@
 //! A client on the same machine may read without a token; everything else requires the [token](Admin::token), as
 //! `Authorization: Bearer …`. Whether a client is on the same machine is determined by the address of its connection, which
 //! `into_make_service_with_connect_info` provides: without it, reading requires the token as well. A token in the query, a
-//! request from a page of another origin, and a `Host` that is not this machine's are refused.
+//! request from a page of another origin, a `Host` that is not this machine's, and signs of a proxy are refused. For a port that
+//! other machines reach, [`Admin::token_for_reading`] lets reading require the token from every client.
 //!
 //! No answer and no line of the log contains a stored body, a cookie, or a credential: values of fields, and of parameters in
 //! URLs, that may be secret are shown as `•••`. Of the fields, cookies and hints in a response's key, only names or their number
@@ -65,7 +66,8 @@ mod state;
 mod stats;
 
 pub use self::{
-    admin::{Admin, TokenError},
+    access::{TokenError, TokenHandle},
+    admin::Admin,
     method::{PurgeLayer, PurgeRule, PurgeService},
     recorder::Recorder,
 };

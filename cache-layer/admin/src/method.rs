@@ -7,14 +7,13 @@ use std::{
     task::{self, Poll},
 };
 
-use axum::extract::ConnectInfo;
 use futures_util::future::{BoxFuture, Either};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    access::{Token, bearer, is_direct, is_from_elsewhere},
+    access::{Access, bearer, is_direct, is_from_elsewhere, peer},
     api::purge_url,
     state::Context,
 };
@@ -43,8 +42,12 @@ impl PurgeRule {
         Self { prefix: prefix.as_ref().into(), from_this_machine: false }
     }
 
-    /// Clients on this machine need no token: those with a connection from a loopback address, according to
-    /// `ConnectInfo<SocketAddr>` in the extensions of the request, and without a proxy.
+    /// Clients on this machine need no token: those with a connection from 127.0.0.1 or ::1, according to
+    /// `ConnectInfo<SocketAddr>` in the extensions of the request, with HTTP/1.1 or HTTP/2, and without a field that a proxy adds,
+    /// such as `X-Forwarded-For`.
+    ///
+    /// Not for a machine with a reverse proxy on it that adds no such field, as nginx does unless told to: it connects from the same
+    /// address, and every client of it could purge.
     pub fn from_this_machine(mut self) -> Self {
         self.from_this_machine = true;
         self
@@ -124,9 +127,9 @@ where
         let uri = self.layer.uri(&request);
         let path = uri.as_ref().map_or(request.uri().path(), Uri::path);
         let Some(rule) = self.layer.rule(path) else { return Either::Left(self.inner.call(request)) };
-        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| *peer);
+        let peer = peer(&request);
         let refused = is_unclear(path).then_some(StatusCode::BAD_REQUEST);
-        let refused = refused.or_else(|| refusal(rule, self.layer.context.0.token.as_ref(), peer, request.headers()));
+        let refused = refused.or_else(|| refusal(rule, &self.layer.context.0.access, &request));
         let context = self.layer.context.clone();
         Either::Right(Box::pin(async move {
             let status = match (refused, uri) {
@@ -169,19 +172,15 @@ fn is_unclear(path: &str) -> bool {
 }
 
 /// Why a request may not purge, if it may not.
-fn refusal(
-    rule: &PurgeRule,
-    token: Option<&Token>,
-    peer: Option<SocketAddr>,
-    headers: &HeaderMap,
-) -> Option<StatusCode> {
+fn refusal<B>(rule: &PurgeRule, access: &Access, request: &Request<B>) -> Option<StatusCode> {
+    let headers = request.headers();
     // A browser sends these fields for a page of another site. No page of this service purges, so that any `Origin` is foreign.
     if is_from_elsewhere(headers) || headers.contains_key(header::ORIGIN) {
         return Some(StatusCode::FORBIDDEN);
     }
-    match (token, bearer(headers)) {
+    match (access.token.get(), bearer(headers)) {
         (Some(token), Some(given)) if token.is(given) => None,
-        (_, None) if rule.from_this_machine && is_direct(peer, headers) => None,
+        (_, None) if rule.from_this_machine && is_direct(request) => None,
         (Some(_), _) => Some(StatusCode::UNAUTHORIZED),
         (None, _) => Some(StatusCode::FORBIDDEN),
     }

@@ -6,7 +6,7 @@ use axum::{
 };
 use http::{
     HeaderValue, StatusCode,
-    header::{CONTENT_TYPE, WWW_AUTHENTICATE},
+    header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -27,12 +27,16 @@ pub(crate) struct Problem {
     /// A description of the error, for a person.
     #[schema(example = "url: missing")]
     detail: String,
+    /// When to send the request again, in seconds from now.
+    #[serde(skip)]
+    #[schema(ignore)]
+    retry_after: Option<u32>,
 }
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         let title = status.canonical_reason().unwrap_or_default();
-        Self { kind: "about:blank", title, status: status.as_u16(), detail: detail.into() }
+        Self { kind: "about:blank", title, status: status.as_u16(), detail: detail.into(), retry_after: None }
     }
 
     pub(crate) fn bad_request(detail: impl Into<String>) -> Self {
@@ -48,6 +52,18 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
     }
 
+    /// As many of these as may run at one time are under way.
+    pub(crate) fn busy(of: &str) -> Self {
+        let detail = format!("too many {of} are under way: send the request again in a moment");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).retried_after(5)
+    }
+
+    /// States when to send the request again, in seconds from now.
+    pub(crate) fn retried_after(mut self, after: u32) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+
     pub(crate) fn status(&self) -> StatusCode {
         StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
@@ -55,11 +71,14 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let status = self.status();
+        let (status, retry_after) = (self.status(), self.retry_after);
         let mut response = (status, Json(self)).into_response();
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(seconds) = retry_after {
+            response.headers_mut().insert(RETRY_AFTER, seconds.into());
         }
         response
     }

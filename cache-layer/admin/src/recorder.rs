@@ -105,7 +105,16 @@ pub(crate) enum Watched {
     Bypassed(u64, Option<Key>, NoCacheReason),
 }
 
-/// An invalidation by the operator or the application.
+tokio::task_local! {
+    static BY_OPERATOR: ();
+}
+
+/// Runs the invalidations of an operator: they are not recorded as the application's.
+pub(crate) async fn by_operator<T>(invalidations: impl Future<Output = T>) -> T {
+    BY_OPERATOR.scope((), invalidations).await
+}
+
+/// An invalidation by the application.
 #[derive(Clone, Debug)]
 pub(crate) struct Invalidation {
     /// In milliseconds since the Unix epoch.
@@ -263,6 +272,8 @@ impl Observer for Recorder {
                 // There may be no watcher any more.
                 let _ = self.0.watched.send(Watched::Bypassed(now(), key.cloned(), *reason));
             }
+            // The audit has it already.
+            Named::Invalidation { .. } if BY_OPERATOR.try_with(|()| ()).is_ok() => {}
             Named::Invalidation { covers, soft, delivered, .. } => {
                 let (kind, names) = named_by(covers);
                 let (soft, delivered) = (*soft, *delivered);

@@ -1,6 +1,6 @@
 //! The state from which all answers are made.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use cache_layer::{
@@ -10,8 +10,19 @@ use cache_layer::{
 
 use http::Request;
 use http_body_util::Full;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit},
+    time::timeout,
+};
 
-use crate::{access::Token, answers::Answers, audit::Audit, problem::Problem, recorder::Recorder};
+use crate::{access::Access, answers::Answers, audit::Audit, problem::Problem, recorder::Recorder};
+
+/// How long to examine what a purge would reach.
+pub(crate) const LOOKING: Duration = Duration::from_secs(5);
+/// How many counts run at one time: each makes the server examine every entry.
+const COUNTS: usize = 2;
+/// How many clients watch decisions at one time.
+const WATCHERS: usize = 16;
 
 /// Clones share the state.
 #[derive(Clone)]
@@ -24,11 +35,24 @@ pub(crate) struct Inner {
     pub(crate) memory: Option<Memory>,
     pub(crate) redis: Option<RedisStore>,
     pub(crate) recorder: Option<Recorder>,
-    pub(crate) token: Option<Token>,
+    pub(crate) access: Access,
     pub(crate) audit: Audit,
     pub(crate) answers: Answers,
+    pub(crate) places: Places,
     /// When it was made, in milliseconds since the Unix epoch.
     pub(crate) since: u64,
+}
+
+/// Limits what clients can keep busy at one time.
+pub(crate) struct Places {
+    counting: Semaphore,
+    watching: Arc<Semaphore>,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self { counting: Semaphore::new(COUNTS), watching: Arc::new(Semaphore::new(WATCHERS)) }
+    }
 }
 
 /// Entries in this process.
@@ -76,6 +100,17 @@ impl Context {
             return Err(Problem::bad_request(format!("layer: there is none of that name; there is {}", names())));
         };
         Ok((name, layer))
+    }
+
+    /// The right to count, until it is dropped; `None` if there was none for as long as a count may take.
+    pub(crate) async fn turn_to_count(&self) -> Option<SemaphorePermit<'_>> {
+        // The semaphore is never closed.
+        timeout(LOOKING, self.0.places.counting.acquire()).await.ok()?.ok()
+    }
+
+    /// The right to watch, until it is dropped; `None` if as many clients as may do so are watching.
+    pub(crate) fn place_to_watch(&self) -> Option<OwnedSemaphorePermit> {
+        self.0.places.watching.clone().try_acquire_owned().ok()
     }
 
     /// The recorder, for questions that only it can answer.

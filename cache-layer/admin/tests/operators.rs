@@ -4,15 +4,15 @@ use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
 use axum::{Router, body::Body, extract::ConnectInfo};
 use cache_layer::{
-    Cache, CacheLayer, Hints, Key,
+    Cache, CacheLayer, Hints, Inspected, Key, Switch,
     store::{MemoryStore, RedisStore},
 };
 use cache_layer_admin::{Admin, PurgeRule, Recorder};
-use futures_util::{StreamExt as _, stream};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use http::{Request, StatusCode, header};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
-use tests::{RedisServer, wait_until};
+use tests::{LyingProxy, RedisServer, wait_until};
 use tower::ServiceExt as _;
 
 const TOKEN: &str = "0123456789abcdef-admin";
@@ -32,11 +32,12 @@ impl Process {
     }
 
     async fn with(server: &RedisServer) -> Self {
-        let store = RedisStore::builder(server.url())
-            .prefix("fleet")
-            .operation_timeout(Duration::from_secs(10))
-            .build()
-            .unwrap();
+        Self::at(&server.url()).await
+    }
+
+    async fn at(url: &str) -> Self {
+        let store =
+            RedisStore::builder(url).prefix("fleet").operation_timeout(Duration::from_secs(10)).build().unwrap();
         assert!(store.wait_connected(MINUTE).await);
         Self::over(Cache::builder(store.clone()).switches(true).build(), |admin| admin.redis(store))
     }
@@ -148,6 +149,179 @@ async fn a_purge_that_is_sent_again_to_another_process_purges_nothing_again() {
     }
     // What it is known by is nobody else's business.
     assert!(there.audit().await[0].get("asked").is_none());
+}
+
+/// Two processes, the first of which has a liar between itself and Redis; and an entry for `purge`.
+async fn behind_a_liar(server: &RedisServer) -> (Process, Process, LyingProxy) {
+    let proxy = LyingProxy::start(server.addr()).await;
+    let (here, there) = (Process::at(&format!("redis://{}", proxy.addr())).await, Process::with(server).await);
+    (here, there, proxy)
+}
+
+/// No `SCAN` comes to its end.
+fn scan_for_ever(proxy: &LyingProxy) {
+    for (cursor, next) in [("0", "5"), ("5", "7"), ("7", "5")] {
+        proxy.lie(&["SCAN", cursor], format!("*2\r\n$1\r\n{next}\r\n*0\r\n").as_bytes());
+    }
+}
+
+/// Whether an entry is there that is neither void nor stale.
+async fn is_in_use(process: &Process, key: &Key) -> bool {
+    matches!(process.cache.inspect(key).await, Ok(Inspected::Entry(_, entry)) if !entry.soft_invalidated)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_by_pattern_is_in_force_everywhere_before_anything_is_counted() {
+    let server = RedisServer::start();
+    for mode in ["hard", "soft"] {
+        let (here, there, proxy) = behind_a_liar(&server).await;
+        let key = Key::new(["leaked", mode]);
+        here.cache.set(key.clone(), &1).ttl(60 * MINUTE).await.unwrap();
+        assert!(is_in_use(&there, &key).await);
+        scan_for_ever(&proxy);
+        let body = json!({"pattern": "leaked*", "mode": mode});
+        let purging = async {
+            let purged = here.purge(&body, &[]).await;
+            assert_eq!(purged["delivered"], true, "{purged}");
+        };
+        let in_force = async {
+            wait_until("another process does not use it", async || !is_in_use(&there, &key).await).await;
+            let _ = proxy.be_honest();
+        };
+        tokio::join!(purging, in_force);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_by_pattern_is_delivered_before_counting_ends_the_connection() {
+    let server = RedisServer::start();
+    for mode in ["hard", "soft"] {
+        let (here, there, proxy) = behind_a_liar(&server).await;
+        let key = Key::new(["leaked", mode]);
+        there.cache.set(key.clone(), &1).ttl(60 * MINUTE).await.unwrap();
+        proxy.lie(&["SCAN"], b"");
+        let purged = here.purge(&json!({"pattern": "leaked*", "mode": mode}), &[]).await;
+        assert_eq!((&purged["delivered"], &purged["matched"]), (&json!(true), &Value::Null), "{mode}: {purged}");
+        assert!(!is_in_use(&there, &key).await, "{mode}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_by_pattern_without_the_right_to_count_is_in_force_and_purges_nothing_else() {
+    let server = RedisServer::builder().config("user lame on >secret ~* +@all -scan &*").start();
+    let process = Process::at(&server.url().replace("redis://", "redis://lame:secret@")).await;
+    for name in ["leaked", "other"] {
+        process.cache.set(name, &1).ttl(60 * MINUTE).await.unwrap();
+    }
+    let purged = process.purge(&json!({"pattern": "leaked*"}), &[]).await;
+    assert_eq!((&purged["delivered"], &purged["matched"]), (&json!(true), &Value::Null), "{purged}");
+    assert!(purged["note"].as_str().unwrap().to_lowercase().contains("scan"), "{purged}");
+    assert!(!is_in_use(&process, &Key::from("leaked")).await && is_in_use(&process, &Key::from("other")).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_whose_client_has_gone_is_not_made_again_when_it_is_sent_again() {
+    let server = RedisServer::start();
+    let (here, there, proxy) = behind_a_liar(&server).await;
+    let key = Key::from("leaked");
+    here.cache.set(key.clone(), &1).ttl(60 * MINUTE).await.unwrap();
+    scan_for_ever(&proxy);
+    let (body, once) = (json!({"pattern": "leaked*", "actor": "ada"}), [("idempotency-key", "once")]);
+    let in_force = wait_until("it is in force", async || !is_in_use(&there, &key).await);
+    // The client leaves while the keys are counted.
+    tokio::select! {
+        _ = here.purge(&body, &once) => {}
+        () = in_force => {}
+    }
+    let (again, ()) = tokio::join!(here.purge(&body, &once), async {
+        let _ = proxy.be_honest();
+    });
+    let audit = there.audit().await;
+    assert_eq!((audit.len(), &audit[0]["id"]), (1, &again["id"]), "{audit:?}");
+    assert_eq!(there.purge(&body, &once).await, again, "wherever it is sent");
+    assert_eq!(there.audit().await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_processes_that_get_one_key_at_the_same_moment_one_purges() {
+    let server = RedisServer::start();
+    let (here, there) = (Process::with(&server).await, Process::with(&server).await);
+    const ROUNDS: usize = 50;
+    let mut refused = 0;
+    for round in 0..ROUNDS {
+        let (body, key) = (json!({"tag": "product:42"}), format!("round {round}"));
+        let once = [("idempotency-key", &*key)];
+        let (one, other) =
+            tokio::join!(here.send("POST", "/api/purge", &once, &body), there.send("POST", "/api/purge", &once, &body));
+        for (status, answer) in [&one, &other] {
+            assert!(matches!(status.as_u16(), 200 | 409), "{status} {answer}");
+            refused += usize::from(*status == StatusCode::CONFLICT);
+        }
+        assert!(one.0.is_success() || other.0.is_success());
+        let again = there.purge(&body, &once).await;
+        assert_eq!(there.audit().await.len(), round + 1, "{again}");
+    }
+    println!("{refused} of {ROUNDS} were refused while the other ran");
+}
+
+fn switch(name: &str) -> Value {
+    json!({"switch": name, "seconds": 60, "actor": "ada"})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_whose_client_has_gone_is_in_the_audit() {
+    let server = RedisServer::start();
+    let process = Process::with(&server).await;
+    let turn = switch("bypass-reads");
+    // It is sent, and its answer not waited for.
+    assert!(process.send("POST", "/api/switches", &[], &turn).now_or_never().is_none());
+    wait_until("it is recorded", async || process.audit().await.iter().any(|one| one["what"] == "bypass-reads")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_without_an_answer_is_in_the_audit_as_not_delivered() {
+    let server = RedisServer::start();
+    let (here, there, proxy) = behind_a_liar(&server).await;
+    // It is carried out, and the connection ends before the answer.
+    proxy.lie(&["EVALSHA"], b"");
+    let (status, answer) = here.send("POST", "/api/switches", &[], &switch("stop-fills")).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{answer}");
+    let _ = proxy.be_honest();
+    let audit = here.audit().await;
+    assert_eq!((&audit[0]["what"], &audit[0]["delivered"]), (&json!("stop-fills"), &json!(false)), "{audit:?}");
+    wait_until("another process knows", async || there.cache.switched_on().len() == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_that_is_turned_and_can_not_be_read_again_is_turned() {
+    let server = RedisServer::start();
+    let (here, there, proxy) = behind_a_liar(&server).await;
+    proxy.lie(&["GET", "FLEET:SWITCHES"], b"-ERR not now\r\n");
+    let (status, answer) = here.send("POST", "/api/switches", &[], &switch("stop-fills")).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    assert_eq!(here.cache.switched_on()[0].0, Switch::StopFills);
+    assert_eq!(here.audit().await[0]["delivered"], true);
+    wait_until("another process knows", async || there.cache.switched_on().len() == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_redis_a_switch_is_turned_in_one_process_and_the_fleets_word_counts_afterwards() {
+    let mut server = RedisServer::start();
+    let (here, there) = (Process::with(&server).await, Process::with(&server).await);
+    server.kill();
+    let (status, answer) = here.send("POST", "/api/switches", &[], &switch("bypass-reads")).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(answer["detail"].as_str().unwrap().contains("\"here\": true"), "{answer}");
+    let mut turn = switch("bypass-reads");
+    turn["here"] = json!(true);
+    let (status, answer) = here.send("POST", "/api/switches", &[], &turn).await;
+    assert_eq!((status, &answer[0]["on"]), (StatusCode::OK, &json!(true)), "{answer}");
+    assert_eq!((here.cache.switched_on().len(), there.cache.switched_on().len()), (1, 0));
+    let audit = here.audit().await;
+    assert_eq!(audit[0]["what"], "bypass-reads in this process alone", "{audit:?}");
+    server.restart();
+    wait_until("the fleet turns it off", async || there.cache.switch_off(Switch::BypassReads).await.is_ok()).await;
+    wait_until("it is off here, too", async || here.cache.switched_on().is_empty()).await;
 }
 
 const ENTRIES: usize = 100_000;

@@ -12,11 +12,13 @@ async fn application() -> (SocketAddr, Cache) {
     let fresh = || async { ([(header::CACHE_CONTROL, "max-age=60")], "content") };
     let private = || async { ([(header::CACHE_CONTROL, "private")], "content") };
     let failing = || async { axum::http::StatusCode::SERVICE_UNAVAILABLE };
+    let enough = || async { (axum::http::StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, "2")]) };
     let router = Router::new()
         .route("/a", get(fresh))
         .route("/b", get(fresh))
         .route("/private", get(private))
         .route("/failing", get(failing))
+        .route("/enough", get(enough))
         .layer(CacheLayer::new(cache.clone()));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -59,6 +61,22 @@ async fn what_a_list_names_is_stored_under_the_host_that_it_names() {
     let told: serde_json::Value = serde_json::from_str(&again).unwrap();
     assert_eq!((&told["asked"], &told["failed"], &told["unreadable_lines"]), (&3.into(), &0.into(), &1.into()));
     assert!(again.contains("there already"), "{again}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_there_has_failed_and_too_many_requests_are_followed_by_fewer() {
+    let (address, _) = application().await;
+    let to = format!("http://{address}");
+    let list = file("/a\n/mistyped\n");
+    let (code, out, _) = warm(&[list.path().to_str().unwrap(), "--to", &to, "--host", "shop.example"]).await;
+    assert!(code == 1 && out.contains("1         failed: 404") && out.contains("1         stored"), "{code} {out}");
+    let list = file("/enough\n/a\n");
+    let list = list.path().to_str().unwrap();
+    let began = std::time::Instant::now();
+    let (code, out, _) = warm(&[list, "--to", &to, "--host", "shop.example", "--at-once", "1"]).await;
+    assert!(code == 1 && out.contains("1         failed: 429"), "{code} {out}");
+    // It is told to wait that long.
+    assert!(began.elapsed() >= Duration::from_secs(2), "{:?}", began.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{cache::Cache, inspect::InspectError};
+use super::{cache::Cache, inspect::InspectError, requests::fits};
 
 /// # Audit
 ///
@@ -25,13 +25,7 @@ impl Cache {
     ///
     /// If the record is too long, or the store did not answer; in the latter case, the record may have been added nevertheless.
     pub async fn audit(&self, record: &[u8]) -> Result<bool, InspectError> {
-        const MOST: usize = 64 * 1024;
-        if record.len() > MOST {
-            return Err(InspectError::failed(format!(
-                "a record has at most {MOST} bytes, and this one {}",
-                record.len()
-            )));
-        }
+        fits(record)?;
         self.0.store.audit(record).await.map_err(InspectError::from)
     }
 

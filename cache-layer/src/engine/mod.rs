@@ -12,6 +12,7 @@
 //! - [`inspect`]: what a cache has and knows, for operators
 //! - [`warm`]: fetches the entries of other processes' hot keys before there are requests; [`hot_list`]: the lists of those keys
 //! - [`audit`]: a record of who changed what, written by operators' tools
+//! - [`requests`]: requests of operators' tools that one process of the fleet carries out
 //! - [`switching`]: the switches that an operator turns on for a while
 //! - [`span`]: one request's look-up, and its load, as traces and observers see them
 //! - [`patience`]: how long a request waits for other loads, and how often it asks again
@@ -48,6 +49,7 @@ pub(crate) mod load_limit;
 pub(crate) mod patience;
 pub(crate) mod permit;
 pub(crate) mod recent_keys;
+mod requests;
 mod soft_invalidation;
 pub(crate) mod span;
 mod switching;

@@ -41,6 +41,21 @@ impl From<StoreError> for SwitchError {
     }
 }
 
+/// Whether a switch may be on for this long.
+fn fits(state: &SwitchState) -> Result<(), SwitchError> {
+    match state.on_for {
+        Some(time) if time < Duration::from_secs(1) || time > LONGEST => Err(SwitchError::Time(time)),
+        _ => Ok(()),
+    }
+}
+
+fn verification(rate: f64, on_for: Duration) -> Result<SwitchState, SwitchError> {
+    match (0.0..=1.0).contains(&rate) {
+        true => Ok(SwitchState { rate, ..SwitchState::new(Switch::VerificationRate, Some(on_for)) }),
+        false => Err(SwitchError::Rate),
+    }
+}
+
 /// # Switches
 ///
 /// For an operator in trouble. Over Redis, all processes with the same prefix share the switches: they are one key, which each
@@ -91,10 +106,7 @@ impl Cache {
     ///
     /// As [`switch`](Self::switch), and if the rate is out of range.
     pub async fn switch_verification(&self, rate: f64, on_for: Duration) -> Result<(), SwitchError> {
-        if !(0.0..=1.0).contains(&rate) {
-            return Err(SwitchError::Rate);
-        }
-        self.turn(SwitchState { rate, ..SwitchState::new(Switch::VerificationRate, Some(on_for)) }).await
+        self.turn(verification(rate, on_for)?).await
     }
 
     /// Turns a switch off.
@@ -106,10 +118,56 @@ impl Cache {
         self.turn(SwitchState::off(switch)).await
     }
 
+    /// Turns a switch on in this process alone, without the store, for `on_for` from now on: a second to a day. It ends earlier if
+    /// the switch is turned in the fleet meanwhile: this process learns of that as soon as it is connected.
+    ///
+    /// For a store that does not answer, so that [`switch`](Self::switch) fails. A first tier is turned off within a second.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use cache_layer::{Cache, Switch, SwitchError, store::MemoryStore};
+    /// let cache = Cache::builder(MemoryStore::new(1 << 20)).switches(true).build();
+    /// cache.switch_here(Switch::BypassReads, Duration::from_secs(600))?;
+    /// assert_eq!(cache.switched_on()[0].0, Switch::BypassReads);
+    /// cache.switch_off_here(Switch::BypassReads)?;
+    /// assert_eq!(cache.switched_on(), []);
+    /// # Ok::<(), SwitchError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the cache has no [switches](crate::CacheBuilder::switches), or the time is out of range.
+    pub fn switch_here(&self, switch: Switch, on_for: Duration) -> Result<(), SwitchError> {
+        self.turn_here(SwitchState::new(switch, Some(on_for)))
+    }
+
+    /// As [`switch_verification`](Self::switch_verification), in this process alone, without the store.
+    ///
+    /// # Errors
+    ///
+    /// As [`switch_here`](Self::switch_here), and if the rate is out of range.
+    pub fn switch_verification_here(&self, rate: f64, on_for: Duration) -> Result<(), SwitchError> {
+        self.turn_here(verification(rate, on_for)?)
+    }
+
+    /// Turns a switch off in this process alone, until it is turned on again, here or in the fleet.
+    ///
+    /// # Errors
+    ///
+    /// If the cache has no switches.
+    pub fn switch_off_here(&self, switch: Switch) -> Result<(), SwitchError> {
+        self.turn_here(SwitchState::off(switch))
+    }
+
+    fn turn_here(&self, state: SwitchState) -> Result<(), SwitchError> {
+        fits(&state)?;
+        let switches = self.0.switches.as_ref().ok_or(SwitchError::NoSwitches)?;
+        switches.set(state);
+        Ok(())
+    }
+
     async fn turn(&self, state: SwitchState) -> Result<(), SwitchError> {
-        if let Some(time) = state.on_for.filter(|time| *time < Duration::from_secs(1) || *time > LONGEST) {
-            return Err(SwitchError::Time(time));
-        }
+        fits(&state)?;
         if !self.has_switches() {
             return Err(SwitchError::NoSwitches);
         }

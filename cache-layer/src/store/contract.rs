@@ -84,6 +84,26 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
         Box::pin(ready(Ok(Vec::new())))
     }
 
+    /// Reserves a request for this process: see [`Cache::reserve_request`](crate::Cache::reserve_request).
+    fn reserve_request<'a>(
+        &'a self,
+        _id: &'a str,
+        _record: &'a [u8],
+        _life: Duration,
+    ) -> BoxFuture<'a, Result<Reserved, StoreError>> {
+        Box::pin(ready(Ok(Reserved::Unshared)))
+    }
+
+    /// Replaces the record of a reserved request; `false` if the store keeps no such records.
+    fn record_request<'a>(
+        &'a self,
+        _id: &'a str,
+        _record: &'a [u8],
+        _life: Duration,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(ready(Ok(false)))
+    }
+
     /// Leaves a list of hot keys for other processes, for ten minutes; `false` if the store has no such lists.
     fn leave_list<'a>(&'a self, _list: &'a [u8]) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(ready(Ok(false)))
@@ -510,6 +530,18 @@ impl OwnedScope {
             Self::Everything => Scope::Everything,
         }
     }
+}
+
+/// The result of [`Cache::reserve_request`](crate::Cache::reserve_request).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reserved {
+    /// This process carries the request out.
+    Now,
+    /// The request has this record: another process carries it out, or it has been answered.
+    Before(Bytes),
+    /// The store is in this process, so that no other process can have received the request.
+    Unshared,
 }
 
 /// Why a store could not answer.

@@ -44,7 +44,7 @@ pub use tiered::TieredStore;
 #[cfg_attr(docsrs, doc(cfg(feature = "sealed")))]
 pub use crate::entry::KeyRing;
 pub(crate) use contract::*;
-pub use contract::{Estimate, LeaseState, Store};
+pub use contract::{Estimate, LeaseState, Reserved, Store};
 pub(crate) use sweeps::{Sweep, SweepListener};
 #[cfg(any(feature = "memory", feature = "redis"))]
 pub(crate) use sweeps::{SweepListeners, Swept};

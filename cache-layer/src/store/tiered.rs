@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 
 use super::{
     Acquired, BoxFuture, Committed, Estimate, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseState,
-    LeaseToken, Lookup, Reach, RedisStore, Scope, Seen, Store, StoreBackend, StoreError, SweepListener,
+    LeaseToken, Lookup, Reach, RedisStore, Reserved, Scope, Seen, Store, StoreBackend, StoreError, SweepListener,
     redis::LocalTier,
 };
 use crate::{
@@ -134,6 +134,24 @@ impl StoreBackend for TieredStore {
 
     fn audited<'a>(&'a self, most: usize) -> BoxFuture<'a, Result<Vec<Bytes>, StoreError>> {
         self.redis.audited(most)
+    }
+
+    fn reserve_request<'a>(
+        &'a self,
+        id: &'a str,
+        record: &'a [u8],
+        life: Duration,
+    ) -> BoxFuture<'a, Result<Reserved, StoreError>> {
+        self.redis.reserve_request(id, record, life)
+    }
+
+    fn record_request<'a>(
+        &'a self,
+        id: &'a str,
+        record: &'a [u8],
+        life: Duration,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        self.redis.record_request(id, record, life)
     }
 
     fn look<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {

@@ -9,6 +9,7 @@ mod purge_paths;
 mod quantity;
 mod secret_file;
 mod secret_url;
+mod token_file;
 
 use std::{
     error::Error as _,
@@ -28,7 +29,7 @@ use tracing_subscriber::EnvFilter;
 
 pub use self::{
     cache_encode::CacheEncode, cache_paths::CachePaths, cache_rules::CacheRules, purge_paths::PurgePaths,
-    secret_file::Password, secret_url::SecretUrl,
+    secret_file::Password, secret_url::SecretUrl, token_file::TokenFile,
 };
 
 /// A product-catalogue API with an HTTP cache in front.
@@ -170,10 +171,10 @@ pub struct Config {
     #[arg(long, value_name = "ADDRESS", value_parser = listen)]
     pub admin_listen: Option<SocketAddr>,
 
-    /// A file with the token that the operator's API requires; without one it answers clients on this machine only, and changes
-    /// nothing
-    #[arg(long, value_name = "FILE", value_parser = |path: &str| secret_file::read(path).map(Password::from), requires = "admin_listen")]
-    pub admin_token_file: Option<Password>,
+    /// A file with the token that the operator's API requires, read again when it changes; without one it answers clients on this
+    /// machine only, and changes nothing
+    #[arg(long, value_name = "FILE", value_parser = |path: &str| TokenFile::read(path), requires = "admin_listen")]
+    pub admin_token_file: Option<TokenFile>,
 
     /// Whether to estimate how the hit ratio depends on the size of the memory, for the operator's page and as a metric
     #[arg(long, value_name = "BOOL", default_value = "false", value_parser = switch, action = clap::ArgAction::Set)]

@@ -2,7 +2,7 @@
 
 use axum::{Json, extract::State};
 
-use super::{parameters::Parameters, stored::is_own_tag};
+use super::parameters::Parameters;
 use crate::{audit::Record, problem::Problem, recorder::Invalidation, state::Context};
 
 /// The last purges through this API, and the last invalidations by the application, the newest first.
@@ -31,11 +31,12 @@ pub(super) async fn audit(
         None | Some("api" | "method" | "application") => parameters.get("by"),
         Some(_) => return Err(Problem::bad_request("by: is to be api, method or application")),
     };
-    let asked = context.0.audit.last(&context.0.cache, limit).await;
-    // A purge is also an invalidation, and was reported as one.
-    let is_asked = |one: &Invalidation| asked.iter().any(|record| context.0.audit.is_own(record) && was(record, one));
+    let asked = match by {
+        Some("application") => Vec::new(),
+        _ => context.0.audit.last(&context.0.cache, limit).await,
+    };
     let own = context.0.recorder.as_ref().map(|recorder| recorder.invalidations()).unwrap_or_default();
-    let own: Vec<Record> = own.iter().filter(|one| !is_asked(one)).map(record).collect();
+    let own: Vec<Record> = own.iter().map(record).collect();
     let asked = asked.into_iter().map(|record| Record { asked: None, ..record });
     let mut all: Vec<Record> = asked.chain(own).filter(|one| by.is_none_or(|by| by == one.by)).collect();
     all.sort_by_key(|record| std::cmp::Reverse((record.at, record.id)));
@@ -43,25 +44,10 @@ pub(super) async fn audit(
     Ok(Json(all))
 }
 
-/// Whether the invalidation was caused by this purge, which was recorded right after it.
-fn was(record: &Record, invalidation: &Invalidation) -> bool {
-    let kind = match &*record.kind {
-        "url" => "key",
-        "group" => "tag",
-        kind => kind,
-    };
-    let same = kind == "key" || kind == "all" || record.kind == "group" || invalidation.names.contains(&record.what);
-    // Stored responses of a URL under other keys are reached by tags that the cache makes.
-    let of_url =
-        record.kind == "url" && invalidation.kind == "tag" && invalidation.names.iter().all(|tag| is_own_tag(tag));
-    ((kind == invalidation.kind && same) || of_url) && (record.began..=record.at).contains(&invalidation.at)
-}
-
 fn record(invalidation: &Invalidation) -> Record {
     let mode = if invalidation.soft { "soft" } else { "hard" };
     Record {
         at: invalidation.at,
-        began: invalidation.at,
         delivered: invalidation.delivered,
         ..Record::new("application", invalidation.kind, &invalidation.names.join(", "), mode)
     }

@@ -11,7 +11,10 @@ use axum::{
 };
 use futures_util::{Stream, stream::unfold};
 use tokio::{
-    sync::broadcast::{Receiver, error::RecvError},
+    sync::{
+        OwnedSemaphorePermit,
+        broadcast::{Receiver, error::RecvError},
+    },
     time::{Instant, timeout},
 };
 
@@ -83,13 +86,15 @@ fn result(watched: &Watched) -> &'static str {
     responses(
         (status = 200, description = "A stream without end", content_type = "text/event-stream"),
         (status = 404, description = "Nothing is recorded", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "As many clients as may do so are watching", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn live(State(context): State<Context>, parameters: Parameters) -> Result<impl IntoResponse, Problem> {
     let parameters = parameters.known(&["path", "result", "reason", "sample"])?;
     let filter = Filter::of(&parameters)?;
+    let place = context.place_to_watch().ok_or_else(|| Problem::busy("watchers"))?;
     let watch = context.recorder()?.watch();
-    Ok(Sse::new(events(watch, filter)).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))))
+    Ok(Sse::new(events(watch, filter, place)).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))))
 }
 
 /// The most decisions that a watcher is shown in each `SPAN`: to write them takes longer than to make them, and no one reads more.
@@ -131,6 +136,7 @@ struct Watcher {
     pace: Pace,
     /// A decision that is sent after the number of those that were missed before it.
     next: Option<Decided>,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Watcher {
@@ -163,16 +169,22 @@ impl Watcher {
     }
 }
 
-fn events(watch: Receiver<Watched>, filter: Filter) -> impl Stream<Item = Result<Event, Infallible>> {
-    let watcher = Watcher { watch, filter, pace: Pace::new(), next: None };
+fn events(
+    watch: Receiver<Watched>,
+    filter: Filter,
+    place: OwnedSemaphorePermit,
+) -> impl Stream<Item = Result<Event, Infallible>> {
+    let watcher = Watcher { watch, filter, pace: Pace::new(), next: None, _place: place };
     unfold(watcher, |mut watcher| async move { Some((Ok(watcher.event().await?), watcher)) })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use cache_layer::telemetry::NoCacheReason;
     use futures_util::{FutureExt as _, StreamExt as _};
-    use tokio::sync::broadcast;
+    use tokio::sync::{Semaphore, broadcast};
 
     use super::*;
 
@@ -186,7 +198,8 @@ mod tests {
     async fn a_watcher_is_shown_so_many_in_a_while_and_told_how_many_it_missed() {
         let (sender, watch) = broadcast::channel(1_000);
         let filter = Filter { path: None, result: None, reason: None, every: 1, seen: 0 };
-        let mut stream = Box::pin(events(watch, filter));
+        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let mut stream = Box::pin(events(watch, filter, place));
         let send = |count: u64| {
             (0..count).for_each(|at| drop(sender.send(Watched::Bypassed(at, None, NoCacheReason::Method))));
         };

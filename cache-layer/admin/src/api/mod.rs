@@ -4,6 +4,7 @@ mod explain;
 mod invalidations;
 mod keys;
 mod live;
+mod once;
 mod parameters;
 mod purge;
 mod sizing;

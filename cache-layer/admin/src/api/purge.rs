@@ -1,19 +1,26 @@
 //! Purges: hard or soft, or a dry run.
 
-use std::{borrow::Cow, net::SocketAddr, time::Duration};
+use std::{borrow::Cow, fmt, net::SocketAddr, time::Duration};
 
 use axum::{
     Json,
     extract::{ConnectInfo, Extension, State, rejection::JsonRejection},
 };
-use cache_layer::{Cache, Inspected, InvalidateError, Key, store::Estimate};
+use cache_layer::{Cache, InspectError, Inspected, InvalidateError, Key, store::Estimate};
 use http::{HeaderMap, StatusCode, Uri};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::parameters::uri;
-use crate::{answers::Asked, audit::Record, problem::Problem, recorder::now, redact, state::Context};
+use super::{once::once, parameters::uri};
+use crate::{
+    answers::Asked,
+    audit::Record,
+    problem::Problem,
+    recorder::by_operator,
+    redact,
+    state::{Context, LOOKING},
+};
 
 /// What is to be purged: exactly one of `url`, `key`, `tag`, `pattern`, `group` and `all`.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema)]
@@ -77,7 +84,8 @@ pub(crate) struct Purged {
     mode: Cow<'static, str>,
     dry_run: bool,
     /// The number of keys that it covers, including those whose entries are void already; null if the store can't tell. Over
-    /// Redis, it is given for a tag or for everything in a dry run only, since every entry has to be examined for it.
+    /// Redis, it is given for a tag or for everything in a dry run only, since every entry has to be examined for it. What
+    /// matches a pattern is counted once the purge is in force.
     #[schema(example = 3)]
     matched: Option<u64>,
     /// The error of `matched`, to either side, at 95 % confidence: the store has more keys than can be examined in a few seconds.
@@ -115,7 +123,8 @@ enum Target {
 
 /// Purges, or shows what a purge would reach.
 ///
-/// With the field `Idempotency-Key`, a repeated request gets the answer of the first, and purges nothing.
+/// With the field `Idempotency-Key`, a repeated request gets the answer of the first, and purges nothing: for a day, over Redis in
+/// every process of the fleet.
 #[utoipa::path(
     post,
     path = "/api/purge",
@@ -126,7 +135,9 @@ enum Target {
         (status = 200, description = "Purged; or, of a dry run, what would be", body = Purged),
         (status = 400, description = "Something is wrong with the request", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "The token is missing or wrong", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "Another process carries out the request with this idempotency key: its answer comes with a later one", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "The idempotency key came with another request before", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Of a dry run: other counts are under way", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn purge(
@@ -137,112 +148,126 @@ pub(super) async fn purge(
 ) -> Result<Json<Value>, Problem> {
     let Json(purge) = body.map_err(|error| Problem::new(error.status(), error.body_text()))?;
     let from = peer.map(|Extension(ConnectInfo(peer))| peer.ip().to_string());
-    let Some(key) = headers.get("idempotency-key") else {
-        return run_to_its_end(&context, purge, from, None).await.map(Json);
+    let key = idempotency_key(&headers)?;
+    // A mistaken request has no effect, so that its key is free for the corrected one.
+    let order = Order::of(&context, purge)?;
+    // A dry run changes nothing, however often it runs.
+    let Some(key) = key.filter(|_| !order.purge.dry_run) else {
+        return to_its_end(async move { run(&context, &order, from, None).await }).await.map(Json);
     };
+    let asked = Asked::new(key, &serde_json::to_string(&order.purge).unwrap_or_default());
+    to_its_end(async move { once(&context, &asked, run(&context, &order, from, Some(asked.clone()))).await })
+        .await
+        .map(Json)
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
     let key = key.to_str().ok().filter(|key| (1..=200).contains(&key.len()));
-    let key = key.ok_or_else(|| Problem::bad_request("Idempotency-Key: 1 to 200 characters of visible ASCII"))?;
-    let request = serde_json::to_string(&purge).unwrap_or_default();
-    let reused =
-        || Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "Idempotency-Key: it came with another request before");
-    let asked = Asked::new(key, &request);
-    let answer = context.0.answers.of(&asked).map_err(|_| reused())?;
-    let answer = answer.get_or_try_init(|| async {
-        // Another process of the fleet may have received the request before.
-        match context.0.audit.asked_before(&context.0.cache, &asked).await {
-            Some(before) if before.asked.as_ref() == Some(&asked) => to_json(&Purged::of(&before)),
-            Some(_) => Err(reused()),
-            None => run_to_its_end(&context, purge, from, Some(asked)).await,
-        }
-    });
-    answer.await.cloned().map(Json)
+    key.map(Some).ok_or_else(|| Problem::bad_request("Idempotency-Key: 1 to 200 characters of visible ASCII"))
 }
 
 /// Purges what is stored for a URL, for a request to the application; `false` if the store has not received it yet.
 pub(crate) async fn purge_url(context: &Context, url: &str, from: Option<String>) -> Result<bool, Problem> {
     let purge = Purge { url: Some(url.to_owned()), by_method: true, ..Purge::default() };
-    let purged = run_to_its_end(context, purge, from, None).await?;
+    let (context, order) = (context.clone(), Order::of(context, purge)?);
+    let purged = to_its_end(async move { run(&context, &order, from, None).await }).await?;
     Ok(purged["delivered"] == Value::Bool(true))
 }
 
-/// Runs in a task of its own: the client may disconnect, and the purge and its record belong together.
-async fn run_to_its_end(
-    context: &Context,
-    purge: Purge,
-    from: Option<String>,
-    asked: Option<Asked>,
-) -> Result<Value, Problem> {
-    let context = context.clone();
-    let ended = tokio::spawn(async move { run(&context, &purge, from, asked).await }).await;
+/// Runs a change in a task of its own: the client may disconnect, and the change, its record and its answer belong together.
+pub(super) async fn to_its_end<T: Send + 'static>(
+    change: impl Future<Output = Result<T, Problem>> + Send + 'static,
+) -> Result<T, Problem> {
+    let ended = tokio::spawn(change).await;
     ended.unwrap_or_else(|error| Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())))
 }
 
-async fn run(context: &Context, purge: &Purge, from: Option<String>, asked: Option<Asked>) -> Result<Value, Problem> {
-    let target = target(context, purge)?;
-    let soft = match purge.mode.as_deref() {
-        None | Some("hard") => false,
-        Some("soft") => true,
-        Some(_) => return Err(Problem::bad_request("mode: is to be hard or soft")),
-    };
-    let over = over(purge, soft)?;
-    said_too_much(purge.actor.as_deref(), purge.reason.as_deref())?;
+/// A purge in which nothing is wrong.
+struct Order {
+    purge: Purge,
+    target: Target,
+    soft: bool,
+    over: Duration,
+}
+
+impl Order {
+    fn of(context: &Context, purge: Purge) -> Result<Self, Problem> {
+        let target = target(context, &purge)?;
+        let soft = match purge.mode.as_deref() {
+            None | Some("hard") => false,
+            Some("soft") => true,
+            Some(_) => return Err(Problem::bad_request("mode: is to be hard or soft")),
+        };
+        let over = over(&purge, soft)?;
+        said_too_much(purge.actor.as_deref(), purge.reason.as_deref())?;
+        Ok(Self { purge, target, soft, over })
+    }
+
+    /// Whether the keys are counted before the purge. In memory that takes no time, and what a purge has removed can't be
+    /// counted afterwards.
+    fn counts_first(&self, context: &Context) -> bool {
+        self.purge.dry_run || matches!(self.target, Target::Url(..) | Target::Key(..)) || context.0.redis.is_none()
+    }
+
+    /// Whether the keys are counted after the purge. Over Redis, each of them has to be examined, and a pattern is in force before
+    /// that begins; the entries stay until they are swept, so that they can be counted.
+    fn counts_afterwards(&self, context: &Context) -> bool {
+        !self.counts_first(context) && matches!(self.target, Target::Pattern(_))
+    }
+}
+
+async fn run(context: &Context, order: &Order, from: Option<String>, asked: Option<Asked>) -> Result<Value, Problem> {
+    let Order { purge, target, soft, .. } = order;
     let cache = &context.0.cache;
-    let began = now();
     let by = if purge.by_method { "method" } else { "api" };
-    // Entries that a pattern deletes are counted during the deletion. Over Redis, a purge does not wait until every entry has
-    // been examined.
-    let counts = match target {
-        _ if purge.dry_run => true,
-        Target::Pattern(_) => soft,
-        Target::Tags(..) | Target::All => context.0.redis.is_none(),
-        Target::Url(..) | Target::Key(..) => true,
+    let mut reached = match order.counts_first(context) {
+        true => reach(context, target).await,
+        false => Ok(None),
     };
-    let reach = if counts { reach(cache, &target).await } else { Ok(None) };
-    let (reached, mut note) = match reach {
-        Ok(reached) => (reached, None),
-        Err(error) => (None, Some(error)),
-    };
-    let mut matched = reached.map(|reached| reached.keys);
-    let mut matched_error = reached.map(|reached| reached.error).filter(|error| *error > 0);
-    let reload_ms = reached.map(|reached| millis(reached.load_time));
+    if purge.dry_run && matches!(reached, Err(Uncounted::Busy)) {
+        return Err(Problem::busy("counts"));
+    }
     let result = match purge.dry_run {
-        true => Ok(None),
-        false => invalidate(context, &target, soft, over).await,
+        true => Ok(()),
+        false => by_operator(invalidate(context, order)).await,
     };
+    if result.is_ok() && order.counts_afterwards(context) {
+        reached = reach(context, target).await;
+    }
     let delivered = result.is_ok();
-    match result {
-        Ok(Some(counted)) => (matched, matched_error) = (Some(counted), None),
-        Ok(None) => {}
-        Err(error) => note = Some(error.to_string()),
-    }
-    if matches!(target, Target::Url(..)) && matched == Some(0) {
-        note.get_or_insert_with(|| OTHER_KEYS.to_owned());
-    }
+    let (reached, uncounted) = match reached {
+        Ok(reached) => (reached, None),
+        Err(why) => (None, Some(why.to_string())),
+    };
+    let matched = reached.map(|reached| reached.keys);
+    let has_other_keys = matches!(target, Target::Url(..)) && matched == Some(0);
+    let note = result.err().map(|error| error.to_string()).or(uncounted);
+    let note = note.or_else(|| has_other_keys.then(|| OTHER_KEYS.to_owned()));
     let (kind, what) = target.names();
-    let mode = if soft { "soft" } else { "hard" };
+    let mode = if *soft { "soft" } else { "hard" };
     let id = (!purge.dry_run).then(|| context.0.audit.next());
     if let Some(id) = id {
         let (actor, reason) = (purge.actor.clone(), purge.reason.clone());
         let record =
-            Record { id, began, actor, reason, matched, delivered, from, asked, ..Record::new(by, kind, &what, mode) };
+            Record { id, actor, reason, matched, delivered, from, asked, ..Record::new(by, kind, &what, mode) };
         context.0.audit.add(cache, record).await;
     }
-    let (kind, mode) = (kind.into(), mode.into());
     to_json(&Purged {
         id,
-        kind,
+        kind: kind.into(),
         what,
-        mode,
+        mode: mode.into(),
         dry_run: purge.dry_run,
         matched,
-        matched_error,
-        reload_ms,
+        matched_error: reached.map(|reached| reached.error).filter(|error| *error > 0),
+        reload_ms: reached.map(|reached| millis(reached.load_time)),
         delivered,
         note,
     })
 }
 
-fn to_json(purged: &Purged) -> Result<Value, Problem> {
+pub(super) fn to_json(purged: &Purged) -> Result<Value, Problem> {
     serde_json::to_value(purged).map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
 }
 
@@ -257,7 +282,7 @@ fn over(purge: &Purge, soft: bool) -> Result<Duration, Problem> {
 
 impl Purged {
     /// The answer for a purge that another process made.
-    fn of(record: &Record) -> Self {
+    pub(super) fn of(record: &Record) -> Self {
         Self {
             id: Some(record.id),
             kind: record.kind.clone(),
@@ -352,12 +377,30 @@ impl Target {
     }
 }
 
-/// How long to examine what a purge would reach.
-pub(super) const LOOKING: Duration = Duration::from_secs(5);
+/// Why keys were not counted.
+enum Uncounted {
+    Store(InspectError),
+    /// As many counts as may run at one time are under way.
+    Busy,
+}
+
+impl fmt::Display for Uncounted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Store(error) => error.fmt(f),
+            Self::Busy => f.write_str("the keys were not counted: other counts were under way"),
+        }
+    }
+}
 
 /// How many keys the target covers, as far as the store can tell.
-async fn reach(cache: &Cache, target: &Target) -> Result<Option<Estimate>, String> {
-    let told = |error: cache_layer::InspectError| error.to_string();
+async fn reach(context: &Context, target: &Target) -> Result<Option<Estimate>, Uncounted> {
+    let cache = &context.0.cache;
+    let told = Uncounted::Store;
+    let _turn = match target {
+        Target::Url(..) | Target::Key(..) => None,
+        _ => Some(context.turn_to_count().await.ok_or(Uncounted::Busy)?),
+    };
     match target {
         Target::Url(_, _, keys) => reach_of_keys(cache, keys).await.map(Some).map_err(told),
         Target::Key(_, key) => reach_of_keys(cache, std::slice::from_ref(key)).await.map(Some).map_err(told),
@@ -375,7 +418,7 @@ async fn reach(cache: &Cache, target: &Target) -> Result<Option<Estimate>, Strin
     }
 }
 
-async fn reach_of_keys(cache: &Cache, keys: &[Key]) -> Result<Estimate, cache_layer::InspectError> {
+async fn reach_of_keys(cache: &Cache, keys: &[Key]) -> Result<Estimate, InspectError> {
     let mut reached = Estimate::default();
     for key in keys {
         let load_time = match cache.inspect(key).await? {
@@ -394,35 +437,57 @@ pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Invalidates the target; returns how many keys a pattern has deleted.
-async fn invalidate(
-    context: &Context,
-    target: &Target,
-    soft: bool,
-    over: Duration,
-) -> Result<Option<u64>, InvalidateError> {
+/// Invalidates the target.
+async fn invalidate(context: &Context, order: &Order) -> Result<(), InvalidateError> {
+    let Order { target, soft, over, .. } = order;
     let cache = &context.0.cache;
     match target {
         Target::Url(_, uri, _) => {
             // Each is kept to be retried, whether or not the others fail.
-            let mut result = Ok(None);
+            let mut result = Ok(());
             for (_, layer) in &context.0.layers {
                 let layer = layer.cache_layer();
                 let one = match soft {
-                    true => layer.soft_invalidate_uri(uri).over(over).await,
+                    true => layer.soft_invalidate_uri(uri).over(*over).await,
                     false => layer.invalidate_uri(uri).await,
                 };
-                result = result.and_then(|_| one.map(|_| None));
+                result = result.and(one.map(|_| ()));
             }
             result
         }
-        Target::Key(_, key) if soft => cache.soft_invalidate(key).over(over).await.map(|()| None),
-        Target::Key(_, key) => cache.invalidate(key).await.map(|()| None),
-        Target::Tags(_, _, tags) if soft => cache.soft_invalidate_tags(tags).over(over).await.map(|()| None),
-        Target::Tags(_, _, tags) => cache.invalidate_tags(tags).await.map(|()| None),
-        Target::Pattern(pattern) if soft => cache.soft_invalidate_pattern(pattern).over(over).await.map(|()| None),
-        Target::Pattern(pattern) => cache.delete_pattern(pattern).counted().await.map(Some),
-        Target::All if soft => cache.soft_invalidate_all().over(over).await.map(|()| None),
-        Target::All => cache.invalidate_all().await.map(|()| None),
+        Target::Key(_, key) if *soft => cache.soft_invalidate(key).over(*over).await,
+        Target::Key(_, key) => cache.invalidate(key).await,
+        Target::Tags(_, _, tags) if *soft => cache.soft_invalidate_tags(tags).over(*over).await,
+        Target::Tags(_, _, tags) => cache.invalidate_tags(tags).await,
+        Target::Pattern(pattern) if *soft => cache.soft_invalidate_pattern(pattern).over(*over).await,
+        Target::Pattern(pattern) => cache.delete_pattern(pattern).await,
+        Target::All if *soft => cache.soft_invalidate_all().over(*over).await,
+        Target::All => cache.invalidate_all().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cache_layer::store::MemoryStore;
+
+    use super::*;
+    use crate::admin::Admin;
+
+    #[tokio::test(start_paused = true)]
+    async fn while_others_count_a_dry_run_is_refused_and_a_purge_is_made_uncounted() {
+        let cache = Cache::new(MemoryStore::new(1 << 20));
+        let context = Admin::new(cache.clone()).context();
+        let run = async |dry_run| {
+            let purge = Purge { tag: Some("t".to_owned()), dry_run, ..Purge::default() };
+            run(&context, &Order::of(&context, purge).unwrap(), None, None).await
+        };
+        let mut counting = vec![context.turn_to_count().await.unwrap(), context.turn_to_count().await.unwrap()];
+        assert_eq!(run(true).await.unwrap_err().status(), StatusCode::SERVICE_UNAVAILABLE);
+        let purged = run(false).await.unwrap();
+        assert_eq!((&purged["matched"], &purged["delivered"]), (&Value::Null, &Value::Bool(true)), "{purged}");
+        assert!(purged["note"].as_str().unwrap().contains("other counts"), "{purged}");
+        assert_eq!(cache.counts().invalidations, 1);
+        counting.pop();
+        assert_eq!(run(true).await.unwrap()["matched"], 0);
     }
 }

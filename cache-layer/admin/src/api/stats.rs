@@ -191,7 +191,7 @@ pub(super) async fn stats(State(context): State<Context>, parameters: Parameters
         layers: inner.layers.iter().map(|(name, _)| name.clone()).collect(),
         now: now(),
         since: inner.since,
-        can_purge: inner.token.is_some(),
+        can_purge: inner.access.token.get().is_some(),
         loads_in_flight: inner.cache.loads_in_flight(),
         bans: bans(inner.redis.as_ref(), inner.memory.as_ref()),
         totals: totals(&context),

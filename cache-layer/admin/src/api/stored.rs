@@ -15,13 +15,13 @@ use utoipa::ToSchema;
 
 use super::{
     parameters::{Parameters, hints, uri},
-    purge::{LOOKING, millis},
+    purge::millis,
     top::Decided,
 };
 use crate::{
     problem::Problem,
     redact,
-    state::{Context, Layer},
+    state::{Context, LOOKING, Layer},
 };
 
 /// The moments at which an entry's uses end, in milliseconds since the Unix epoch, and the time that is left for each: negative
@@ -343,11 +343,6 @@ impl Tag {
     }
 }
 
-/// Whether the cache itself uses this tag to reach the stored responses of a target.
-pub(super) fn is_own_tag(tag: &str) -> bool {
-    meaning(tag).is_some() && !tag.starts_with("group ")
-}
-
 /// The purpose of a tag that the cache makes.
 fn meaning(tag: &str) -> Option<&'static str> {
     let hex = |rest: &str| rest.len() == 3 && rest.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -368,12 +363,13 @@ fn meaning(tag: &str) -> Option<&'static str> {
     params(("tag" = String, Path, description = "The tag, percent-encoded")),
     responses(
         (status = 200, description = "What is known", body = Tag),
-        (status = 503, description = "The store did not answer", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The store did not answer, or other counts are under way", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn tag(State(context): State<Context>, Path(tag): Path<String>) -> Result<Json<Tag>, Problem> {
     let cache = &context.0.cache;
     let details = cache.inspect_tag(&tag).await.map_err(|error| Problem::unavailable(&error))?;
+    let _turn = context.turn_to_count().await.ok_or_else(|| Problem::busy("counts"))?;
     let reach = cache.estimate_tag(&tag, LOOKING).await.map_err(|error| Problem::unavailable(&error))?;
     let keys_error = reach.map(|reach| reach.error).filter(|error| *error > 0);
     let (keys, reload_ms) = (reach.map(|reach| reach.keys), reach.map(|reach| millis(reach.load_time)));

@@ -11,7 +11,10 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{parameters::Parameters, purge::said_too_much};
+use super::{
+    parameters::Parameters,
+    purge::{said_too_much, to_its_end},
+};
 use crate::{audit::Record, problem::Problem, state::Context};
 
 /// A switch, as this process knows it.
@@ -45,6 +48,10 @@ pub(crate) struct Turn {
     #[serde(default)]
     #[schema(example = 0.01)]
     rate: Option<f64>,
+    /// Whether it is turned in this process alone: at once, and also while the store does not answer. It stays so until the switch
+    /// is turned in the fleet.
+    #[serde(default)]
+    here: bool,
     /// Who turns it, for the audit.
     #[serde(default)]
     actor: Option<String>,
@@ -110,7 +117,7 @@ pub(super) async fn switches(
         (status = 400, description = "The request is invalid", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "The token is missing or wrong", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "The application's cache has no switches", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The store did not answer. Most likely, the switch has not changed", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The store did not answer. Most likely, the switch has not changed; `here` turns it in this process", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn turn(
@@ -118,30 +125,44 @@ pub(super) async fn turn(
     peer: Option<Extension<ConnectInfo<SocketAddr>>>,
     body: Result<Json<Turn>, JsonRejection>,
 ) -> Result<Json<Vec<SwitchState>>, Problem> {
-    let Json(Turn { switch, seconds, rate, actor, reason }) =
-        body.map_err(|error| Problem::new(error.status(), error.body_text()))?;
-    let switch = switch_of(&switch)?;
-    if rate.is_some() && (switch != Switch::VerificationRate || seconds == 0) {
+    let Json(turn) = body.map_err(|error| Problem::new(error.status(), error.body_text()))?;
+    let switch = switch_of(&turn.switch)?;
+    if turn.rate.is_some() && (switch != Switch::VerificationRate || turn.seconds == 0) {
         return Err(Problem::bad_request("rate: only verification-rate has a rate, when it is turned on"));
     }
-    said_too_much(actor.as_deref(), reason.as_deref())?;
+    said_too_much(turn.actor.as_deref(), turn.reason.as_deref())?;
+    let from = peer.map(|Extension(ConnectInfo(peer))| peer.ip().to_string());
+    to_its_end(async move {
+        turned(&context, switch, turn, from).await?;
+        Ok(Json(states(&context)))
+    })
+    .await
+}
+
+/// Turns a switch, and records that, also if the store did not answer: other processes may know of it nevertheless.
+async fn turned(context: &Context, switch: Switch, turn: Turn, from: Option<String>) -> Result<(), Problem> {
+    let Turn { seconds, rate, here, actor, reason, .. } = turn;
     let (cache, on_for) = (&context.0.cache, Duration::from_secs(seconds));
-    let turned = match (seconds, rate) {
-        (0, _) => cache.switch_off(switch).await,
-        (_, Some(rate)) => cache.switch_verification(rate, on_for).await,
-        (_, None) => cache.switch(switch, on_for).await,
+    let result = match (here, seconds, rate) {
+        (true, 0, _) => cache.switch_off_here(switch),
+        (true, _, Some(rate)) => cache.switch_verification_here(rate, on_for),
+        (true, _, None) => cache.switch_here(switch, on_for),
+        (false, 0, _) => cache.switch_off(switch).await,
+        (false, _, Some(rate)) => cache.switch_verification(rate, on_for).await,
+        (false, _, None) => cache.switch(switch, on_for).await,
     };
-    turned.map_err(|error| match error {
+    if let Ok(()) | Err(SwitchError::Store(_)) = result {
+        let mode = if seconds == 0 { "off" } else { "on" };
+        let rated = rate.map_or_else(|| switch.to_string(), |rate| format!("{switch} {rate}"));
+        let what = if here { format!("{rated} in this process alone") } else { rated };
+        let (id, delivered) = (context.0.audit.next(), result.is_ok());
+        let record = Record { id, actor, reason, from, delivered, ..Record::new("api", "switch", &what, mode) };
+        context.0.audit.add(cache, record).await;
+    }
+    result.map_err(|error| match error {
         SwitchError::NoSwitches => Problem::new(StatusCode::CONFLICT, error.to_string()),
         SwitchError::Time(_) => Problem::bad_request(format!("seconds: {error}")),
         SwitchError::Rate => Problem::bad_request(format!("rate: {error}")),
-        error => Problem::unavailable(&error),
-    })?;
-    let from = peer.map(|Extension(ConnectInfo(peer))| peer.ip().to_string());
-    let mode = if seconds == 0 { "off" } else { "on" };
-    let what = rate.map_or_else(|| switch.to_string(), |rate| format!("{switch} {rate}"));
-    let record =
-        Record { id: context.0.audit.next(), actor, reason, from, ..Record::new("api", "switch", &what, mode) };
-    context.0.audit.add(&context.0.cache, record).await;
-    Ok(Json(states(&context)))
+        error => Problem::unavailable(&format!("{error}; \"here\": true turns it in this process alone")),
+    })
 }

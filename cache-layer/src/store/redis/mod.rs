@@ -5,7 +5,7 @@
 //! - [`store`]: the store, and the choice of the connection for an operation
 //! - [`config`], [`state`]: settings and their limits; what is known of the connections without asking the server
 //! - [`lookup`], [`claim`], [`lease`], [`commit`], [`invalidate`], [`patterns`], [`lurker`], [`reclaim`] and their [`election`],
-//!   [`bulk`], [`redirect`], [`inspect`], [`switches`], [`audit`], [`hot`]: the operations
+//!   [`bulk`], [`redirect`], [`inspect`], [`switches`], [`audit`], [`requests`], [`hot`]: the operations
 //! - [`topology`]: which server has which keys
 //! - [`connection`]: one connection and the task that keeps it
 //! - [`tracking`]: what this process knows of the server; tracking never sends
@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 
 use super::{
     Acquired, BoxFuture, Committed, Estimate, Failed, Failures, Fill, Hardness, Lease, LeaseState, LeaseToken, Lookup,
-    Reach, Scope, Seen, Store, StoreBackend, StoreError, SweepListener,
+    Reach, Reserved, Scope, Seen, Store, StoreBackend, StoreError, SweepListener,
 };
 use crate::{
     clock::Clock,
@@ -64,6 +64,7 @@ mod patterns;
 mod reclaim;
 #[cfg(feature = "cluster")]
 mod redirect;
+mod requests;
 #[cfg(test)]
 mod schedule_tests;
 mod state;
@@ -110,6 +111,24 @@ impl StoreBackend for RedisStore {
 
     fn audited<'a>(&'a self, most: usize) -> BoxFuture<'a, Result<Vec<Bytes>, StoreError>> {
         Box::pin(self.read_records(most))
+    }
+
+    fn reserve_request<'a>(
+        &'a self,
+        id: &'a str,
+        record: &'a [u8],
+        life: Duration,
+    ) -> BoxFuture<'a, Result<Reserved, StoreError>> {
+        Box::pin(self.reserve(id, record, life))
+    }
+
+    fn record_request<'a>(
+        &'a self,
+        id: &'a str,
+        record: &'a [u8],
+        life: Duration,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move { self.record(id, record, life).await.map(|()| true) })
     }
 
     fn look<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {

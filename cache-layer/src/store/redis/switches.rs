@@ -44,8 +44,15 @@ impl RedisStore {
         let mut batch = Batch::default();
         let arguments = [state.switch.as_str(), &word, &life, &longest].map(str::as_bytes);
         batch.call(&scripts::SWITCH, &[&name], &arguments);
+        let asked = switches::now();
         let (Flag(_),): (Flag,) = connection.run(Operation::Switch, &session, &batch).await?;
-        self.read_switches(&connection, &session).await
+        if let Err(error) = self.read_switches(&connection, &session).await {
+            // It is turned; the push tells the other processes, and this one when it is connected again.
+            tracing::debug!(%error, "a switch is turned, and can't be read again");
+            self.0.context.switches.set_since(asked, state);
+            self.apply_switches();
+        }
+        Ok(())
     }
 
     /// Starts a task that keeps the switches up to date, for as long as the store exists.

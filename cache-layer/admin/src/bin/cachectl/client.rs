@@ -39,6 +39,15 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// Adds what to do, where the request may have had its effect.
+    pub(crate) fn also(self, what: &str) -> Self {
+        match self {
+            Self::Unreachable(why) => Self::Unreachable(format!("{why}; {what}")),
+            Self::Broken(why) => Self::Broken(format!("{why}; {what}")),
+            other => other,
+        }
+    }
+
     pub(crate) fn code(&self) -> u8 {
         match self {
             Self::Broken(_) => 1,
@@ -83,6 +92,18 @@ impl Client {
     pub(crate) async fn post(&self, path: &str, kind: &str, body: impl Into<Bytes>) -> Result<Value, Failure> {
         let request = self.request(Method::POST, path)?.header(header::CONTENT_TYPE, kind);
         self.answer(request.body(Full::from(body.into()))).await
+    }
+
+    /// As [`post`](Self::post), for a request that has its effect once, however often it is sent with this key.
+    pub(crate) async fn post_once(
+        &self,
+        path: &str,
+        key: &str,
+        kind: &str,
+        body: impl Into<Bytes>,
+    ) -> Result<Value, Failure> {
+        let request = self.request(Method::POST, path)?.header(header::CONTENT_TYPE, kind);
+        self.answer(request.header("idempotency-key", key).body(Full::from(body.into()))).await
     }
 
     /// Calls `take` with the type and the data of each event, until it returns `false`, or there are no more.

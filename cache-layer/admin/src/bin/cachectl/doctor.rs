@@ -7,10 +7,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use redis::{FromRedisValue, RedisError, RedisResult, aio::MultiplexedConnection};
 use serde_json::json;
 
-use super::show::table;
+use super::{
+    servers::{SLOTS, Server, servers},
+    show::table,
+};
 
 /// How long a command may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// If clocks differ by more, entries of other processes are useless.
 const SKEW: u64 = 1_000;
 /// What the user of the cache has to be allowed; what it is without, in the words of the store's documentation.
@@ -88,19 +91,56 @@ pub(crate) fn shown(findings: &[Finding], as_json: bool) -> String {
     table(&["", "ABOUT", "FOUND"], &findings.iter().map(row).collect::<Vec<_>>())
 }
 
-/// Examines the server at `url`.
+/// Examines the server at `url`, each primary of a cluster, or the primary that the sentinels name.
 pub(crate) async fn examine(url: &str, prefix: &str) -> Vec<Finding> {
-    let mut connection = match connect(url).await {
-        Ok(connection) => connection,
-        Err(why) => {
-            let advice =
-                "see whether it runs, and whether address, TLS, user and password are those of the application";
-            return vec![Finding::new(Level::Bad, "connection", why, advice)];
-        }
+    let servers = match servers(url).await {
+        Ok(servers) => servers,
+        Err(why) => return vec![unreachable(why)],
     };
     let mut findings = Vec::new();
-    let server = &mut connection;
-    findings.push(round_trip(server).await);
+    if servers.iter().any(|server| server.slots > 0) {
+        findings.extend(balance(&servers));
+    }
+    for Server { name, connection, .. } in servers {
+        let of_server = match connection {
+            Ok(mut server) => examine_server(&mut server, prefix).await,
+            Err(why) => vec![unreachable(why)],
+        };
+        let named = |finding: Finding| match &name {
+            Some(name) => Finding { found: format!("{name}: {}", finding.found), ..finding },
+            None => finding,
+        };
+        findings.extend(of_server.into_iter().map(named));
+    }
+    findings
+}
+
+fn unreachable(why: String) -> Finding {
+    let advice = "see whether it runs, and whether address, TLS, user and password are those of the application";
+    Finding::new(Level::Bad, "connection", why, advice)
+}
+
+/// Whether the primaries of a cluster have all slots, and about as many each.
+fn balance(servers: &[Server]) -> Vec<Finding> {
+    let slots: u64 = servers.iter().map(|server| server.slots).sum();
+    let most = servers.iter().map(|server| server.slots).max().unwrap_or(0);
+    let each: Vec<String> = servers.iter().map(|server| server.slots.to_string()).collect();
+    let found = format!("{} primaries with {} slots", servers.len(), each.join(", "));
+    let mut findings = Vec::new();
+    if slots < SLOTS {
+        let missing = format!("{} slots have no primary", SLOTS - slots);
+        findings.push(Finding::new(Level::Bad, "slots", missing, "repair it: redis-cli --cluster fix"));
+    }
+    // A fifth more than an even share.
+    findings.push(match most * servers.len() as u64 * 5 > slots * 6 {
+        true => Finding::new(Level::Warning, "slots", found, "even them out: redis-cli --cluster rebalance"),
+        false => Finding::new(Level::Good, "slots", found, ""),
+    });
+    findings
+}
+
+async fn examine_server(server: &mut MultiplexedConnection, prefix: &str) -> Vec<Finding> {
+    let mut findings = vec![round_trip(server).await];
     let info = Info::of(server).await;
     match &info {
         None => findings.push(Finding::new(
@@ -118,33 +158,21 @@ pub(crate) async fn examine(url: &str, prefix: &str) -> Vec<Finding> {
         }
     }
     findings.push(clock(server).await);
-    findings.extend(permissions(server, prefix).await);
+    let is_clustered = info.as_ref().is_some_and(|info| info.number("cluster_enabled") == Some(1));
+    findings.extend(permissions(server, prefix, is_clustered).await);
     findings.extend(settings(server, info.as_ref()).await);
     findings
 }
 
-async fn connect(url: &str) -> Result<MultiplexedConnection, String> {
-    // `valkey` is another name for `redis` in URLs, which the cache accepts.
-    let url = url.strip_prefix("valkey").map_or_else(|| url.to_owned(), |rest| format!("redis{rest}"));
-    if url.contains("+cluster") || url.contains("+sentinel") {
-        return Err("a cluster or sentinels: name one server with redis://".to_owned());
-    }
-    // An error may contain the URL, and with it the password.
-    let client = redis::Client::open(url).map_err(|_| "the URL can't be read".to_owned())?;
-    let connecting = tokio::time::timeout(PATIENCE, client.get_multiplexed_async_connection()).await;
-    let connection = connecting.map_err(|_| format!("no connection within {PATIENCE:?}"))?;
-    connection.map_err(|error| said(&error))
-}
-
 /// The text of the error, without its context.
-fn said(error: &RedisError) -> String {
+pub(crate) fn said(error: &RedisError) -> String {
     match (error.code(), error.detail()) {
         (Some(code), Some(detail)) => format!("{code} {detail}"),
         _ => error.to_string(),
     }
 }
 
-async fn ask<T: FromRedisValue>(server: &mut MultiplexedConnection, words: &[&str]) -> RedisResult<T> {
+pub(crate) async fn ask<T: FromRedisValue>(server: &mut MultiplexedConnection, words: &[&str]) -> RedisResult<T> {
     let mut command = redis::cmd(words[0]);
     for word in &words[1..] {
         command.arg(*word);
@@ -298,40 +326,76 @@ async fn clock(server: &mut MultiplexedConnection) -> Finding {
     }
 }
 
-/// Commands that the cache needs and that this user may not use.
-async fn permissions(server: &mut MultiplexedConnection, prefix: &str) -> Vec<Finding> {
+/// The kinds of names that the cache has, with what it is without if the user may not read or write them.
+fn names(prefix: &str, is_clustered: bool) -> Vec<(String, &'static str)> {
+    // In a cluster, these lie in one slot.
+    let together = if is_clustered { format!(":{{{prefix}}}:") } else { String::new() };
+    let tags = if is_clustered { &*together } else { ":" };
+    vec![
+        (format!("{prefix}:e:{{doctor}}:-:x"), "nothing is stored"),
+        (format!("{prefix}:l:{{doctor}}:-:x"), "nothing is stored"),
+        (format!("{prefix}:v:{{doctor}}:-:x"), "variants are lost"),
+        (format!("{prefix}:t{tags}doctor"), "nothing is stored, and invalidations fail"),
+        (format!("{prefix}:t{tags}"), "nothing is stored, and invalidations of everything fail"),
+        (format!("{prefix}:i{together}"), "nothing is stored, and invalidations fail"),
+        (format!("{prefix}:id{together}"), "a data set that was restored is not noticed"),
+        (format!("{prefix}:mark{together}"), "there is no connection"),
+        (format!("{prefix}:lurker{together}"), "banned entries are not swept"),
+        (format!("{prefix}:switches{together}"), "switches can't be turned"),
+        (format!("{prefix}:audit{together}"), "each process has an audit of its own alone"),
+        (format!("{prefix}:request{tags}doctor"), "a purge that is sent again may purge again"),
+        (format!("{prefix}:hot{together}"), "there is no warm start"),
+    ]
+}
+
+/// Commands that the cache needs and that this user may not use, and names that it may not use them on.
+async fn permissions(server: &mut MultiplexedConnection, prefix: &str, is_clustered: bool) -> Vec<Finding> {
+    const ADVICE: &str =
+        "run `ACL DRYRUN` as an administrator, or look at the permissions that RedisStore's documentation lists";
     let Ok(user) = ask::<String>(server, &["ACL", "WHOAMI"]).await else {
-        let advice =
-            "run `ACL DRYRUN` as an administrator, or look at the permissions that RedisStore's documentation lists";
-        return vec![Finding::new(Level::Note, "permissions", "can't be asked for by this user", advice)];
+        return vec![Finding::new(Level::Note, "permissions", "can't be asked for by this user", ADVICE)];
     };
-    let key = format!("{prefix}:e:doctor");
-    let mut missing = Vec::new();
-    for (command, without) in COMMANDS {
+    let names = names(prefix, is_clustered);
+    let commands = COMMANDS.iter().map(|(command, without)| (*command, &*names[0].0, *without));
+    let keys = names.iter().skip(1);
+    // `get` and `set` stand for reading and writing.
+    let on_keys = keys.flat_map(|(key, without)| ["get", "set"].map(|command| (command, &**key, *without)));
+    let mut missing: Vec<Finding> = Vec::new();
+    let mut refused: Vec<&str> = Vec::new();
+    for (command, key, without) in commands.chain(on_keys) {
+        if refused.contains(&command) {
+            continue;
+        }
         let mut words = vec!["ACL", "DRYRUN", &*user];
         words.extend(command.split('|'));
-        words.extend(arguments(command, &key));
+        words.extend(arguments(command, key));
         match ask::<String>(server, &words).await {
             Ok(answer) if answer == "OK" => {}
             Ok(_) => {
-                missing.push(Finding::new(Level::Bad, "permissions", format!("no {command}: {without}"), "allow it"))
+                let found = match key == names[0].0 {
+                    true => format!("no {command}: {without}"),
+                    false => format!("no {command} of {key}: {without}"),
+                };
+                if key == names[0].0 {
+                    refused.push(command);
+                }
+                missing.push(Finding::new(Level::Bad, "permissions", found, "allow it"));
             }
-            Err(error) if error.code() == Some("NOPERM") => {
-                let found = format!("{user} may not ask what it may do");
-                return vec![Finding::new(Level::Note, "permissions", found, "run this as an administrator as well")];
+            Err(error) => {
+                let found = match error.code() {
+                    Some("NOPERM") => format!("{user} may not ask what it may do"),
+                    _ => format!("can't be asked for: {}", said(&error)),
+                };
+                missing.push(Finding::new(Level::Note, "permissions", found, ADVICE));
+                return missing;
             }
-            Err(_) => {}
         }
     }
-    match missing.is_empty() {
-        true => vec![Finding::new(
-            Level::Good,
-            "permissions",
-            format!("{user} may do all that the cache does under {prefix}:"),
-            "",
-        )],
-        false => missing,
+    if missing.is_empty() {
+        let found = format!("{user} may do all that the cache does under {prefix}:");
+        missing.push(Finding::new(Level::Good, "permissions", found, ""));
     }
+    missing
 }
 
 /// The arguments for a valid call of the command.
@@ -444,6 +508,59 @@ mod tests {
         assert!(!missing.iter().any(|found| found.starts_with("no get:")), "{missing:?}");
         let other = examine(&url, "another").await;
         assert!(other.iter().any(|one| one.found.starts_with("no get:")), "its keys are not this user's");
+    }
+
+    #[tokio::test]
+    async fn a_user_of_entries_alone_is_told_which_names_are_missing() {
+        let server =
+            RedisServer::builder().config("user narrow on >secret ~shop:e:* ~shop:audit +@all -cluster").start();
+        let findings = examine(&server.url().replace("redis://", "redis://narrow:secret@"), "shop").await;
+        let missing: Vec<&str> = findings.iter().filter(|one| one.level == Level::Bad).map(|one| &*one.found).collect();
+        for name in ["get of shop:l:", "set of shop:t:doctor", "set of shop:switches", "set of shop:request:doctor"] {
+            assert!(missing.iter().any(|found| found.starts_with(&format!("no {name}"))), "{name}: {missing:?}");
+        }
+        assert!(!missing.iter().any(|found| found.contains("shop:e:") || found.contains("shop:audit")), "{missing:?}");
+    }
+
+    #[tokio::test]
+    async fn permissions_that_could_not_be_asked_for_are_not_called_good() {
+        let server = RedisServer::builder().config("maxmemory 100mb").start();
+        let proxy = ::tests::LyingProxy::start(server.addr()).await;
+        proxy.lie(&["ACL", "DRYRUN"], b"-ERR unknown command 'ACL'\r\n");
+        let findings = examine(&format!("redis://{}", proxy.addr()), "shop").await;
+        assert_eq!(level(&findings, "permissions"), [Level::Note], "{}", shown(&findings, false));
+        assert!(shown(&findings, false).contains("unknown command"));
+        assert!(proxy.be_honest() > 0);
+    }
+
+    #[tokio::test]
+    async fn each_primary_of_a_cluster_is_examined() {
+        let cluster = ::tests::RedisCluster::start(3, 0);
+        let findings = examine(&cluster.url(), "shop").await;
+        assert_eq!(level(&findings, "slots"), [Level::Good], "{}", shown(&findings, false));
+        for about in ["version", "role", "permissions", "clock"] {
+            assert_eq!(level(&findings, about), [Level::Good; 3], "{about}: {}", shown(&findings, false));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_primary_that_sentinels_name_is_examined() {
+        let sentinel = ::tests::RedisSentinel::start();
+        let findings = examine(&sentinel.url(), "shop").await;
+        assert_eq!(level(&findings, "role"), [Level::Good], "{}", shown(&findings, false));
+        let unknown = examine(&sentinel.url().replace("/main", "/another"), "shop").await;
+        assert!(is_bad(&unknown) && shown(&unknown, false).contains("another"), "{}", shown(&unknown, false));
+    }
+
+    #[test]
+    fn slots_that_are_missing_or_uneven_are_told() {
+        let server = |slots| Server { name: None, slots, connection: Err(String::new()) };
+        let levels = |slots: &[u64]| -> Vec<Level> {
+            balance(&slots.iter().map(|slots| server(*slots)).collect::<Vec<_>>()).iter().map(|one| one.level).collect()
+        };
+        assert_eq!(levels(&[5461, 5462, 5461]), [Level::Good]);
+        assert_eq!(levels(&[10_000, 3_192, 3_192]), [Level::Warning]);
+        assert_eq!(levels(&[5461, 5462, 0]), [Level::Bad, Level::Warning]);
     }
 
     #[tokio::test]

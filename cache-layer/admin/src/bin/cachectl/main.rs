@@ -2,6 +2,7 @@
 
 mod client;
 mod doctor;
+mod servers;
 mod show;
 mod warm;
 
@@ -127,6 +128,10 @@ enum Command {
         /// Why, for the audit
         #[arg(long)]
         reason: Option<String>,
+        /// The same for a purge that is sent again, up to 200 characters: it purges once, and is answered as before; a random one
+        /// unless given
+        #[arg(long, value_name = "KEY")]
+        idempotency_key: Option<String>,
         /// Confirm that everything is to be purged
         #[arg(long, hide = true)]
         all: bool,
@@ -150,6 +155,9 @@ enum Command {
         /// Turn it off
         #[arg(long, conflicts_with = "on_for", requires = "name")]
         off: bool,
+        /// Turn it in that process alone, also while Redis does not answer
+        #[arg(long, requires = "name")]
+        here: bool,
         /// Who turns it, for the audit
         #[arg(long, env = "USER", value_name = "NAME")]
         actor: Option<String>,
@@ -268,12 +276,14 @@ async fn ask(client: &Client, command: &Command, as_json: bool) -> Result<ExitCo
     let path = match command {
         Command::Purge { .. } => return purge(client, command, as_json).await,
         Command::Tail { .. } => return tail(client, command, as_json).await,
-        Command::Switch { name: Some(name), on_for, rate, off, actor, reason } => {
+        Command::Switch { name: Some(name), on_for, rate, off, here, actor, reason } => {
             if on_for.is_none() && !off {
                 return Err(Failure::Usage("--for says for how long, or --off turns it off".to_owned()));
             }
             let seconds = on_for.unwrap_or(0);
-            let body = json!({"switch": name, "seconds": seconds, "rate": rate, "actor": actor, "reason": reason});
+            let body = json!({
+                "switch": name, "seconds": seconds, "rate": rate, "here": here, "actor": actor, "reason": reason
+            });
             let answer = client.post("/api/switches", "application/json", body.to_string()).await?;
             print(&if as_json { pretty(&answer) } else { show::switches(&answer) })?;
             return Ok(ExitCode::SUCCESS);
@@ -394,7 +404,7 @@ fn query(path: &str, pairs: &[(&str, Option<&str>)]) -> String {
 }
 
 async fn purge(client: &Client, command: &Command, as_json: bool) -> Result<ExitCode, Failure> {
-    let Command::Purge { kind, what, origin, soft, over, dry_run, actor, reason, .. } = command else {
+    let Command::Purge { kind, what, origin, soft, over, dry_run, actor, reason, idempotency_key, .. } = command else {
         return Ok(ExitCode::SUCCESS);
     };
     let mut body = json!({
@@ -414,10 +424,22 @@ async fn purge(client: &Client, command: &Command, as_json: bool) -> Result<Exit
         Kind::All => ("all", json!(true)),
     };
     body[name] = value;
-    let answer = client.post("/api/purge", "application/json", body.to_string()).await?;
+    let key = idempotency_key.clone().unwrap_or_else(random_key);
+    let answer = client.post_once("/api/purge", &key, "application/json", body.to_string()).await;
+    let answer = answer.map_err(|failure| match dry_run {
+        true => failure,
+        // It may be under way, or done.
+        false => failure.also(&format!("sent again with --idempotency-key {key}, it purges once")),
+    })?;
     print(&if as_json { pretty(&answer) } else { show::purged(&answer) })?;
     // The purge is kept and retried, and other processes may still serve what it covers.
     Ok(ExitCode::from(u8::from(answer["delivered"] != Value::Bool(true))))
+}
+
+/// 128 random bits.
+fn random_key() -> String {
+    let random = |_| std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::time::Instant::now());
+    [0, 1].map(random).map(|half| format!("{half:016x}")).concat()
 }
 
 async fn tail(client: &Client, command: &Command, as_json: bool) -> Result<ExitCode, Failure> {
@@ -482,6 +504,12 @@ mod tests {
         assert!(parse("cachectl purge tag t --soft --over 60s") && !parse("cachectl purge tag t --over 60s"));
         assert!(parse("cachectl purge all --soft --over 10m") && !parse("cachectl purge tag t --soft --over soon"));
         assert!(!parse("cachectl purge tag") && !parse("cachectl purge") && !parse("cachectl purge everything"));
+    }
+
+    #[test]
+    fn each_purge_has_a_key_of_its_own() {
+        let keys: std::collections::HashSet<String> = (0..1000).map(|_| random_key()).collect();
+        assert_eq!((keys.len(), keys.iter().all(|key| key.len() == 32)), (1000, true));
     }
 
     #[test]

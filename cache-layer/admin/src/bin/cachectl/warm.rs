@@ -4,7 +4,6 @@ use std::{
     collections::HashMap,
     io::{BufRead as _, IsTerminal as _, Write as _},
     path::Path,
-    sync::Arc,
     time::Duration,
 };
 
@@ -17,15 +16,19 @@ use hyper_util::{
 };
 use serde_json::{Value, json};
 use tokio::{
-    sync::Semaphore,
-    task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval, timeout},
+    task::{JoinError, JoinSet},
+    time::{Instant, sleep_until, timeout},
 };
 
 use super::client::Failure;
 
 /// How long a response may take.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The longest pause between requests to an application that answers 429, and after such an answer, unless it says how long.
+const SLOWEST: Duration = Duration::from_secs(10);
+const A_WHILE: Duration = Duration::from_secs(1);
+/// The longest that it is believed.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// The width of the bar in characters.
 const WIDTH: usize = 30;
 
@@ -72,6 +75,8 @@ struct Outcome {
     /// The error of the last request that had no response at all.
     unreachable: Option<String>,
     answered: bool,
+    /// How long the application wants to be left alone, since the last request.
+    wait: Option<Duration>,
 }
 
 /// The content of a line of the file.
@@ -165,33 +170,39 @@ impl Warm {
 
     async fn ask(&self, requests: Vec<Request<Empty<Bytes>>>) -> Outcome {
         let client: Client<HttpConnector, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
-        let (places, began, all) = (Arc::new(Semaphore::new(self.at_once.into())), Instant::now(), requests.len());
-        let mut pace = interval(Duration::from_secs_f64(1.0 / self.rate));
-        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (began, all) = (Instant::now(), requests.len());
+        let (mut next, mut pace) = (began, Duration::from_secs_f64(1.0 / self.rate));
         let (mut asking, mut outcome) = (JoinSet::new(), Outcome::default());
         let bar = Bar { is_shown: std::io::stderr().is_terminal(), all, began };
         for request in requests {
-            pace.tick().await;
-            // The semaphore is never closed.
-            let Ok(place) = places.clone().acquire_owned().await else { break };
-            let client = client.clone();
-            asking.spawn(async move {
-                let answer = ask_for(&client, request).await;
-                drop(place);
-                answer
-            });
             while let Some(answer) = asking.try_join_next() {
-                outcome.add(answer.unwrap_or_else(|error| Err(error.to_string())));
+                outcome.add(joined(answer));
+            }
+            while asking.len() >= self.at_once.into() {
+                let Some(answer) = asking.join_next().await else { break };
+                outcome.add(joined(answer));
+            }
+            // An application that has enough of requests gets half as many from then on.
+            if let Some(wait) = outcome.wait.take() {
+                (pace, next) = ((pace * 2).min(SLOWEST.max(pace)), Instant::now() + wait);
             }
             bar.show(&outcome);
+            sleep_until(next).await;
+            next = Instant::now() + pace;
+            let client = client.clone();
+            asking.spawn(async move { ask_for(&client, request).await });
         }
         while let Some(answer) = asking.join_next().await {
-            outcome.add(answer.unwrap_or_else(|error| Err(error.to_string())));
+            outcome.add(joined(answer));
             bar.show(&outcome);
         }
         bar.end();
         outcome
     }
+}
+
+fn joined(answer: Result<Result<Answer, String>, JoinError>) -> Result<Answer, String> {
+    answer.unwrap_or_else(|error| Err(error.to_string()))
 }
 
 fn lines(file: &Path) -> std::io::Result<Box<dyn Iterator<Item = std::io::Result<Vec<u8>>>>> {
@@ -243,7 +254,10 @@ async fn ask_for(
         while let Some(frame) = body.frame().await {
             frame.map_err(|error| format!("{uri}: {error}"))?;
         }
-        Ok(Answer { status: parts.status, said: said(&parts.headers) })
+        let after = parts.headers.get(header::RETRY_AFTER).and_then(|after| after.to_str().ok()?.parse().ok());
+        let wait = after.map_or(A_WHILE, Duration::from_secs).min(LONGEST_WAIT);
+        let wait = (parts.status == StatusCode::TOO_MANY_REQUESTS).then_some(wait);
+        Ok(Answer { status: parts.status, said: said(&parts.headers), wait })
     };
     timeout(PATIENCE, answer).await.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}")))
 }
@@ -251,6 +265,8 @@ async fn ask_for(
 struct Answer {
     status: StatusCode,
     said: String,
+    /// How long the application wants to be left alone, if it has enough of requests.
+    wait: Option<Duration>,
 }
 
 /// The last member of `Cache-Status`, in a word or two.
@@ -287,12 +303,11 @@ impl Outcome {
         let result = match answer {
             Ok(answer) => {
                 self.answered = true;
-                self.failed += usize::from(answer.status.is_server_error());
-                if answer.status.is_server_error() {
-                    format!("failed: {}", answer.status.as_u16())
-                } else {
-                    answer.said
-                }
+                // What is not there, under a host that is none of the application's, for example, warms nothing.
+                let has_failed = answer.status.is_client_error() || answer.status.is_server_error();
+                self.failed += usize::from(has_failed);
+                self.wait = answer.wait.or(self.wait);
+                if has_failed { format!("failed: {}", answer.status.as_u16()) } else { answer.said }
             }
             Err(why) => {
                 self.failed += 1;
@@ -399,7 +414,7 @@ mod tests {
     fn the_bar_says_how_far_it_is() {
         let bar = Bar { is_shown: false, all: 3, began: Instant::now() };
         let mut outcome = Outcome::default();
-        outcome.add(Ok(Answer { status: StatusCode::OK, said: "stored".to_owned() }));
+        outcome.add(Ok(Answer { status: StatusCode::OK, said: "stored".to_owned(), wait: None }));
         outcome.add(Err("gone".to_owned()));
         let text = bar.text(&outcome, Duration::from_secs(2));
         assert!(text.starts_with("[####################          ] 2/3, 1 stored, 1 failed, 2 s"), "{text}");

@@ -12,6 +12,7 @@
 //! | `<prefix>:i` | when a tag was last invalidated |
 //! | `<prefix>:switches` | the operator's switches, and until when they are on |
 //! | `<prefix>:audit` | who changed what: a stream |
+//! | `<prefix>:request:<id>` | which process carries out an operator's request, and then the answer |
 //! | `<prefix>:hot` | the keys with most hits of each process, for processes that start: a stream |
 //! | `<prefix>:id` | the server that had this data set last |
 //! | `<prefix>:mark` | distinguishes this data set from every other one |
@@ -155,6 +156,11 @@ impl Names {
 
     pub(crate) fn audit(&self) -> String {
         self.beside_tags("audit")
+    }
+
+    /// The name of the record of an operator's request.
+    pub(crate) fn request(&self, id: &str) -> String {
+        format!("{}{}{id}", self.beside_tags("request"), if self.is_clustered() { "" } else { ":" })
     }
 
     pub(crate) fn hot(&self) -> String {

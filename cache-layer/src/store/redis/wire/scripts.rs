@@ -717,6 +717,16 @@ impl Batch {
         self.cmd("SET", Expected::AnyType).arg(name).arg(value).arg("NX").arg("GET").arg("PX").arg(life);
     }
 
+    /// Sets `name` for this many milliseconds, unless it has a value.
+    pub(crate) fn set_unless_set(&mut self, name: &str, value: &[u8], life: u64) {
+        self.cmd("SET", Expected::AnyType).arg(name).arg(value).arg("NX").arg("GET").arg("PX").arg(life);
+    }
+
+    /// Sets `name` for this many milliseconds.
+    pub(crate) fn set_for(&mut self, name: &str, value: &[u8], life: u64) {
+        self.cmd("SET", Expected::Reply).arg(name).arg(value).arg("PX").arg(life);
+    }
+
     /// The remaining life of `name`, in milliseconds.
     pub(crate) fn left(&mut self, name: &str) {
         self.cmd("PTTL", Expected::Reply).arg(name);
