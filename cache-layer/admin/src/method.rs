@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures_util::future::{BoxFuture, Either};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
+use http::{HeaderValue, Request, Response, StatusCode, Uri, header};
 use tower_layer::Layer;
 use tower_service::Service;
 
