@@ -60,6 +60,7 @@ impl AdminServer {
             head: config.header_timeout,
             idle: config.idle_timeout.min(IDLE),
             last: Duration::ZERO,
+            http1_only: true,
         };
         let mut serving = JoinSet::new();
         serving.spawn(connections::serve(listener, router, limits, ShutdownHandle::default(), pending()));

@@ -55,6 +55,8 @@ pub(crate) struct Limits {
     pub(crate) idle: Duration,
     /// With nothing of it, once no more connections are accepted: a request may be on its way.
     pub(crate) last: Duration,
+    /// Whether HTTP/2 is refused: its clients can leave a response unread for as long as they like.
+    pub(crate) http1_only: bool,
 }
 
 /// Accepts connections until `last`, and serves each to its end. Cuts them off when dropped.
@@ -126,7 +128,10 @@ impl Connection {
             move |bytes: &[u8]| traffic.received(bytes)
         });
         let answer = service_fn(|request| self.answer(request, peer, &traffic));
-        let protocols = auto::Builder::new(TokioExecutor::new());
+        let mut protocols = auto::Builder::new(TokioExecutor::new());
+        if self.limits.http1_only {
+            protocols = protocols.http1_only();
+        }
         let mut connection = pin!(protocols.serve_connection(TokioIo::new(stream), answer));
         let mut overdue = pin!(traffic.overdue(self.limits));
         let mut last_request = pin!(self.last_request(&traffic));
@@ -328,7 +333,8 @@ mod tests {
     /// Longer than any of these tests.
     const LONG: Duration = Duration::from_secs(600);
     const SHORT: Duration = Duration::from_millis(300);
-    const PATIENT: Limits = Limits { most: Semaphore::MAX_PERMITS, head: LONG, idle: LONG, last: LONG };
+    const PATIENT: Limits =
+        Limits { most: Semaphore::MAX_PERMITS, head: LONG, idle: LONG, last: LONG, http1_only: false };
 
     async fn listen() -> (TcpListener, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

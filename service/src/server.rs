@@ -94,8 +94,13 @@ impl Server {
         );
 
         let last = LAST_REQUESTS.min(config.shutdown_timeout / 2);
-        let limits =
-            Limits { most: Semaphore::MAX_PERMITS, head: config.header_timeout, idle: config.idle_timeout, last };
+        let limits = Limits {
+            most: Semaphore::MAX_PERMITS,
+            head: config.header_timeout,
+            idle: config.idle_timeout,
+            last,
+            http1_only: false,
+        };
         let stop_accepting = {
             let shutdown = app.shutdown.clone();
             async move {

@@ -336,6 +336,7 @@ function shown(told) {
       ["", told.is_final || told.cache_status === null ? undefined : "if the response may be stored: the application decides"],
       ["Reason", told.reason && element("span", {}, element("code", {}, told.reason.name), " – " + told.reason.means)],
       ["Stored, but", told.rejected && ({ tag: "a tag of it was invalidated, or its token is lost", pattern: "a pattern that its key matches was deleted" }[told.rejected] || told.rejected)],
+      ["Void by the pattern", told.banned_by && element("code", {}, told.banned_by)],
       ["Before that", told.first_reason && element("span", {}, element("code", {}, told.first_reason.name), " – " + told.first_reason.means)],
       ["Found in", told.tier === "none" ? undefined : told.tier], ["Stored for", told.alias_of && element("code", {}, told.alias_of)], ["Rule", told.rule && element("code", {}, told.rule)],
       ["Loading here", told.is_loading ? "yes" : undefined], ["Lease", lease(told.lease)],
@@ -381,7 +382,8 @@ async function explain() {
 // ---------------------------------------------------------------------------------------------------------- stored
 
 function tagLink({ name }) {
-  return element("a", { href: "#stored?tag=" + encodeURIComponent(name) }, name);
+  // A name of which a part is hidden leads nowhere.
+  return name.includes("•••") ? name : element("a", { href: "#stored?tag=" + encodeURIComponent(name) }, name);
 }
 
 async function entry() {

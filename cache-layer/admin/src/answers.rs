@@ -55,6 +55,11 @@ impl Answers {
         known.push_back((asked.clone(), answer.clone()));
         Ok(answer)
     }
+
+    /// Forgets a request that has no answer, and will have none.
+    pub(crate) fn forget(&self, asked: &Asked) {
+        self.known().retain(|(before, answer)| before != asked || answer.initialized());
+    }
 }
 
 #[cfg(test)]

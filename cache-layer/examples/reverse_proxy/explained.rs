@@ -97,13 +97,22 @@ struct Note {
     so_far: Arc<Mutex<SoFar>>,
 }
 
+/// What the origin answered.
+#[derive(Default)]
+enum Answer {
+    #[default]
+    None,
+    Failed,
+    /// The head of a response.
+    Response(Response<Hinted>),
+}
+
 #[derive(Default)]
 struct SoFar {
     held: Option<Held>,
     /// How often the origin was asked.
     calls: usize,
-    /// The head of its response; `None` within if it failed.
-    answer: Option<Option<Response<Hinted>>>,
+    answer: Answer,
     /// The request was not decided in time.
     is_late: bool,
     is_over: bool,
@@ -122,7 +131,7 @@ impl Note {
         let mut so_far = lock(&self.so_far);
         if !so_far.is_over {
             so_far.held = Some(self.clock.hold());
-            so_far.answer = Some(answer);
+            so_far.answer = answer.map_or(Answer::Failed, Answer::Response);
         }
     }
 
@@ -149,7 +158,7 @@ impl Body for Hinted {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.clone()
+        self.0
     }
 }
 
@@ -346,10 +355,10 @@ fn decided(explanation: Explanation, so_far: &SoFar) -> Option<Explanation> {
     }
     let explanation = match (explanation.is_final, &so_far.answer) {
         (true, _) => explanation,
-        (false, Some(Some(head))) if so_far.calls == 1 => explanation.if_answered(head),
-        (false, Some(None)) if so_far.calls == 1 => explanation.if_failed(),
+        (false, Answer::Response(head)) if so_far.calls == 1 => explanation.if_answered(head),
+        (false, Answer::Failed) if so_far.calls == 1 => explanation.if_failed(),
         // The origin was to be asked, and was not.
-        (false, None) if so_far.calls == 0 => return Some(explanation),
+        (false, Answer::None) if so_far.calls == 0 => return Some(explanation),
         (false, _) => return None,
     };
     // A response to POST may be stored for GET.

@@ -358,7 +358,7 @@ impl WritePermit {
         }
         let unawaited = self.unawaited.get_or_insert_with(Instant::now).elapsed();
         let (background, bound) = (self.lease_guard.is_in_background(), self.cache.0.abandoned_load);
-        let storable = self.refusal().is_none() && !self.overaged && !self.overtaken;
+        let storable = self.refusal().is_none() && !self.overaged && !self.overtaken && !self.is_transient;
         let contended = demand == Demand::Contended && (!background || unawaited >= bound);
         !storable || contended || (!background && unawaited >= bound)
     }
@@ -431,6 +431,8 @@ impl WritePermit {
     /// Notes that the result is made from something stale, and so is for the followers alone: a commit stores nothing. `false` if
     /// there are none.
     pub(crate) fn is_for_followers(&mut self) -> bool {
+        // From now on no request can join: the next one leads a load of its own.
+        self.flight.leave();
         self.is_transient = self.flight.is_followed();
         self.is_transient
     }
@@ -444,7 +446,9 @@ impl WritePermit {
         let outcome = match &self.lease_guard.lease {
             Ok(lease) if stands && !self.cache.0.store.overtaken(lease) => FlightOutcome::Transient(entries.into()),
             Err(NoCacheReason::StoreUnavailable) if stands => FlightOutcome::Unstored(entries.into()),
-            _ => FlightOutcome::Void,
+            // Without a lease no later load could be shared either: each follower loads for itself, and at once.
+            Err(_) => FlightOutcome::Transient(Arc::default()),
+            Ok(_) => FlightOutcome::Void,
         };
         self.unstored(NoCacheReason::MadeFromStale, None, outcome);
     }

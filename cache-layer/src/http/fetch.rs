@@ -72,15 +72,8 @@ impl<S: Origin<B>, B: Send + 'static> Asking<S, B> {
     }
 
     /// Begins the load that a request leads, in this span.
-    fn lead(
-        self: Box<Self>,
-        flight: Flight,
-        miss: Miss,
-        purpose: Purpose,
-        patience: Patience,
-        span: Span,
-    ) -> Leading<S, B> {
-        let Self { context, service, request, key, target } = *self;
+    fn lead(self, flight: Flight, miss: Miss, purpose: Purpose, patience: Patience, span: Span) -> Leading<S, B> {
+        let Self { context, service, request, key, target } = self;
         let asked = CacheRequest::as_get(&context, target, key, &request);
         let headers = asked.headers.clone();
         flight.is_in(&span);
@@ -117,7 +110,7 @@ impl<S: Origin<B>, B: Send + 'static> Asking<S, B> {
             LeaderAnswer::Stored(_) => cache.background_span(&self.key, &span),
             LeaderAnswer::Load | LeaderAnswer::LoadOrStale(..) => cache.load_span(&self.key, &span),
         };
-        let leading = self.lead(flight, miss, purpose, patience, load_span);
+        let leading = (*self).lead(flight, miss, purpose, patience, load_span);
         match answer {
             LeaderAnswer::Stored(response) => Begun::Answered(Some(*response)),
             LeaderAnswer::Load => Begun::Leads(leading, span),
@@ -255,9 +248,11 @@ pub(super) fn fetch_missing<S: Origin<B>, B: Send + 'static>(
     Missing::New(Some((asking, seen, span)))
 }
 
+type Unbegun<S, B> = (Box<Asking<S, B>>, Seen, LookupSpan);
+
 #[allow(clippy::large_enum_variant, reason = "every one of them begins so")]
 enum Missing<S: Origin<B>, B> {
-    New(Option<(Box<Asking<S, B>>, Seen, LookupSpan)>),
+    New(Option<Unbegun<S, B>>),
     Begun(Begun<S, B>),
 }
 

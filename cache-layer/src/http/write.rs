@@ -14,7 +14,7 @@ use super::{
     granted_load::{Asked, GrantedLoad},
     oneshot::Oneshot,
     origin::Origin,
-    plan::CacheRequest,
+    plan::{CacheRequest, is_hinted},
     reply::LoadReply,
     rules::RequestSettings,
     select::{Miss, Route},
@@ -96,6 +96,7 @@ pub(super) async fn write_through<S: Origin<B>, B>(
 ) -> Result<Response<ResponseBody<S::Content>>, S::Error> {
     let method = request.method().clone();
     let headers = request.headers().clone();
+    let is_hinted = is_hinted(request.extensions());
     settings.context(&target, &Method::GET).add_plain_tags(&mut request);
     let voids = &settings.context(&target, &method).policy.voids;
     let (changes, request) = if is_safe(&method) { (false, request) } else { voids.judge(request) };
@@ -120,8 +121,7 @@ pub(super) async fn write_through<S: Origin<B>, B>(
         abandoned.affected = None;
     }
     let is_call = is_grpc(&headers) && is_grpc(response.headers());
-    let request =
-        CacheRequest { target, key, method, has_content: false, is_hinted: false, headers: headers.into(), time };
+    let request = CacheRequest { target, key, method, has_content: false, is_hinted, headers: headers.into(), time };
     if changes && !is_call {
         let mut affected = Affected::default();
         if invalidates(&request.method, response.status()) {

@@ -1393,10 +1393,12 @@ impl<'a> Algebra<'a> {
         let names: Vec<String> = carried.iter().map(|tag| format!("tag {tag}")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let committed = self.subject.commit(lease, "x", &names).await;
-        // Without a token from before the load, it is not known whether this tag was invalidated.
-        let overtaken = |tag: &usize| tags[*tag] || any_tag && (!self.known[*tag] || made[*tag]);
+        // Without a token from before the load, Redis does not tell whether this tag was invalidated. Memory knows.
+        let is_exact = self.subject.memory.is_some();
+        let overtaken = |tag: &usize| tags[*tag] || !is_exact && any_tag && (!self.known[*tag] || made[*tag]);
         let lost = |tag: &usize| !self.known[*tag] || made[*tag] || made_before[*tag];
-        let either = any_tag && carried.iter().any(|tag| made_before[*tag]) || any_ban && carried.iter().any(lost);
+        let in_doubt = |tag: &usize| !is_exact && any_tag && made_before[*tag] || any_ban && lost(tag);
+        let either = carried.iter().any(in_doubt);
         let expected = if voided || carried.iter().any(overtaken) { Committed::Refused } else { Committed::Stored };
         self.commits += 1;
         // The lease of a look-up is as old as the look-up: an invalidation since then counts as if it had overtaken the load.

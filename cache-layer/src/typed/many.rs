@@ -483,8 +483,11 @@ where
         let mut left = Vec::new();
         for ((asked, miss), stale) in waiting.into_iter().zip(stale) {
             match stale {
-                Some((hit, _)) => self.settled[asked.place] = Some(Ok(asked.ask.stands_in(hit))),
-                None => left.push((asked, miss)),
+                // It may have become too old during the wait.
+                Some((hit, _)) if asked.ask.is_usable(&hit.entry) => {
+                    self.settled[asked.place] = Some(Ok(asked.ask.stands_in(hit)));
+                }
+                _ => left.push((asked, miss)),
             }
         }
         let loaded = if left.is_empty() { None } else { Some(load.await) };

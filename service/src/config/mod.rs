@@ -171,8 +171,8 @@ pub struct Config {
     #[arg(long, value_name = "ADDRESS", value_parser = listen)]
     pub admin_listen: Option<SocketAddr>,
 
-    /// A file with the token that the operator's API requires, read again when it changes; without one it answers clients on this
-    /// machine only, and changes nothing
+    /// A file with the token that the operator's API requires, read again when it changes; without one, at a loopback address the
+    /// API answers clients on this machine and changes nothing, and at another address it answers nobody
     #[arg(long, value_name = "FILE", value_parser = |path: &str| TokenFile::read(path), requires = "admin_listen")]
     pub admin_token_file: Option<TokenFile>,
 

@@ -179,7 +179,7 @@ impl Plan {
             stale_while_revalidate_ms: of(plan.stale_while_revalidate),
             stale_if_error_ms: of(plan.stale_if_error),
             kept_ms: of(plan.gone),
-            tags: plan.tags.clone(),
+            tags: plan.tags.iter().map(|tag| redact::url(tag)).collect(),
             vary: plan.vary.clone(),
             minted: plan.minted,
             answers_other_queries: plan.answers_other_queries,

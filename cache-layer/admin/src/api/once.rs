@@ -39,7 +39,12 @@ pub(super) async fn once(
     run: impl Future<Output = Result<Value, Problem>> + Send,
 ) -> Result<Value, Problem> {
     let answer = context.0.answers.of(asked).map_err(|_| reused())?;
-    answer.get_or_try_init(|| in_the_fleet(context, asked, run)).await.cloned()
+    let answered = answer.get_or_try_init(|| in_the_fleet(context, asked, run)).await.cloned();
+    if answered.as_ref().is_err_and(|problem| problem.status() == StatusCode::UNPROCESSABLE_ENTITY) {
+        // The key belongs to another request, which may be sent to this process as well.
+        context.0.answers.forget(asked);
+    }
+    answered
 }
 
 async fn in_the_fleet(
@@ -153,9 +158,9 @@ mod tests {
         end.send(json!({"id": 7})).unwrap();
         assert_eq!(running.await.unwrap().unwrap(), json!({"id": 7}));
         assert!(life(&server) > 60_000);
-        // `there` knows the key by another body, and so asks as a third one does.
+        // What `there` refused is not remembered as the request of this key.
         let third = process(&server).await;
-        for context in [&here, &third, &third] {
+        for context in [&here, &there, &third, &third] {
             assert_eq!(once(context, &asked, never()).await.unwrap(), json!({"id": 7}));
         }
     }

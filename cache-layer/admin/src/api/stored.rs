@@ -72,7 +72,7 @@ impl Entry {
             ],
             soft_invalidated: entry.soft_invalidated,
             from_the_future: entry.from_the_future,
-            tags: entry.tags.clone(),
+            tags: entry.tags.iter().map(|tag| redact::url(tag)).collect(),
             bytes: entry.bytes,
             memory_bytes: entry.memory,
             load_ms: u64::try_from(entry.load_time.as_millis()).unwrap_or(u64::MAX),
@@ -332,7 +332,7 @@ impl Tag {
     pub(super) fn of(name: &str, details: Option<TagDetails>) -> Self {
         let (since, change) = (details.map(|tag| tag.since), details.map(|tag| tag.change.as_str()));
         Self {
-            name: name.to_owned(),
+            name: redact::url(name),
             since,
             change,
             means: meaning(name),

@@ -393,7 +393,8 @@ impl Context {
         let (response, now) = (entry.response(), self.cache.now());
         let is_shown = |name: &HeaderName| !annotate::is_own(name) && *name != AGE;
         let mut headers = HeaderMap::new();
-        for (name, value) in response.headers.iter().filter(|(name, _)| is_shown(name)) {
+        // As they were stored: those of `response` may have places for the fields of a coding.
+        for (name, value) in entry.stored_headers().iter().filter(|(name, _)| is_shown(name)) {
             headers.append(name, value.clone());
         }
         self.policy.strip_internal(&mut headers);

@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use redis::aio::MultiplexedConnection;
@@ -48,14 +49,17 @@ pub(super) enum Turn<'a> {
 
 impl<'a> Turn<'a> {
     /// Returns once no other task reads, or after several have read in vain.
-    async fn comes(session: &'a Session) -> Result<Self, StoreError> {
+    async fn comes(session: &'a Session, patience: Duration) -> Result<Self, StoreError> {
         for _ in 0..FOLLOWED {
             if session.tokens.get(EVERYTHING).is_some() {
                 return Ok(Self::Known);
             }
             match session.tokens.share_read() {
                 SharedTurn::Lead(leading) => return Ok(Self::Own(Some(leading))),
-                SharedTurn::Follow(end) => end.wait().await.clone()?,
+                SharedTurn::Follow(end) => match timeout(patience, end.wait()).await {
+                    Ok(ended) => ended.clone()?,
+                    Err(_) => session.tokens.give_up_on(&end),
+                },
             }
         }
         Ok(if session.tokens.get(EVERYTHING).is_some() { Self::Known } else { Self::Own(None) })
@@ -253,9 +257,8 @@ impl RedisStore {
         if !session.tracking {
             return Ok(Turn::Own(None));
         }
-        // The task that reads may have been left without being dropped.
-        let turn = timeout(self.0.context.timeouts.operation, Turn::comes(session)).await;
-        turn.unwrap_or(Err(StoreError::TimedOut))
+        // The task that reads may have been left without being dropped: the caller has to have time for a read of its own.
+        Turn::comes(session, self.0.context.timeouts.operation / 4).await
     }
 
     /// The records of these tags, tracked from now on; `None` for a tag without one.

@@ -79,9 +79,17 @@ async fn no_schedule_reads_what_was_invalidated_from_first_tiers_that_warm_up_un
 async fn the_same_schedules_find_bans_stale_that_are_taken_off_before_the_leases_are_swept() {
     let server = RedisServer::start();
     let nodes = nodes(async || Hasty(connect(server.url()).await)).await;
-    let counters = run(&server, nodes, 1_000).await;
-    println!("{counters:?}");
-    assert!(counters.stale.into_inner() > 0);
+    // One run in three of a thousand finds none.
+    let mut found = false;
+    for _ in 0..20 {
+        let counters = run(&server, nodes.clone(), 500).await;
+        println!("{counters:?}");
+        found = counters.stale.into_inner() > 0;
+        if found {
+            break;
+        }
+    }
+    assert!(found);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

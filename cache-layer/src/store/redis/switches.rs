@@ -74,7 +74,8 @@ impl RedisStore {
         let (AnyType(said), Time(now)): (AnyType, Time) = connection.run(Operation::Watch, session, &batch).await?;
         let now = str::from_utf8(&now).ok().and_then(|digits| u64::from_str_radix(digits, 16).ok());
         if let (Some(said), Some(now)) = (said, now) {
-            for state in parse(&said, now / 1000) {
+            let before = std::mem::replace(&mut *self.0.context.applied_switches.lock(), said.to_vec());
+            for state in parse(&new_lines(&said, &before), now / 1000) {
                 self.0.context.switches.set_since(asked, state);
             }
         }
@@ -90,6 +91,13 @@ impl RedisStore {
             tier.turn_off(off);
         }
     }
+}
+
+/// The lines that are not in the value from `before`: a switch that was turned in this process alone since then stays as it is.
+fn new_lines(said: &[u8], before: &[u8]) -> Vec<u8> {
+    let known: Vec<&[u8]> = before.split(|byte| *byte == b'\n').collect();
+    let new: Vec<&[u8]> = said.split(|byte| *byte == b'\n').filter(|line| !known.contains(line)).collect();
+    new.join(&b'\n')
 }
 
 /// The state of each switch, by the value of the key at `now`.
@@ -134,6 +142,14 @@ async fn follow(store: Weak<Inner>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_counts_once() {
+        let before = b"bypass-reads 2000\nstop-fills off 9000";
+        assert_eq!(new_lines(before, b""), before);
+        assert_eq!(new_lines(before, before), b"");
+        assert_eq!(new_lines(b"bypass-reads 2000\nstop-fills 9500", before), b"stop-fills 9500");
+    }
 
     #[test]
     fn what_is_over_or_off_or_unknown_is_not_on() {

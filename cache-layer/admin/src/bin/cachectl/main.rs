@@ -150,7 +150,7 @@ enum Command {
         #[arg(long = "for", value_name = "TIME", value_parser = seconds_of_a_switch, requires = "name")]
         on_for: Option<u64>,
         /// For verification-rate: the share of the hits that is verified, from 0 (none) to 1; 0.01 unless given
-        #[arg(long, value_name = "RATE", value_parser = rate, requires = "on_for")]
+        #[arg(long, value_name = "RATE", value_parser = rate, requires = "on_for", conflicts_with = "off")]
         rate: Option<f64>,
         /// Turn it off
         #[arg(long, conflicts_with = "on_for", requires = "name")]

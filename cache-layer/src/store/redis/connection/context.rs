@@ -18,7 +18,7 @@ use crate::store::redis::{
     },
     wire::names::Names,
 };
-use crate::{store::SweepListeners, switches::Switches};
+use crate::{store::SweepListeners, switches::Switches, sync::Mutex};
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timeouts {
@@ -52,6 +52,8 @@ pub(crate) struct Context {
     pub(crate) is_lurking: AtomicBool,
     pub(crate) sweeps: SweepListeners,
     pub(crate) switches: Arc<Switches>,
+    /// The value of the key of the switches when it was last applied.
+    pub(crate) applied_switches: Mutex<Vec<u8>>,
     /// Notified when the key of the switches has changed, or may have.
     pub(crate) switches_changed: Arc<Notify>,
 }
@@ -81,6 +83,7 @@ impl Context {
             is_lurking: AtomicBool::new(false),
             sweeps: SweepListeners::default(),
             switches: Arc::default(),
+            applied_switches: Mutex::default(),
             switches_changed: Arc::default(),
         }
     }

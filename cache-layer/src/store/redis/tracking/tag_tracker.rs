@@ -64,9 +64,17 @@ impl LeadingRead<'_> {
 
 impl Drop for LeadingRead<'_> {
     fn drop(&mut self) {
-        *self.shared.lock() = None;
+        end_read(self.shared, &self.end);
         // An error if it has failed.
         let _ = self.end.set(Ok(()));
+    }
+}
+
+/// Lets another task read, unless one does already.
+fn end_read(shared: &Mutex<Option<Arc<SharedRead>>>, end: &Arc<SharedRead>) {
+    let mut shared = shared.lock();
+    if shared.as_ref().is_some_and(|under_way| Arc::ptr_eq(under_way, end)) {
+        *shared = None;
     }
 }
 
@@ -200,6 +208,11 @@ impl TagTracker {
                 SharedTurn::Lead(LeadingRead { shared: &self.shared, end })
             }
         }
+    }
+
+    /// Lets another task read: the one that does may not be polled any more, although it has not been dropped.
+    pub(crate) fn give_up_on(&self, end: &Arc<SharedRead>) {
+        end_read(&self.shared, end);
     }
 
     /// How often the record of everything may have changed.
