@@ -423,6 +423,9 @@ async fn what_is_stored_under_a_key_is_told_with_its_fields_and_codings() {
         codings.iter().any(|&(coding, bytes)| coding == Coding::Gzip && bytes < stored.entry.bytes)
     })
     .await;
+    // Fields that only responses have are not stored.
+    let headers = app.layer.stored(&key).await.unwrap().headers;
+    assert!(!headers.contains_key("content-encoding") && !headers.contains_key("vary"), "{headers:?}");
 }
 
 #[tokio::test]

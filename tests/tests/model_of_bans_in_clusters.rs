@@ -395,7 +395,7 @@ impl Model for Protocol {
         }
         for (id, load) in state.loads.iter().enumerate().take(self.loads()) {
             match load {
-                Load::None if state.lease.is_none() && !self.has_primary(state) => actions.push(Action::Claim(id)),
+                Load::None if state.lease.is_none() && !Self::has_primary(state) => actions.push(Action::Claim(id)),
                 Load::None => {}
                 Load::Claimed(_) => actions.push(Action::Begin(id)),
                 Load::Began(known, _) => {
@@ -482,7 +482,7 @@ impl Model for Protocol {
                         true => state.record.is_some_and(|record| record.newest > 0 && record.listed.is_none()),
                         false => state.sweeping.is_none(),
                     };
-                    over && protocol.has_primary(state) && state.floor == protocol.changes
+                    over && Protocol::has_primary(state) && state.floor == protocol.changes
                 },
             ),
             Property::sometimes("names move while they are swept", |protocol: &Self, state: &State| {
@@ -588,13 +588,13 @@ impl Protocol {
         Some(())
     }
 
-    fn has_primary(&self, state: &State) -> bool {
+    fn has_primary(state: &State) -> bool {
         state.entries[PRIMARY].is_some_and(|entry| state.permits(entry, entry.known))
     }
 
     /// What a request may be answered with.
     fn reachable(&self, state: &State) -> Vec<Option<Entry>> {
-        let Some(primary) = state.entries[PRIMARY].filter(|_| self.has_primary(state)) else { return Vec::new() };
+        let Some(primary) = state.entries[PRIMARY].filter(|_| Self::has_primary(state)) else { return Vec::new() };
         let known = |variant: Entry| if self.variants_know { variant.known } else { primary.known };
         let variants = state.entries[1..self.names()].iter();
         let variants = variants.map(|variant| variant.filter(|variant| state.permits(*variant, known(*variant))));

@@ -2,7 +2,7 @@
 
 use std::{sync::Mutex, time::Duration};
 
-use cache_layer::{Cache, CacheLayer, Clock, Freshness, Hints, Rule, Rules, store::MemoryStore};
+use cache_layer::{Cache, CacheLayer, Clock, Freshness, Hints, Profile, Rule, Rules, store::MemoryStore};
 use http::{HeaderName, Method, Request, StatusCode, Uri, header::CACHE_CONTROL};
 use tests::{App, Body, Origin, Response, echo, request};
 
@@ -367,6 +367,19 @@ mod a_hint {
                 assert_eq!(ask(&app, "/prices", hints.clone()).await.x_cache(), expected, "{hints:?}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn keeps_no_response_to_post_from_an_invalidation_of_its_uri() {
+        let fields = &[("cache-control", "max-age=60"), ("content-location", "/prices")];
+        let app = app(&Origin::echo(fields), |layer| layer.profile(Profile::Strict));
+        let hints = || Hints::new().key_part("one");
+        let mut post = request(Method::POST, "/prices", &[]);
+        hints().add_to(post.extensions_mut());
+        app.ask(post).await;
+        assert_eq!(ask(&app, "/prices", hints()).await.x_cache(), "HIT");
+        assert!(app.layer.invalidate_uri(&http::Uri::from_static("http://shop.example/prices")).await.unwrap());
+        assert_eq!(ask(&app, "/prices", hints()).await.x_cache(), "MISS");
     }
 
     #[tokio::test]

@@ -225,6 +225,24 @@ async fn a_process_that_was_away_does_not_keep_a_time_that_was_cut_short() {
     wait_until("it is over there", async || !is_on(&there, Switch::StopFills)).await;
 }
 
+/// The lines of other switches, and of what is over, are read again each time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_turned_in_one_process_stays_until_the_same_one_is_turned_in_the_fleet() {
+    let server = RedisServer::start();
+    let (here, there) = (node(&server).await.0, node(&server).await.0);
+    there.switch(Switch::BypassReads, Duration::from_secs(1)).await.unwrap();
+    there.switch(Switch::StopFills, MINUTE).await.unwrap();
+    let are_known = || is_on(&here, Switch::StopFills) && !is_on(&here, Switch::BypassReads);
+    wait_until("one is on, and the other over", async || are_known()).await;
+    here.switch_here(Switch::BypassReads, MINUTE).unwrap();
+    here.switch_off_here(Switch::StopFills).unwrap();
+    there.switch(Switch::WiderGrace, MINUTE).await.unwrap();
+    wait_until("the key is read", async || is_on(&here, Switch::WiderGrace)).await;
+    assert!(is_on(&here, Switch::BypassReads) && !is_on(&here, Switch::StopFills));
+    there.switch(Switch::StopFills, MINUTE).await.unwrap();
+    wait_until("it is turned here as well", async || is_on(&here, Switch::StopFills)).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_process_has_a_switch_on_for_longer_than_it_was_to_be() {
     let server = RedisServer::start();

@@ -2,7 +2,6 @@
 
 use std::{
     convert::Infallible,
-    pin::Pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -11,7 +10,7 @@ use std::{
 };
 
 use cache_layer::{Cache, Clock, GetOrLoad, GetOrLoadMany, Loaded, Lock, Stale, testing::TestStore};
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
 use http::Method;
 use tests::{App, Backend, Failure, Feed, Gate, Origin, Response, ask, echo, over_each_store, request, wait_until};
 use tokio::{
@@ -746,7 +745,7 @@ async fn a_hard_timeout_of_a_later_look_up_prefers_what_is_stale() {
     type Brought = Vec<(&'static str, Result<Loaded<usize>, Failed>)>;
     let (store, clock, gate) = (TestStore::new(), Clock::manual(), Gate::closed());
     let cache = Cache::builder(store.clone()).clock(clock.clone()).build();
-    let ask = |load: fn(Wanted, Gate) -> Pin<Box<dyn Future<Output = Result<Brought, Failed>> + Send>>| {
+    let ask = |load: fn(Wanted, Gate) -> BoxFuture<'static, Result<Brought, Failed>>| {
         let gate = gate.clone();
         let ask = cache.get_or_load_many_with(["a", "b"], move |wanted: Wanted| load(wanted, gate));
         ask.ttl(MINUTE).stale_if_error(10 * MINUTE)

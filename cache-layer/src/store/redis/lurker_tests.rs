@@ -8,11 +8,12 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join_all;
+use futures_util::{FutureExt as _, future::join_all};
 use tests::{RedisServer, wait_until};
 
 use super::{
     fleet_tests::{LEASE, builder, commit, connect_with, fill, invalidate_tag, key, read},
+    tracking::tag_tracker::SharedTurn,
     wire::names::EVERYTHING,
     *,
 };
@@ -119,6 +120,30 @@ async fn one_look_up_reads_the_list_for_all_that_need_it() {
     let acquired = join_all(keys.iter().map(|key| lease(&node, key))).await;
     assert!(acquired.iter().all(|lease| lease.bans.is_some()));
     assert!((sent() - before) / list <= 2, "loads read the list");
+}
+
+/// As one of several futures of a task that does something else meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_look_up_that_is_no_longer_polled_stops_no_other() {
+    let server = RedisServer::start();
+    let node = idle(server.url()).await;
+    let key = key("a");
+    fill(&node, &key, "x", &[]).await;
+    let session = node.connection_to_tags().session().unwrap();
+    session.tokens.void(EVERYTHING);
+    let mut left = Box::pin(node.lookup(&key, false));
+    let is_led = || matches!(session.tokens.share_read(), SharedTurn::Follow(_));
+    wait_until("it reads for all", async || {
+        assert!(left.as_mut().now_or_never().is_none(), "it has to be left while it reads");
+        is_led()
+    })
+    .await;
+    for _ in 0..3 {
+        let found = node.lookup(&key, false).await;
+        assert!(matches!(found, Ok(Lookup::Found(_))), "{found:?}");
+        session.tokens.void(EVERYTHING);
+    }
+    drop(left);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -74,7 +74,7 @@ impl RedisStore {
         let (AnyType(said), Time(now)): (AnyType, Time) = connection.run(Operation::Watch, session, &batch).await?;
         let now = str::from_utf8(&now).ok().and_then(|digits| u64::from_str_radix(digits, 16).ok());
         if let (Some(said), Some(now)) = (said, now) {
-            let before = std::mem::replace(&mut *self.0.context.applied_switches.lock(), said.to_vec());
+            let before = std::mem::replace(&mut *self.0.context.applied_switches.lock(), said.clone());
             for state in parse(&new_lines(&said, &before), now / 1000) {
                 self.0.context.switches.set_since(asked, state);
             }
