@@ -62,6 +62,8 @@ REFUSED = [
     ({"image.digest": "sha256:123"}, "digest"),
     ({"cache.defaultTtl": "5 minutes"}, "defaultTtl"),
     ({"cache.paths": "api"}, "paths"),
+    ({"cache.reclaim": "1441m"}, "reclaim"),
+    ({"cache.reclaim": "86401s"}, "reclaim"),
     ({"redis.maxmemoryPolicy": "noeviction"}, "maxmemoryPolicy"),
     ({"redis.maxmemory": "0"}, "maxmemory"),
     ({"cache.memory": "64 MiB"}, "memory"),
