@@ -8,8 +8,8 @@ use flate2::{Compression, Crc, write::DeflateEncoder};
 pub(super) const LEVEL: u32 = 6;
 
 thread_local! {
-    // The last encoder of each thread, with its level: its tables take some 300 KiB, and making them costs as much as encoding a
-    // short page.
+    // The last encoder of each thread, with its level: its tables take some 300 KiB, which would otherwise be allocated and cleared
+    // for each response.
     static KEPT: Cell<Option<(u32, DeflateEncoder<Vec<u8>>)>> = const { Cell::new(None) };
 }
 
