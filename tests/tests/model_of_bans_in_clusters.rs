@@ -482,7 +482,7 @@ impl Model for Protocol {
                         true => state.record.is_some_and(|record| record.newest > 0 && record.listed.is_none()),
                         false => state.sweeping.is_none(),
                     };
-                    over && Protocol::has_primary(state) && state.floor == protocol.changes
+                    over && Self::has_primary(state) && state.floor == protocol.changes
                 },
             ),
             Property::sometimes("names move while they are swept", |protocol: &Self, state: &State| {
