@@ -574,7 +574,7 @@ const shows = {
     if (parameters.has("tag")) return fill($("tag-form"), parameters) && tag();
     return fill($("entry-form"), parameters) && entry();
   },
-  purge: (parameters) => { fill($("purge-form"), parameters); adaptPurge(); },
+  purge: (parameters) => { fill($("purge-form"), parameters); changePurge(); },
 };
 
 // What names a thing: one of them at a time.
