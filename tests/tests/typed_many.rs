@@ -195,10 +195,14 @@ async fn who_waits_in_vain_loads_all_of_that_at_once(backend: &Backend) {
     let first = tokio::spawn(ask(&here, &asked, &gate, 0..20).into_future());
     wait_until("it is loaded", async || asked.count() == 1).await;
     let found = ask(&there, &asked, &open(), 0..20).await.unwrap();
-    assert_eq!(found, (0..20).map(|id| text(id, 2)).collect::<Vec<_>>());
-    let mut calls = asked.calls();
-    calls.iter_mut().for_each(|call| call.sort_unstable());
-    assert_eq!(calls, [(0..20).collect::<Vec<_>>(), (0..20).collect()]);
+    // At most, some of them have just asked for the lease once more when the time is over, and are one call later.
+    let calls = asked.calls();
+    assert!((2..=3).contains(&calls.len()), "{calls:?}");
+    let number = |id: &u64| calls.iter().skip(1).position(|call| call.contains(id)).unwrap() + 2;
+    assert_eq!(found, (0..20).map(|id| text(id, number(&id))).collect::<Vec<_>>());
+    let mut loaded = calls[1..].concat();
+    loaded.sort_unstable();
+    assert_eq!(loaded, (0..20).collect::<Vec<_>>());
     gate.open();
     assert_eq!(first.await.unwrap().unwrap()[0], text(0, 1));
 }

@@ -94,15 +94,6 @@ where
         while let Some(Some(more)) = steps.next().now_or_never() {
             again.extend(more);
         }
-        if again.iter().any(|led| led.is_impatient) {
-            // The time of the others is over as well, though their timers may not have woken them yet.
-            for mut step in std::mem::take(&mut steps) {
-                match (&mut step).now_or_never() {
-                    Some(more) => again.extend(more),
-                    None => steps.push(step),
-                }
-            }
-        }
         wanted = look_again(again).await;
     }
 }
