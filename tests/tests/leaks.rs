@@ -1042,28 +1042,32 @@ mod bytes_in_redis {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn with_one_bit_flipped_are_a_miss() {
+    async fn with_any_bit_flipped_are_a_miss() {
         let shelf = Shelf::new(MAX_AGE);
         let node = shelf.node().await;
         node.get("/", &[]).await;
         let [key] = &shelf.entries()[..] else { panic!("one entry") };
         let good = shelf.read(key);
-        for position in 0..good.len() {
-            let mut bytes = good.clone();
-            bytes[position] ^= 1 << fastrand::u32(..8);
+        for bit in 0..8 * good.len() {
+            let (position, mut bytes) = (bit / 8, good.clone());
+            bytes[position] ^= 1 << (bit % 8);
             shelf.write(key, &bytes);
             // The mark of a soft invalidation is written in place: whatever it says, the entry is not fresh.
             if (4..8).contains(&position) {
-                assert_eq!(node.get("/", &[]).await.header("x-cache"), Some("MISS"), "byte {position}");
+                assert_eq!(node.get("/", &[]).await.x_cache(), "MISS", "bit {bit}");
+                // The next damage comes after the answer to this one was stored.
+                assert_eq!(node.get("/", &[]).await.x_cache(), "HIT", "bit {bit}");
                 continue;
             }
-            let reason = expect_a_miss(&shelf, &node, &format!("byte {position}: {:02x}", bytes[position])).await;
+            let reason = expect_a_miss(&shelf, &node, &format!("bit {bit}: {:02x}", bytes[position])).await;
             let expected: &[Rejection] = match position {
                 0..3 => &[Rejection::Foreign],
+                // There are two versions, and one bit lies between them.
+                3 if matches!(bytes[3], 2 | 3) => &[Rejection::Checksum, Rejection::Truncated],
                 3 => &[Rejection::Version],
                 _ => &[Rejection::Checksum, Rejection::Truncated],
             };
-            assert!(expected.contains(&reason), "byte {position}: {reason:?}");
+            assert!(expected.contains(&reason), "bit {bit}: {reason:?}");
         }
     }
 
