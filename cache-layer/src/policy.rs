@@ -210,7 +210,7 @@ impl NoVarySearch {
 }
 
 /// How long this cache keeps a response, set by its handler in the response's extensions. It overrides whatever `Cache-Control`
-/// and `Expires` say to other caches, and is not sent.
+/// and `Expires` say to other caches, `private` and `no-store` included, and is not sent.
 ///
 /// ```
 /// use std::time::Duration;

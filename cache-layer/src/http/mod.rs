@@ -1,6 +1,7 @@
 //! The HTTP front end: a Tower layer and its parts.
 //!
-//! The modules are in the order in which a request meets them, and each knows only modules below it:
+//! The modules, from those that a request meets first to those that the others use. No two of them know each other, directly or
+//! through others:
 //!
 //! - [`explain`]: what a layer would do with a request, and why
 //! - [`query`]: [`QueryLayer`], around the cache layer: requests that are answered by their content, which [`query_body`] has
