@@ -1,4 +1,4 @@
-//! Layers of others around the cache and inside it: the table of docs/middleware.md, row by row, against the real crates.
+//! Layers of others around the cache and inside it: the table of `guide::neighbours`, row by row, against the real crates.
 
 use std::{
     collections::HashMap,
@@ -30,6 +30,7 @@ use tower_http::{
     cors::CorsLayer,
     csrf::CsrfLayer,
     normalize_path::NormalizePathLayer,
+    propagate_header::PropagateHeaderLayer,
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
     set_header::SetResponseHeaderLayer,
     timeout::TimeoutLayer,
@@ -90,6 +91,26 @@ async fn cors_timeout_and_csrf_go_directly_outside_in_one_service_builder() {
     let response = tests::ask(&service, request(Method::GET, "/", &[("origin", "https://a.example")])).await.unwrap();
     assert_eq!(response.header("access-control-allow-origin"), Some("*"));
     assert!(http_body::Body::is_end_stream(&ResponseBody::<Body>::default()));
+}
+
+#[tokio::test]
+async fn fields_that_are_sent_back_go_outside() {
+    let field = HeaderName::from_static("x-session-name");
+    let sent_back = |response: &Response| response.header("x-session-name").map(ToOwned::to_owned);
+    let caching = Caching::new();
+    let app = counting().layer(caching.layer.clone()).layer(PropagateHeaderLayer::new(field.clone()));
+    for name in ["ann", "bob"] {
+        assert_eq!(sent_back(&caching.get(&app, "/", &[("x-session-name", name)]).await).as_deref(), Some(name));
+    }
+
+    // Inside, it is stored as any other field is, unless the layer is told.
+    for (not_stored, expected) in [(&[][..], Some("ann")), (&[field.clone()][..], None)] {
+        let caching = Caching::set(|layer| layer.not_stored(not_stored));
+        let app = counting().layer(PropagateHeaderLayer::new(field.clone())).layer(caching.layer.clone());
+        caching.get(&app, "/", &[("x-session-name", "ann")]).await;
+        let other = caching.get(&app, "/", &[("x-session-name", "bob")]).await;
+        assert_eq!((other.x_cache(), sent_back(&other).as_deref()), ("HIT", expected));
+    }
 }
 
 #[tokio::test]

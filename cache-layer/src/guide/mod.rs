@@ -5,6 +5,9 @@
 #[doc = include_str!("http.md")]
 pub mod http {}
 
+#[doc = include_str!("neighbours.md")]
+pub mod neighbours {}
+
 #[cfg(feature = "memory")]
 #[doc = include_str!("client.md")]
 pub mod client {}

@@ -58,7 +58,8 @@ use crate::{
 ///
 /// Put the layer outside of the code that makes a response, and inside of the layers that change the response for one client:
 /// compression, CORS, request ids and access checks go outside of the cache. Limits that protect the application go inside, so
-/// that hits don't count. `docs/middleware.md` of the repository has a row for each layer of tower-http and its neighbours.
+/// that hits don't count. [The guide](crate::guide::neighbours) has
+/// a row for each layer of tower-http and its neighbours for which the place matters.
 ///
 /// The key of a request is its host, path and query *as this layer sees them*. Inside axum's `nest`, the path has lost its
 /// prefix: either each of two nested routers over one cache needs a [`namespace`](Self::namespace), or the layer goes outside of

@@ -1,4 +1,4 @@
-//! Rows of docs/middleware.md that need crates which nothing else here does: one file for each of them.
+//! Rows of `guide::neighbours` that need crates which nothing else here does: one file for each of them.
 
 mod files;
 mod graphql;
