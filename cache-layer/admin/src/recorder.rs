@@ -32,7 +32,7 @@ const RECENT: usize = 256;
 /// The number of invalidations that are remembered.
 const INVALIDATIONS: usize = 500;
 /// The number of decisions that a watcher may lag behind before it loses some.
-const BEHIND: usize = 1024;
+const BEHIND: usize = 4096;
 
 /// An observer that records for the operator: counts of the last minute, quarter of an hour and day; the keys that are asked for
 /// most, and those whose loads take longest; the last decisions and invalidations. It takes about a megabyte. Clones share their
@@ -382,7 +382,7 @@ mod tests {
         load(&cache, 1).await;
         let Watched::Decided(decision) = watch.recv().await.unwrap() else { panic!("a look-up") };
         assert_eq!(decision.key, Key::from(("product", 1)));
-        for id in 0..2_000 {
+        for id in 0..BEHIND as u32 + 100 {
             load(&cache, id).await;
         }
         let all = recorder.recent(None, usize::MAX);

@@ -738,7 +738,7 @@ async fn who_watches_is_told_of_a_share_and_that_something_was_missed() {
         let text = next(&mut third).await;
         assert!(text.contains(&format!("http://shop.example{shown}\"")), "{text}");
     }
-    for number in 0..2_000 {
+    for number in 0..5_000 {
         shop.get(&format!("/{number}"), &[]).await;
     }
     assert!(next(&mut late).await.contains("event: missed"));

@@ -13,9 +13,12 @@ use futures_util::{Stream, stream::unfold};
 use tokio::{
     sync::{
         OwnedSemaphorePermit,
-        broadcast::{Receiver, error::RecvError},
+        broadcast::{
+            Receiver,
+            error::{RecvError, TryRecvError},
+        },
     },
-    time::{Instant, timeout},
+    time::{Instant, sleep_until},
 };
 
 use super::{parameters::Parameters, top::Decided};
@@ -73,7 +76,7 @@ fn result(watched: &Watched) -> &'static str {
 /// Decisions as they happen.
 ///
 /// Events of the type `decision` contain a decision as in `recent` of `/api/explain`; events of the type `missed` contain the
-/// number of decisions that were left out, filtered or not: a watcher is sent 500 a second at most.
+/// number of decisions that were left out, filtered or not: a watcher is sent 500 a second at most, each 10 ms or less after it was made.
 #[utoipa::path(
     get,
     path = "/api/live",
@@ -98,72 +101,80 @@ pub(super) async fn live(State(context): State<Context>, parameters: Parameters)
 }
 
 /// The most decisions that a watcher is shown in each `SPAN`: to write them takes longer than to make them, and no one reads more.
-const MOST: u64 = 50;
+const MOST: usize = 50;
 const SPAN: Duration = Duration::from_millis(100);
-
-/// How many decisions a watcher may still be shown, and how many it has missed.
-struct Pace {
-    since: Instant,
-    shown: u64,
-    missed: u64,
-}
-
-impl Pace {
-    fn new() -> Self {
-        Self { since: Instant::now(), shown: 0, missed: 0 }
-    }
-
-    /// Whether there is room for one more decision now; if not, it is missed.
-    fn has_room(&mut self) -> bool {
-        if self.shown < MOST {
-            return true;
-        }
-        let now = Instant::now();
-        let has_room = now.saturating_duration_since(self.since) >= SPAN;
-        if has_room {
-            (self.since, self.shown) = (now, 0);
-        } else {
-            self.missed += 1;
-        }
-        has_room
-    }
-}
+/// A watcher looks for new decisions this often at most: to be woken by each would cost the requests more than the decision.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// What a watcher is sent.
 struct Watcher {
     watch: Receiver<Watched>,
     filter: Filter,
-    pace: Pace,
+    /// The number of decisions that were shown since `since`.
+    shown: usize,
+    since: Instant,
+    /// When all decisions had been looked at.
+    looked: Instant,
+    /// The number of decisions that the watcher has not been shown.
+    missed: u64,
     /// A decision that is sent after the number of those that were missed before it.
     next: Option<Decided>,
     _place: OwnedSemaphorePermit,
 }
 
 impl Watcher {
+    fn new(watch: Receiver<Watched>, filter: Filter, place: OwnedSemaphorePermit) -> Self {
+        let now = Instant::now();
+        Self { watch, filter, shown: 0, since: now, looked: now, missed: 0, next: None, _place: place }
+    }
+
     /// The next event; `None` if there will be none.
     async fn event(&mut self) -> Option<Event> {
         loop {
+            if self.missed > 0 && (self.next.is_some() || self.watch.is_empty()) {
+                let missed = std::mem::take(&mut self.missed);
+                return Some(Event::default().event("missed").data(missed.to_string()));
+            }
             if let Some(decided) = self.next.take() {
                 return Event::default().event("decision").json_data(decided).ok();
             }
-            // Those that were missed are reported even if nothing more happens.
-            let received = match self.pace.missed {
-                0 => Ok(self.watch.recv().await),
-                _ => timeout(SPAN, self.watch.recv()).await,
-            };
-            match received {
-                Ok(Ok(_)) if !self.pace.has_room() => continue,
-                Ok(Ok(watched)) => {
-                    self.next = self.filter.show(&watched);
-                    self.pace.shown += u64::from(self.next.is_some());
-                }
-                Ok(Err(RecvError::Lagged(behind))) => self.pace.missed += behind,
-                Ok(Err(RecvError::Closed)) => return None,
-                Err(_) => {}
+            if self.shown == MOST {
+                self.end_span().await;
             }
-            if self.pace.missed > 0 {
-                let missed = std::mem::take(&mut self.pace.missed);
-                return Some(Event::default().event("missed").data(missed.to_string()));
+            match self.watch.try_recv() {
+                Ok(watched) => self.take(&watched),
+                Err(TryRecvError::Lagged(behind)) => self.missed += behind,
+                Err(TryRecvError::Closed) => return None,
+                Err(TryRecvError::Empty) => {
+                    sleep_until(self.looked + PAUSE).await;
+                    match self.watch.recv().await {
+                        Ok(watched) => self.take(&watched),
+                        Err(RecvError::Lagged(behind)) => self.missed += behind,
+                        Err(RecvError::Closed) => return None,
+                    }
+                    self.looked = Instant::now();
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, watched: &Watched) {
+        if self.since.elapsed() >= SPAN {
+            (self.since, self.shown) = (Instant::now(), 0);
+        }
+        self.next = self.filter.show(watched);
+        self.shown += usize::from(self.next.is_some());
+    }
+
+    /// Waits until decisions may be shown again: the last `MOST` of those that were made meanwhile.
+    async fn end_span(&mut self) {
+        sleep_until(self.since + SPAN).await;
+        (self.since, self.shown) = (Instant::now(), 0);
+        while self.watch.len() > MOST {
+            match self.watch.try_recv() {
+                Ok(_) => self.missed += 1,
+                Err(TryRecvError::Lagged(behind)) => self.missed += behind,
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return,
             }
         }
     }
@@ -174,8 +185,7 @@ fn events(
     filter: Filter,
     place: OwnedSemaphorePermit,
 ) -> impl Stream<Item = Result<Event, Infallible>> {
-    let watcher = Watcher { watch, filter, pace: Pace::new(), next: None, _place: place };
-    unfold(watcher, |mut watcher| async move { Some((Ok(watcher.event().await?), watcher)) })
+    unfold(Watcher::new(watch, filter, place), |mut watcher| async move { Some((Ok(watcher.event().await?), watcher)) })
 }
 
 #[cfg(test)]
@@ -200,25 +210,46 @@ mod tests {
         let filter = Filter { path: None, result: None, reason: None, every: 1, seen: 0 };
         let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
         let mut stream = Box::pin(events(watch, filter, place));
-        let send = |count: u64| {
-            (0..count).for_each(|at| drop(sender.send(Watched::Bypassed(at, None, NoCacheReason::Method))));
+        let send = |count: usize| {
+            (0..count).for_each(|at| drop(sender.send(Watched::Bypassed(at as u64, None, NoCacheReason::Method))));
         };
         send(MOST + 20);
         for _ in 0..MOST {
             assert!(next(&mut stream).await.contains("decision"));
         }
-        // Nothing more happens for a while.
+        // The span ends, and the last of those that were made meanwhile are shown.
+        for _ in 0..20 {
+            assert!(next(&mut stream).await.contains("decision"));
+        }
+        send(2 * MOST + 7);
+        for _ in 20..MOST {
+            assert!(next(&mut stream).await.contains("decision"));
+        }
         let said = next(&mut stream).await;
-        assert!(said.contains("missed") && said.contains("20"), "{said}");
-        send(2 * MOST);
+        assert!(said.contains("missed") && said.contains("27"), "{said}");
         for _ in 0..MOST {
             assert!(next(&mut stream).await.contains("decision"));
         }
-        assert!(next(&mut stream).now_or_never().is_none(), "the others are missed");
-        tokio::time::advance(SPAN).await;
-        send(1);
-        let said = next(&mut stream).await;
-        assert!(said.contains("missed") && said.contains("50"), "{said}");
-        assert!(next(&mut stream).await.contains("decision"));
+        assert!(next(&mut stream).now_or_never().is_none(), "all have been shown or missed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watcher_is_woken_once_in_a_while_and_not_by_each_decision() {
+        let (sender, watch) = broadcast::channel(1_000);
+        let filter = Filter { path: None, result: Some("miss".to_owned()), reason: None, every: 1, seen: 0 };
+        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let mut stream = tokio_test::task::spawn(Box::pin(events(watch, filter, place)));
+        assert!(stream.poll_next().is_pending());
+        let mut woken = 0;
+        // A thousand decisions in a tenth of a second, of which the filter shows none.
+        for at in 0..1_000 {
+            sender.send(Watched::Bypassed(at, None, NoCacheReason::Method)).unwrap();
+            tokio::time::advance(Duration::from_micros(100)).await;
+            if stream.is_woken() {
+                woken += 1;
+                assert!(stream.poll_next().is_pending());
+            }
+        }
+        assert!((5..=30).contains(&woken), "{woken}");
     }
 }
