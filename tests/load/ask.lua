@@ -1,5 +1,5 @@
 -- Which path to ask for next. Arguments: `same`; `distinct START`; `zipf COUNT`; `path`. A third one is the query, or the path; a fourth one what
--- `Accept-Encoding` says.
+-- `Accept-Encoding` says; a fifth one the milliseconds between an answer and the next request.
 local kind, number, query
 local counter, cdf = 0, nil
 
@@ -13,6 +13,10 @@ function init(args)
     kind, number, query = args[1], tonumber(args[2] or "0"), args[3] or ""
     if args[4] and args[4] ~= "" then
         wrk.headers["Accept-Encoding"] = args[4]
+    end
+    local pause = tonumber(args[5] or "0")
+    if pause > 0 then
+        function delay() return pause end
     end
     counter = number + id * 100000000
     math.randomseed(4711 + id)

@@ -9,20 +9,20 @@ SCRIPT = pathlib.Path(__file__).with_suffix(".lua")
 
 class Ask:
     """One that has begun. `kind`: the `same` URL, `distinct` ones that nobody has asked for, or `zipf` over `count` of them; `accepts`: its
-    `Accept-Encoding`. What came of it: requests,
+    `Accept-Encoding`; `pause`: milliseconds between an answer and the next request. What came of it: requests,
     their rate in a second, errors, and microseconds that they took."""
 
     #: Of those with distinct URLs, each begins where no other has been.
     distinct = 0
 
-    def __init__(self, server, kind, connections, seconds, query="", count=10_000, threads=2, accepts=""):
+    def __init__(self, server, kind, connections, seconds, query="", count=10_000, threads=2, accepts="", pause=0):
         if kind == "distinct":
             Ask.distinct += 1
             count = Ask.distinct * 1_000_000_000
         self.process = subprocess.Popen(
             [
                 "wrk", "-t", str(min(threads, connections)), "-c", str(connections), "-d", f"{seconds}s", "--timeout", "10s", "--latency",
-                "-s", str(SCRIPT), server.url, "--", kind, str(count), query, accepts,
+                "-s", str(SCRIPT), server.url, "--", kind, str(count), query, accepts, str(pause),
             ],
             stdout=subprocess.PIPE, text=True,
         )  # fmt: skip

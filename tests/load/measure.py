@@ -42,14 +42,14 @@ PRODUCTS = "the product API"
 
 
 class Scenario:
-    """Servers that are asked the same. `seconds`: of a round."""
+    """Servers that are asked the same. `seconds`: of a round; `pause`: of a connection after each answer, in milliseconds."""
 
-    def __init__(self, name, connections, names, kind, query="", seconds=2):
+    def __init__(self, name, connections, names, kind, query="", seconds=2, pause=0):
         self.name, self.connections, self.names, self.kind, self.query = name, connections, names, kind, query
-        self.seconds = seconds
+        self.seconds, self.pause = seconds, pause
 
     def only(self, names):
-        return Scenario(self.name, self.connections, names, self.kind, self.query, self.seconds)
+        return Scenario(self.name, self.connections, names, self.kind, self.query, self.seconds, self.pause)
 
 
 SCENARIOS = [
@@ -63,6 +63,7 @@ SCENARIOS = [
     Scenario(targets.ENCODED, 50, ["memory", "redis", *ENCODED], "same", "?page"),
     Scenario(targets.ENCODED_ZIPF, 50, ["redis", "encoded redis"], "zipf", "?page"),
     Scenario(targets.ENCODED_MISSES, 2, ["memory", "encoded memory"], "distinct", "?page"),
+    Scenario(targets.PACED_MISSES, 2, ["memory", "encoded memory"], "distinct", "?page", pause=1),
 ]
 
 
@@ -127,15 +128,21 @@ class Servers:
 def run(scenario, running, rounds, seconds):
     """Results of each server, a round each."""
     results = {name: [] for name in scenario.names}
+    def begin(name, seconds):
+        return ask(
+            running[name], scenario.kind, scenario.connections, seconds, scenario.query,
+            accepts=ENCODED.get(name, ""), pause=scenario.pause,
+        )  # fmt: skip
+
     for name in scenario.names:
-        ask(running[name], scenario.kind, scenario.connections, 1, scenario.query, accepts=ENCODED.get(name, ""))
+        begin(name, 1)
     for number in range(rounds):
         # Turned round by round, so that nobody always comes after the same neighbour.
         turn = number % len(scenario.names)
         for name in scenario.names[turn:] + scenario.names[:turn]:
             if scenario.kind == "distinct":
                 running.empty()
-            results[name].append(ask(running[name], scenario.kind, scenario.connections, seconds, scenario.query, accepts=ENCODED.get(name, "")))
+            results[name].append(begin(name, seconds))
     return results
 
 
