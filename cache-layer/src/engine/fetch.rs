@@ -97,7 +97,7 @@ pub(crate) enum Followed<T> {
 
 impl Cache {
     /// Asks for the right to load the key of `miss`. While the key is loaded elsewhere in the fleet, or changes, the request
-    /// waits, and looks again with `find`, for as long as there is `patience`; after that the load goes ahead, and is not stored.
+    /// waits, and looks again with `find`, until its `patience` is over; then the load goes ahead, and its result is not stored.
     /// `miss` is updated to the last result.
     pub(crate) async fn acquire<H, D, F: Future<Output = Found<H, D>>>(
         &self,

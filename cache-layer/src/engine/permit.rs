@@ -274,7 +274,7 @@ impl WritePermit {
         self.judged = true;
     }
 
-    /// Decides whether to store the result, where that takes a [second load](super::CacheBuilder::second_sight). If not,
+    /// If [`second_sight`](super::CacheBuilder::second_sight) is on, decides whether to store the result. If not,
     /// [`refusal`](Self::refusal) says so from now on. Must be called after the load has returned something.
     pub(crate) fn admit(&mut self) {
         let Some(doorkeeper) = self.cache.0.doorkeeper.as_ref() else { return };

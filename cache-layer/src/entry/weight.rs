@@ -1,4 +1,4 @@
-//! The weight of an entry, by which stores are bounded: not the number of its bytes, but the memory that is allocated for them.
+//! The weight of an entry, by which stores are bounded: the memory that is allocated for it, which is more than its bytes.
 //!
 //! Hits are answered from a parsed form of the metadata, made at the first hit and kept. For a response it is a map of header
 //! fields, in which a short field takes many times its length. It is counted from the start, so that a full store does not

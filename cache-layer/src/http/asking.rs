@@ -1,4 +1,4 @@
-//! A request that needs more than memory.
+//! A request whose answer is not in memory, on its way to the store or the application.
 
 use std::sync::Arc;
 

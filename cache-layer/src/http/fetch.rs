@@ -535,7 +535,7 @@ impl RequestLookup<'_> {
                     Some((entry, _)) if self.context.is_usable(self.headers, &entry) => {
                         Some(self.respond_with_stale(entry, NoCacheReason::WaitedTooLong))
                     }
-                    // It has become too old during the wait, which goes on without it.
+                    // The stale entry expired during the wait; the request waits on, without it.
                     Some(_) if !self.patience.is_over() => None,
                     _ => Some(self.waited_too_long(miss)),
                 };

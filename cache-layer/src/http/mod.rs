@@ -23,7 +23,7 @@
 //! - [`nested`]: a request that passes two layers over one cache
 //! - [`encode`]: content codings of stored responses, and the choice for a request
 //! - [`select`]: which stored response may answer a request
-//! - [`ranges`]: ranges of responses that are not stored
+//! - [`pass_ranges`]: ranges of responses that are not stored
 //! - [`alias`]: responses that answer several queries; [`variations`]: the paths that have such responses
 //! - [`plan`], [`record`]: what to store of a response, and the copy of its body; [`minted`]: entity tags for responses without
 //!   one
@@ -61,13 +61,13 @@ mod origin;
 mod owner;
 #[cfg(feature = "unstable-parts")]
 mod parts;
+mod pass_ranges;
 mod plan;
 mod preferences;
 mod private;
 mod query;
 mod query_body;
 mod range_memory;
-mod ranges;
 mod record;
 mod remaining_freshness;
 mod reply;
