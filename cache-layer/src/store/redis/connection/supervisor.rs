@@ -73,7 +73,7 @@ impl Connection {
             tracing::info!(tracking = session.tracking, "connected to Redis");
         } else {
             let after = self.context.timeouts.settling;
-            tracing::info!(tracking = session.tracking, ?after, "connected to Redis; to be read from later");
+            tracing::info!(tracking = session.tracking, ?after, "connected to Redis; reading from it begins later");
         }
     }
 
