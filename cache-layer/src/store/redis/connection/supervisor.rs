@@ -99,7 +99,7 @@ impl Connection {
                     match timeout(HEARTBEAT_TIMEOUT, self.heartbeat(session)).await {
                         Ok(Ok(())) => {
                             session.succeeded();
-                            self.use_mark(session).await;
+                            self.use_dataset_id(session).await;
                         }
                         Ok(Err(error)) => return error.to_string(),
                         Err(_) => return "no answer to a heartbeat".to_owned(),
