@@ -449,6 +449,9 @@ mod validators {
         assert_eq!(seen("if-none-match"), ["\"v1-zstd\", \"v0\"", "\"v1\""]);
         app.get("/", &[("if-match", "\"v1-br\"")]).await;
         assert_eq!(seen("if-match"), ["\"v1-br\"", "\"v1\""]);
+        // By a 304 for a tag that the client does not know, it would learn nothing.
+        app.get("/", &[("if-match", "\"v1\""), ("if-none-match", "\"v1-gzip\"")]).await;
+        assert_eq!(seen("if-none-match"), ["\"v1-gzip\""]);
         app.send(Method::PUT, "/", &[("if-match", "\"v1\", W/\"v1-gzip\"")]).await;
         assert_eq!(seen("if-match"), ["\"v1\", W/\"v1-gzip\""]);
     }
