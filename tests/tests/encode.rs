@@ -359,6 +359,7 @@ mod validators {
             ("", "\"v1-gzip\"", Err("identity")),
             ("gzip;q=0", "\"v1-gzip\"", Err("identity")),
             ("gzip, identity;q=0", "\"v1\"", Err("gzip")),
+            ("gzip, *;q=0", "\"v1\"", Err("gzip")),
             ("gzip", "\"v0-gzip\"", Err("gzip")),
             ("gzip", "\"v1-deflate\"", Err("gzip")),
         ] {
