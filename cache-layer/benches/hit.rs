@@ -1,7 +1,7 @@
 //! What an answer costs: from the application, from memory, from Redis, and on the way into a cache.
 //!
-//! The application is the cheapest there can be: 1,580 bytes that are there already. So `application` is what axum costs,
-//! and what the other rows have more than it is the cache's part; a real application is slower by its own work. Requests
+//! The application costs next to nothing: it returns 1,580 bytes that are in memory. So `application` is the cost of axum, and
+//! the difference between it and another row is the cost of the cache; a real application is slower by its own work. Requests
 //! go into the router directly, without a socket, and everything but the Redis server runs on one thread. One request
 //! at a time to Redis is a round trip between two sleeping processes, and as fast as the machine wakes them: expect that row
 //! to differ between runs more than the others.
@@ -53,7 +53,7 @@ fn memory_miss(bencher: Bencher<'_, '_>) {
     bench_misses(bencher, &runtime, memory());
 }
 
-/// As many requests at once as the row says; they share one connection.
+/// The requests in flight at one time, by row; they share one connection.
 #[divan::bench(args = [1, 64])]
 fn redis_hit(bencher: Bencher<'_, '_>, at_once: usize) {
     let runtime = runtime();
@@ -121,7 +121,7 @@ fn redis(runtime: &Runtime, server: &RedisServer) -> Cache {
     })
 }
 
-/// One request, its answer read to the end. A row whose answers come from elsewhere than it says measures nothing.
+/// One request, with its response read to the end. Panics if the response does not come from where the row says.
 async fn ask(app: Router, path: String, x_cache: Option<&str>) {
     let request = Request::get(path).header(HOST, "shop.example").body(Body::empty()).expect("a request");
     let response = app.oneshot(request).await.expect("a router never fails");

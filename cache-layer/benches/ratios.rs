@@ -1,4 +1,4 @@
-//! Typed values beside the same by hand, as ratios: each pair is measured in turn, round by round, in one run.
+//! Typed values compared with hand-written code, as ratios: each pair is measured in turn, round by round, in one run.
 //!
 //! ```sh
 //! cargo bench -p cache-layer --features sealed --bench ratios
@@ -49,7 +49,7 @@ fn product(id: u64) -> Product {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    // Without this argument, which `cargo bench` gives, it is to be seen whether it works.
+    // `cargo bench` passes this argument; without it, each pair runs once, to show that it works.
     let is_test = !std::env::args().any(|argument| argument == "--bench");
     let rounds = if is_test { 1 } else { ROUNDS };
     let server = RedisServer::start();
@@ -125,7 +125,7 @@ async fn write(by_hand: &mut MultiplexedConnection, names: &[String], products: 
     let () = pipeline.query_async(by_hand).await.expect("stored");
 }
 
-/// A hundred that are all there.
+/// A hundred keys that are all stored.
 async fn warm(cache: &Cache, mut by_hand: MultiplexedConnection, rounds: usize) -> (Vec<f64>, Vec<f64>) {
     many(cache, 0).await;
     assert!(cache.drain(Duration::from_secs(10)).await);
@@ -141,7 +141,7 @@ async fn warm(cache: &Cache, mut by_hand: MultiplexedConnection, rounds: usize) 
     (ours, theirs)
 }
 
-/// A hundred of which none is there: a look-up, a load, and all are stored before the next.
+/// A hundred keys of which none is stored: a look-up and a load, and all values are stored before the next round.
 async fn cold(cache: &Cache, mut by_hand: MultiplexedConnection, rounds: usize) -> (Vec<f64>, Vec<f64>) {
     let mut from = 1_000_000;
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
@@ -165,7 +165,7 @@ async fn cold(cache: &Cache, mut by_hand: MultiplexedConnection, rounds: usize) 
     (ours, theirs)
 }
 
-/// 4 KiB out of a Redis whose entries are sealed, and are not.
+/// A value of 4 KiB from a Redis whose entries are sealed, compared with one whose entries are not.
 #[cfg(feature = "sealed")]
 async fn sealed(server: &RedisServer, plain: &Cache, rounds: usize) {
     const MOST: f64 = 5.0;
@@ -187,7 +187,7 @@ async fn sealed(server: &RedisServer, plain: &Cache, rounds: usize) {
     println!("4 KiB that are sealed, beyond 4 KiB that are not: {more:.2} us, at most {MOST}: {met}");
 }
 
-/// A typed hit in memory, to reading the same bytes alone.
+/// A typed hit in memory, compared with decoding the same bytes alone.
 async fn hit(rounds: usize) {
     let cache = Cache::new(MemoryStore::new(64 << 20));
     cache.set(("product", 1), &product(1)).tags(["product:1"]).await.expect("stored");

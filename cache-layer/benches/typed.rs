@@ -1,8 +1,8 @@
-//! What a typed value costs: from memory, from Redis, and many at once, beside the same done by hand.
+//! The cost of a typed value from memory, from Redis, and of many at once, compared with hand-written code.
 //!
-//! The value is a product of 150 bytes of JSON, which every hit reads anew. Everything but the Redis server runs on one
+//! The value is a product of 150 bytes of JSON, which every hit decodes anew. Everything but the Redis server runs on one
 //! thread. `by_hand` is what one would write with the `redis` crate: an `MGET` of the names, and serde on each reply; it
-//! looks at no tag, no deadline and no checksum.
+//! checks no tag, no deadline and no checksum.
 //!
 //! ```sh
 //! cargo bench -p cache-layer --bench typed
@@ -109,7 +109,7 @@ fn get_many_100_by_hand(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// As `get_many_100_by_hand`, which it is to be compared with: all are there.
+/// To compare with `get_many_100_by_hand`: all keys are stored.
 #[divan::bench]
 fn get_or_load_many_100_from_redis(bencher: Bencher<'_, '_>) {
     let runtime = runtime();
@@ -128,7 +128,7 @@ fn get_or_load_many_100_from_redis(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// None is there: a look-up, a load, and a hundred that are stored.
+/// No key is stored: a look-up, a load, and a hundred values are stored.
 #[divan::bench]
 fn get_or_load_many_100_cold(bencher: Bencher<'_, '_>) {
     let runtime = runtime();
@@ -143,15 +143,15 @@ fn get_or_load_many_100_cold(bencher: Bencher<'_, '_>) {
         let keys = (first..first + MANY).map(|id| ("product", id));
         runtime.block_on(async {
             let found = cache.get_or_load_many(keys, load).await.expect("loaded");
-            // By hand, it is stored before it is returned.
+            // The hand-written code stores a value before it returns it.
             assert!(cache.drain(Duration::from_secs(10)).await);
             black_box(found)
         })
     });
 }
 
-/// The same by hand: an `MGET`, and a pipeline of `SET`s. No two who ask wait for each other, and nothing can be invalidated
-/// but by its name.
+/// The same by hand: an `MGET`, and a pipeline of `SET`s. Callers do not wait for each other, and values can be invalidated by
+/// name only.
 #[divan::bench]
 fn get_or_load_many_100_cold_by_hand(bencher: Bencher<'_, '_>) {
     let runtime = runtime();
@@ -177,7 +177,7 @@ fn get_or_load_many_100_cold_by_hand(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// A load of 300 ms, a stale value, and a soft time-out of 10 ms: the slowest call is what it is about.
+/// A load of 300 ms, a stale value, and a soft timeout of 10 ms: the slowest call matters.
 #[divan::bench(sample_count = 200, sample_size = 1, min_time = 0)]
 fn stale_after_a_soft_timeout_of_10_ms(bencher: Bencher<'_, '_>) {
     let runtime = runtime();
@@ -197,7 +197,7 @@ fn stale_after_a_soft_timeout_of_10_ms(bencher: Bencher<'_, '_>) {
     bencher.with_inputs(|| clock.advance(2 * second)).bench_local_values(|()| ask(Duration::from_millis(300)));
 }
 
-/// 4 KiB out of Redis: what it costs to open a sealed entry is the difference.
+/// A value of 4 KiB from Redis: the difference is the cost of opening a sealed entry.
 #[divan::bench]
 fn get_4_kib_from_redis(bencher: Bencher<'_, '_>) {
     bench_get_4_kib(bencher, |store| store);

@@ -220,7 +220,7 @@ fn prepare(
     if uri.scheme != Some(Scheme::HTTP) {
         return Err((StatusCode::BAD_REQUEST, "A proxy is asked for a whole URI, http://HOST/.\n"));
     }
-    *request.uri_mut() = Uri::from_parts(uri).map_err(|_| (StatusCode::BAD_REQUEST, "The URI is none.\n"))?;
+    *request.uri_mut() = Uri::from_parts(uri).map_err(|_| (StatusCode::BAD_REQUEST, "The URI is invalid.\n"))?;
     // An absolute target takes precedence over `Host` (RFC 9112, section 3.2.2).
     request.headers_mut().remove(header::HOST);
     let takes_trailers = field_lists(request.headers(), &header::TE).any(|coding| coding == "trailers");

@@ -490,7 +490,7 @@ fn check_host<B>(request: &Request<B>) -> Result<(), BoxError> {
         (None, _) => Err("There is no Host.".into()),
         (Some(_), Some(_)) => Err("There is more than one Host.".into()),
         (Some(host), None) if is_host(host) => Ok(()),
-        (Some(_), None) => Err("The Host is none.".into()),
+        (Some(_), None) => Err("The Host is invalid.".into()),
     }
 }
 

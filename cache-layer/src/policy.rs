@@ -148,9 +148,10 @@ fn names<N: AsRef<str>>(what: &str, names: impl IntoIterator<Item = N>) -> Resul
         |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     let name = |name: N| match name.as_ref() {
         name if is_name(name) => Ok(name.to_owned()),
-        name => {
-            Err(ConfigError::new(ConfigErrorKind::Syntax, format!("{what} {name:?}: letters, digits and hyphens only")))
-        }
+        name => Err(ConfigError::new(
+            ConfigErrorKind::Syntax,
+            format!("{what} {name:?}: must have letters, digits and hyphens only"),
+        )),
     };
     names.into_iter().map(name).collect()
 }

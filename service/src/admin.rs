@@ -91,12 +91,10 @@ async fn follow(mut file: TokenFile, token: TokenHandle) {
         };
         match replaced {
             Ok(false) => told = None,
-            Ok(true) => tracing::info!("the operator's token is the one that is in its file now"),
+            Ok(true) => tracing::info!("the operator's token was read from its file again"),
             // Once, and not each time that it is read.
             Err(why) if told.as_ref() != Some(&why) => {
-                tracing::error!(
-                    "the file in APP_ADMIN_TOKEN_FILE is not taken, and the token is the one before: {why}"
-                );
+                tracing::error!("the file in APP_ADMIN_TOKEN_FILE is not accepted, and the former token stays: {why}");
                 told = Some(why);
             }
             Err(_) => {}

@@ -285,7 +285,7 @@ impl ProductCache {
     pub(crate) async fn leave_hot_keys(&self) {
         let Some(cache) = &self.cache else { return };
         if let Err(error) = cache.leave_hot_keys().await {
-            tracing::info!("the list of hot keys could not be left: {error}");
+            tracing::info!("the list of hot keys could not be published: {error}");
         }
     }
 

@@ -73,7 +73,7 @@ async fn reload(mut hangup: Signal, rules: ReloadHandle) {
     while hangup.recv().await.is_some() {
         match rules.reload().await {
             Ok(reloaded) => tracing::info!("{} cache rules of {}", reloaded.rules, reloaded.file.display()),
-            Err(why) => tracing::error!("the cache rules are not read again: {why}"),
+            Err(why) => tracing::error!("the cache rules could not be read again, and stay as they are: {why}"),
         }
     }
 }

@@ -130,7 +130,7 @@ impl Server {
         });
         match closed.await {
             Ok(true) => tracing::info!("stopped"),
-            _ => tracing::warn!("stopped with work of the cache or the database undone"),
+            _ => tracing::warn!("stopped before the cache or the database had finished its work"),
         }
     }
 }

@@ -1,4 +1,4 @@
-"""The service beside a Redis, a collector, and whoever looks at them: each a process on this machine's loopback."""
+"""The service beside a Redis, a collector, and their clients: each a process on this machine's loopback."""
 
 import contextlib
 import os
@@ -74,7 +74,7 @@ def binary(folder):
     """The service's binary: `BINARY`, or what is in the image."""
     if path := os.environ.get("BINARY"):
         return pathlib.Path(path).absolute()
-    # Not everybody who gets here has an engine.
+    # A machine may have no container engine.
     from engine import container, engine
 
     with container() as name:

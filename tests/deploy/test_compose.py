@@ -29,7 +29,7 @@ def stack(folder, file, *services, **variables):
     token = folder / "deploy/secrets/admin-token"
     token.write_text(TOKEN + "\n")
     token.chmod(0o444)
-    # Its folders belong to whoever runs this, alone: the containers' users pass by the folder's own mount.
+    # Its folders belong to the user that runs this, alone: the containers' users pass by the folder's own mount.
     environment = {**os.environ, "SERVICE_IMAGE": IMAGE, **variables}
 
     def compose(*args):

@@ -21,7 +21,7 @@ CHOSEN = {"namespace": "shop", "job": "catalogue", "cache": "products"}
 
 
 class Traffic(threading.Thread):
-    """Whatever makes numbers: hits, misses, waits, invalidations, what can't be stored, and what nobody can read."""
+    """Everything that is counted: hits, misses, waits, invalidations, responses that can't be stored, and entries that can't be read."""
 
     def __init__(self, started, redis_port):
         super().__init__(daemon=True)

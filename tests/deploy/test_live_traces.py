@@ -18,7 +18,7 @@ NEVER = {"OTEL_BSP_SCHEDULE_DELAY": "3600000", "OTEL_METRIC_EXPORT_INTERVAL": "3
 
 @contextlib.contextmanager
 def traced(binary, folder, protocol="grpc", **variables):
-    """The service before its Redis, what it is told to tell a collector, and who receives that."""
+    """The service before its Redis, its settings for a collector, and the collector."""
     with receiving() as (receiver, port), collector(folder / "collector", port) as listening:
         with redis(folder / "redis") as (redis_port, _):
             variables = {
@@ -168,7 +168,7 @@ def test_keys_and_tags_leave_only_if_somebody_asks_for_it(binary, tmp_path, aske
 
 @contextlib.contextmanager
 def nobody(kind):
-    """Where a collector should be: nobody, or somebody who takes connections and says nothing."""
+    """A collector that is missing, or that accepts connections and never answers."""
     if kind == "refuses":
         yield free_port()
         return

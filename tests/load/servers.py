@@ -151,7 +151,7 @@ def gzip_nginx(origin):
 
 def nginx(origin, more=""):
     folder, port = tempfile.mkdtemp(prefix="load-nginx-"), free_port()
-    # Workers may run as another user than who starts them.
+    # Workers may run as another user than their parent.
     os.chmod(folder, 0o777)
     config = pathlib.Path(folder, "nginx.conf")
     config.write_text(f"""
@@ -227,7 +227,7 @@ def trafficserver(origin):
         "localstatedir": f"{folder}/var", "runtimedir": f"{folder}/run", "logdir": f"{folder}/log", "cachedir": f"{folder}/cache",
     }  # fmt: skip
     pathlib.Path(folder, "runroot.yaml").write_text("".join(f"{name}: {path}\n" for name, path in layout.items()))
-    # Whoever starts it; and nothing that the others don't do either: log lines, Via, names to resolve.
+    # As the user that starts it, and without what the others don't do either: log lines, Via, name resolution.
     settings = f"""
         proxy.config.admin.user_id STRING #-1
         proxy.config.http.server_ports STRING {port}:ip-in=127.0.0.1

@@ -13,7 +13,7 @@ pub struct CacheNode {
     client: HttpClient,
 }
 
-/// What many tasks of one process were answered.
+/// The answers to many tasks of one process.
 #[derive(Debug)]
 pub struct Storm {
     /// How often each answer came, as its status and its body.

@@ -16,7 +16,7 @@ impl Certificate {
         Self { certificate: made.cert.pem(), key: made.signing_key.serialize_pem() }
     }
 
-    /// The lines of `redis.conf` for a server in `folder` that listens on `port` with it, and trusts those who have it.
+    /// The lines of `redis.conf` for a server in `folder` that listens on `port` with it, and trusts clients that have it.
     pub(crate) fn config(&self, folder: &Path, port: u16) -> String {
         fs::write(folder.join("tls.crt"), &self.certificate).expect("the certificate is written");
         fs::write(folder.join("tls.key"), &self.key).expect("the key is written");

@@ -27,7 +27,7 @@ pub enum Fault {
     Delay(Duration),
     /// Connections are accepted, and what is sent on them disappears, in both directions.
     BlackHole,
-    /// What is sent in one direction disappears.
+    /// Data in one direction disappears.
     Swallow(Direction),
     /// This many more bytes of answers on each connection, then it is closed.
     Truncate(usize),

@@ -22,7 +22,7 @@ pub struct Load {
     answered: Arc<AtomicUsize>,
 }
 
-/// What the clients saw.
+/// The results that the clients saw.
 #[derive(Debug, Default)]
 pub struct Report {
     /// How long each whole answer took, in rising order.

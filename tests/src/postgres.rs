@@ -17,7 +17,7 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 /// PostgreSQL refuses to run as root; its packages bring this user.
 const SYSTEM_USER: &str = "postgres";
 
-/// A PostgreSQL cluster of its own on a free loopback port, which trusts whoever connects. Shut down and removed when
+/// A PostgreSQL cluster of its own on a free loopback port, which trusts every client. Shut down and removed when
 /// dropped, and also when the process that holds it dies.
 #[derive(Debug)]
 pub struct PostgresServer {

@@ -25,7 +25,7 @@ pub struct RedisCluster {
     primaries: usize,
 }
 
-/// What a [`RedisCluster`] is started with.
+/// The settings of a [`RedisCluster`].
 #[derive(Debug, Default)]
 #[must_use]
 pub struct RedisClusterBuilder {
@@ -73,7 +73,7 @@ impl RedisClusterBuilder {
             let linked = wait::poll(AGREEMENT, || replica.info("replication", "master_link_status") == "up");
             assert!(linked, "{replica} does not follow its primary:\n{}", replica.log());
         }
-        // A fail-over needs the consent of all primaries, who must have heard of the replica.
+        // A fail-over needs the consent of all primaries, which must know the replica.
         for (node, primary) in
             cluster.primaries().iter().flat_map(|node| cluster.primaries().iter().map(move |p| (node, p)))
         {

@@ -30,7 +30,7 @@ pub struct RedisSentinel {
     primary: usize,
 }
 
-/// What a [`RedisSentinel`] is started with.
+/// The settings of a [`RedisSentinel`].
 #[derive(Debug, Default)]
 #[must_use]
 pub struct RedisSentinelBuilder {

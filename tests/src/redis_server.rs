@@ -35,7 +35,7 @@ struct Credentials {
     password: String,
 }
 
-/// What a [`RedisServer`] is started with.
+/// The settings of a [`RedisServer`].
 #[derive(Debug, Default)]
 #[must_use]
 pub struct RedisServerBuilder {
@@ -207,7 +207,7 @@ impl RedisServer {
         self.supervisor.folder().to_owned()
     }
 
-    /// What the server said so far.
+    /// The log of the server so far.
     #[must_use]
     pub fn log(&self) -> String {
         self.supervisor.log()

@@ -1,10 +1,10 @@
-//! What a Redis server was asked for, in its own count.
+//! The commands that a Redis server received, as it counts them.
 
 use std::collections::BTreeMap;
 
 use crate::RedisServer;
 
-/// What opening a connection and asking for the count takes.
+/// The commands of opening a connection and asking for the counts.
 const OF_THE_COUNT: [&str; 4] = ["info", "hello", "client|setinfo", "auth"];
 
 /// Everything a server was asked for since it was started; or [since](Self::since) another count.
@@ -62,7 +62,7 @@ impl RedisUsage {
         usage
     }
 
-    /// What came after `before`.
+    /// The commands since `before`.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
         let calls = self.calls.iter().map(|(command, calls)| (command.clone(), calls - before.calls(command)));
@@ -93,7 +93,7 @@ impl RedisUsage {
         self.messages
     }
 
-    /// What each of so many costs, to be read by people.
+    /// The cost of each of so many requests, as text.
     #[must_use]
     pub fn per(&self, times: u64) -> String {
         let each = |total: u64| total as f64 / times as f64;

@@ -52,7 +52,7 @@ impl ServiceProcess {
         self.supervisor.folder().to_owned()
     }
 
-    /// What it wrote to standard output and error.
+    /// Its standard output and error so far.
     #[must_use]
     pub fn log(&self) -> String {
         self.supervisor.log()

@@ -19,8 +19,8 @@ use tokio::{net::TcpListener, task::JoinHandle};
 
 use crate::Gate;
 
-/// An HTTP server whose answers are its version, and after it what it was sent, fresh for five minutes and tagged `all`. It knows
-/// who called.
+/// An HTTP server whose answers are its version, and after it what it was sent, fresh for five minutes and tagged `all`. It records
+/// its callers.
 #[derive(Debug)]
 pub struct SharedOrigin {
     addr: SocketAddr,
@@ -60,7 +60,7 @@ impl SharedOrigin {
         format!("http://{}", self.addr)
     }
 
-    /// What it answers now.
+    /// The version that it answers with now.
     #[must_use]
     pub fn version(&self) -> u64 {
         self.state.version.load(Ordering::SeqCst)
@@ -77,7 +77,7 @@ impl SharedOrigin {
         self.state.failing.store(failing, Ordering::SeqCst);
     }
 
-    /// Who called for `path`, one name for each call.
+    /// The callers that asked for `path`, one name for each call.
     #[must_use]
     pub fn callers(&self, path: &str) -> Vec<String> {
         self.state.calls().iter().filter(|(called, _)| called == path).map(|(_, caller)| caller.clone()).collect()
@@ -99,7 +99,7 @@ impl State {
         let caller = request.headers().get("x-node").and_then(|name| name.to_str().ok()).unwrap_or_default();
         self.calls().push((request.uri().path().to_owned(), caller.to_owned()));
         let content = request.into_body().collect().await.map(Collected::to_bytes).unwrap_or_default();
-        // What it answers is decided before it takes its time, as by a database that was read.
+        // The version is read before the pause, as if it came from a database.
         let version = self.version.load(Ordering::SeqCst);
         let failing = self.failing.load(Ordering::SeqCst);
         tokio::time::sleep(self.delay).await;

@@ -60,7 +60,7 @@ impl Supervisor {
         &self.folder
     }
 
-    /// What the server wrote to its standard output and error.
+    /// The standard output and error of the server so far.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }

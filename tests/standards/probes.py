@@ -55,7 +55,7 @@ def query_kept(client):
 
 
 def query_content(client):
-    """Whether each content has its own response, whatever GET and another content have left."""
+    """Whether each content has its own response, after GET and another content were stored."""
     answers = [client.ask(method, "/query-content", content).text for method, content in [("GET", None), ("QUERY", "a"), ("QUERY", "b")]]
     if client.query != "yes":
         return "-"
@@ -79,7 +79,7 @@ def no_vary_search(client):
 
 def incremental_request(client):
     """Whether any of a request's content arrives before the last piece is sent. What comes with the head, or behind it before the head
-    was read, Varnish holds until more comes: so the first pieces come one after the other, as they do from who makes them."""
+    was read, Varnish holds until more comes: so the first pieces come one after the other, as they do from a program that produces them."""
     connection = client.connect()
     connection.putrequest("POST", "/upload", skip_host=True)
     for name, value in [("Host", "shop.example"), ("Content-Length", "9"), ("Incremental", "?1"), *TYPE.items()]:
@@ -115,7 +115,7 @@ def incremental_response(client):
 
 
 def incremental_kept(client):
-    """Whether a live response is kept, and given to who comes later."""
+    """Whether a live response is stored, and sent to later clients."""
     return "yes" if client.is_kept("GET", "/incremental", X_Say_Incremental="?1") else "no"
 
 

@@ -291,7 +291,7 @@ async fn what_cannot_be_part_of_a_key_is_shared_with_nobody(backend: &Backend) {
     assert_eq!(unnameable(&cache, &db, path).await, 2);
 }
 
-/// `None`: whatever the owner; `Some(None)`: those that have none.
+/// `None`: any owner; `Some(None)`: no owner.
 #[cached(name = "owned")]
 async fn owned(cache: &Cache, owner: Option<Option<u32>>) -> String {
     format!("{owner:?}")
@@ -415,7 +415,7 @@ async fn equal_maps_and_sets_are_one_argument(backend: &Backend) {
     assert!(!cache.contains(searched_cache::key(filter(), &ids(), &search(), named())).await);
     assert_eq!(searched(&cache, &db, filter(), &ids(), &search(), named()).await, 2);
     settled(&cache).await;
-    // One element more or less makes another.
+    // One element more or less makes another key.
     let other = ids().into_iter().skip(1).collect();
     assert_eq!(searched(&cache, &db, filter(), &other, &search(), named()).await, 3);
 }
@@ -584,7 +584,7 @@ async fn a_function_is_refreshed_early_and_lives_are_jittered(backend: &Backend)
     assert!(cache.counts().early_refreshes > 0);
 }
 
-/// What the functions below were asked for.
+/// The calls of the functions below.
 #[derive(Clone, Default)]
 struct Asked(Arc<std::sync::Mutex<Vec<Vec<u64>>>>);
 
@@ -695,7 +695,7 @@ async fn one_and_many_share_their_entries(backend: &Backend) {
 mod without_lints {
     use super::*;
 
-    /// Its list is one of a certain capacity, and its text is given away.
+    /// Takes a list with a spare capacity, and a text by value.
     #[cached(name = "room")]
     async fn room(_cache: &Cache, list: &Vec<u64>, text: String) -> String {
         let room = list.capacity() > 0;

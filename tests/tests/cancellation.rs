@@ -1,4 +1,4 @@
-//! Clients leave, applications hang, fail and panic: whoever is left is answered, and what was begun is not lost.
+//! Clients leave, applications hang, fail and panic: the remaining clients are answered, and a load that has begun is not lost.
 
 use std::{
     sync::{
@@ -33,7 +33,7 @@ async fn wait_for_followers(app: &App, followers: u64) {
     wait_until(&format!("{followers} requests wait"), async || app.cache.counts().coalesced == followers).await;
 }
 
-/// It is gone, whatever it was doing.
+/// Cancels a client's request, whatever its state.
 async fn leave(client: JoinHandle<Response>) {
     client.abort();
     assert!(client.await.unwrap_err().is_cancelled(), "it was answered before it could leave");
@@ -112,7 +112,7 @@ mod a_client_that_leaves {
         assert_eq!(origin.calls(), 1);
     }
 
-    /// It is connected, and will read some time, or never.
+    /// The client stays connected, and may read later or never.
     async fn its_answer_unread_holds_nobody_up(backend: &Backend) {
         let rest = Gate::closed();
         let origin = two_chunks(&rest);
@@ -253,7 +253,7 @@ mod a_load {
                         gate.pass().await;
                         return Err(Failure("no database"));
                     }
-                    // One after the other, they would never get past.
+                    // If the loads ran one after the other, none would pass.
                     others.wait().await;
                     Ok(echo(call, &request, MAX_AGE))
                 }
@@ -431,7 +431,7 @@ mod a_load {
         assert!(!drained.load(Ordering::SeqCst));
         gate.open();
         assert!(shutdown.await.unwrap());
-        // It is in the store by now, and not merely on its way.
+        // The response is in the store by now.
         let elsewhere = App::on(backend, &origin).await;
         assert_eq!(elsewhere.get("/", &[]).await.x_cache(), "HIT");
     }
@@ -477,7 +477,7 @@ mod a_load_that_nobody_waits_for {
     const BOUND: Duration = Duration::from_millis(200);
     const NEVER: Duration = Duration::from_secs(600);
 
-    /// Tells that whatever holds it is gone.
+    /// Tells when its holder is dropped.
     struct Held(watch::Sender<bool>);
 
     impl Drop for Held {

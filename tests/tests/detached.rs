@@ -17,7 +17,7 @@ use http::{Method, Request, Response};
 use tests::{Backend, Body, Failure, ask, full, over_each_store, request, wait_until};
 use tower::{Layer as _, Service, ServiceExt as _};
 
-/// What a call does once its request is over.
+/// The actions of a call after its request has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Afterwards {
     Fails,
@@ -26,7 +26,7 @@ enum Afterwards {
     HasNothing,
 }
 
-/// What the framework keeps for a request, as long as that lives.
+/// State that the framework keeps for as long as a request lives.
 struct InRequest;
 
 #[derive(Clone)]

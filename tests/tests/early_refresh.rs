@@ -1,4 +1,4 @@
-//! What is asked for often is refreshed before it is stale: by one request of the fleet, and on nobody's time.
+//! Entries that are requested often are refreshed before they are stale: by one request of the fleet, and in the background.
 
 use std::time::Duration;
 

@@ -1,19 +1,20 @@
-//! What the cache encodes itself: the rules of RFC 9110, sections 8.4, 8.8.3, 12.5.3, 13 and 14, and RFC 9111, section 4.1, on each
+//! Responses that the cache encodes: the rules of RFC 9110, sections 8.4, 8.8.3, 12.5.3, 13 and 14, and RFC 9111, section 4.1, on each
 //! store; and real clients.
 
 use std::{
     io::Read as _,
     process::Command,
     sync::{
-        Arc, Mutex,
+        Arc, Condvar, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    thread,
     time::Duration,
 };
 
 use axum::{Router, routing::get};
 use cache_layer::{
-    Cache, CacheLayer, Clock, Coding, Encode, Rule, Verify,
+    Cache, CacheLayer, Clock, Coding, Encode, Rule, Tags, Verify,
     store::{MemoryStore, RedisStore, TieredStore},
     telemetry::Event,
 };
@@ -22,7 +23,7 @@ use http::{
     header::{CONTENT_ENCODING, CONTENT_TYPE, ETAG, VARY},
 };
 use proptest::prelude::*;
-use tests::{App, Backend, Body, Feed, Origin, RedisServer, Response, full, over_each_store};
+use tests::{App, Backend, Body, Feed, Origin, RedisServer, Response, full, over_each_store, wait_until};
 use tower_http::compression::CompressionLayer;
 
 type Fields<'a> = &'a [(&'a str, &'a str)];
@@ -349,14 +350,16 @@ mod validators {
             ("gzip, br", "\"v1-gzip\"", Ok("\"v1-gzip\"")),
             ("gzip, br", "\"v1\", \"v1-gzip\"", Ok("\"v1-gzip\"")),
             ("gzip, br", "\"x\", \"v1-br\", \"v1-gzip\"", Ok("\"v1-br\"")),
+            ("gzip, br;q=0.5", "\"v1-br\", \"v1-gzip\"", Ok("\"v1-gzip\"")),
             ("gzip", "*", Ok("\"v1-gzip\"")),
             ("", "*", Ok("\"v1\"")),
             ("", "\"v1\"", Ok("\"v1\"")),
-            // It has what it could not read: perhaps for another client.
+            // The client has a representation that it does not accept, perhaps for another client.
             ("gzip", "\"v1-br\"", Err("gzip")),
             ("", "\"v1-gzip\"", Err("identity")),
             ("gzip;q=0", "\"v1-gzip\"", Err("identity")),
             ("gzip, identity;q=0", "\"v1\"", Err("gzip")),
+            ("gzip, *;q=0", "\"v1\"", Err("gzip")),
             ("gzip", "\"v0-gzip\"", Err("gzip")),
             ("gzip", "\"v1-deflate\"", Err("gzip")),
         ] {
@@ -375,7 +378,7 @@ mod validators {
         assert_eq!(app.get("/", &by_date).await.status, 304);
     }
 
-    /// What a client has is not what it gets, if a 304 can't say so.
+    /// Only a success can become a 304: for an error, the client gets the representation that it prefers.
     async fn a_client_of_an_error_gets_what_is_there(backend: &Backend) {
         let app = App::new(backend.cache().await.build(), &pages(false).0, |layer| layer.encode(all()));
         let say = [("x-status", "404")];
@@ -388,7 +391,7 @@ mod validators {
         }
     }
 
-    /// Its copy is from before the cache was emptied.
+    /// The client's copy is from before the cache was emptied.
     async fn a_client_is_told_what_it_has_by_a_miss_too(backend: &Backend) {
         let app = app(backend, &pages(false).0).await;
         for (uri, has, expected) in [
@@ -447,6 +450,9 @@ mod validators {
         assert_eq!(seen("if-none-match"), ["\"v1-zstd\", \"v0\"", "\"v1\""]);
         app.get("/", &[("if-match", "\"v1-br\"")]).await;
         assert_eq!(seen("if-match"), ["\"v1-br\"", "\"v1\""]);
+        // By a 304 for a tag that the client does not know, it would learn nothing.
+        app.get("/", &[("if-match", "\"v1\""), ("if-none-match", "\"v1-gzip\"")]).await;
+        assert_eq!(seen("if-none-match"), ["\"v1-gzip\""]);
         app.send(Method::PUT, "/", &[("if-match", "\"v1\", W/\"v1-gzip\"")]).await;
         assert_eq!(seen("if-match"), ["\"v1\", W/\"v1-gzip\""]);
     }
@@ -471,7 +477,7 @@ mod validators {
             assert_eq!((hit.x_cache(), coding(&hit), hit.header("vary")), ("HIT", name, Some("accept-encoding")));
         }
         assert_eq!((encoded.load(Ordering::SeqCst), origin.calls()), (3, 5));
-        // Word that nobody may change it any more.
+        // A 304 that forbids transformations from now on.
         clock.advance(Duration::from_secs(61));
         let fields = [("accept-encoding", "gzip"), ("x-say-cache-control", "max-age=60, no-transform")];
         for x_cache in ["REVALIDATED", "HIT"] {
@@ -580,7 +586,7 @@ mod ranges {
                 (416, Some(&*format!("bytes */{length}")))
             );
             assert_eq!((coding(&beyond), beyond.header("vary")), ("identity", Some("accept-encoding")));
-            // Of several parts of coded content, clients disagree what they would be.
+            // Clients disagree about the meaning of several parts of coded content.
             let several = ask(&app, name, "bytes=0-4,20-24", None).await;
             let status = if name == "identity" { 206 } else { 200 };
             assert_eq!(several.status, status, "{name}");
@@ -593,7 +599,7 @@ mod ranges {
         warm_all(&app, "/", &[]).await;
         for (accepts, if_range, expected) in [
             ("gzip", "\"v1-gzip\"", Some("gzip")),
-            // From before there was another one.
+            // The client began before there was a coded representation.
             ("gzip", "\"v1\"", Some("identity")),
             ("gzip, br", "\"v1-gzip\"", Some("gzip")),
             ("gzip, br, zstd", "\"v1-br\"", Some("br")),
@@ -603,7 +609,7 @@ mod ranges {
             ("gzip", "\"v0-gzip\"", None),
             ("gzip", "W/\"v1-gzip\"", None),
             ("gzip, identity;q=0", "\"v1\"", None),
-            // A date is that of all representations: good for who gets but one.
+            // A date belongs to all representations: it holds for a client that accepts only one.
             ("gzip", MODIFIED, None),
             ("", MODIFIED, Some("identity")),
             ("gzip;q=0", MODIFIED, Some("identity")),
@@ -616,7 +622,7 @@ mod ranges {
         }
     }
 
-    /// In another process, or before the cache was emptied, it got a coding that is not made here.
+    /// Another process, or this one before the cache was emptied, sent a coding that is not made here yet.
     async fn a_client_whose_coding_is_not_there_starts_again(backend: &Backend) {
         let app = App::new(backend.cache().await.build(), &pages(false).0, |layer| layer.encode(all()));
         warm(&app, "/", "zstd", &[]).await;
@@ -643,7 +649,7 @@ mod ranges {
 mod streams {
     use super::*;
 
-    /// Of unknown length, piece by piece; whoever joins gets it as it comes in.
+    /// Of unknown length, piece by piece; a request that joins gets the pieces as they come in.
     async fn what_streams_is_encoded_once_it_is_there(backend: &Backend) {
         let (feed, unread) = Feed::new();
         let unread = Mutex::new(Some(unread));
@@ -673,7 +679,7 @@ mod streams {
         assert_eq!(decoded(&hit), page().repeat(10).as_bytes());
     }
 
-    /// How short it is, is known only once it is there.
+    /// The length is known only once the whole body is there.
     async fn what_streams_and_is_short_is_left_alone(backend: &Backend) {
         let encoded = Arc::new(AtomicUsize::new(0));
         let count = encoded.clone();
@@ -702,10 +708,250 @@ mod streams {
     over_each_store!(what_streams_is_encoded_once_it_is_there, what_streams_and_is_short_is_left_alone);
 }
 
+mod slow_encoders {
+    use super::*;
+
+    const GZIP: Fields<'_> = &[("accept-encoding", "gzip")];
+    /// Longer than any test needs, and short enough that a test that fails ends.
+    const LIMIT: Duration = Duration::from_secs(30);
+    const LOCK_TIMEOUT: Duration = Duration::from_secs(9);
+
+    /// Holds every encoder of a cache up, once it has encoded, until it is released.
+    #[derive(Clone, Default)]
+    struct Brake {
+        held: Arc<AtomicUsize>,
+        released: Arc<(Mutex<bool>, Condvar)>,
+    }
+
+    impl Brake {
+        /// To be called by an observer.
+        fn hold(&self, event: &Event) {
+            if !matches!(event, Event::Encoded { .. }) {
+                return;
+            }
+            self.held.fetch_add(1, Ordering::SeqCst);
+            let (released, changed) = &*self.released;
+            let held = changed.wait_timeout_while(released.lock().unwrap(), LIMIT, |released| !*released);
+            drop(held.unwrap());
+        }
+
+        async fn holds(&self, encoders: usize) {
+            wait_until("the encoders are held up", async || self.held.load(Ordering::SeqCst) >= encoders).await;
+        }
+
+        fn release(&self) {
+            let (released, changed) = &*self.released;
+            *released.lock().unwrap() = true;
+            changed.notify_all();
+        }
+    }
+
+    /// So long that an encoder has a thread of its own: another one for each call. It has the tag `pages`.
+    fn long_pages() -> Origin {
+        Origin::new(|call, _| async move {
+            let response = http::Response::builder().header("cache-control", "max-age=60").header("x-call", call);
+            let mut response = response.header("content-type", "text/plain").body(full(long_page(call))).unwrap();
+            response.extensions_mut().insert(Tags::new(["pages"]));
+            Ok(response)
+        })
+    }
+
+    fn long_page(call: usize) -> String {
+        format!("page of call {call}: {}", page().repeat(12))
+    }
+
+    fn gzip() -> Encode {
+        Encode::new([Coding::Gzip]).in_store(true).at_once(8)
+    }
+
+    /// An app whose encoders the brake holds up.
+    async fn braked(backend: &Backend, origin: &Origin, encode: Encode) -> (App, Brake) {
+        let brake = Brake::default();
+        let holds = brake.clone();
+        let cache = backend.cache().await.lock_timeout(LOCK_TIMEOUT).observer(move |event: Event| holds.hold(&event));
+        (App::new(cache.build(), origin, |layer| layer.encode(encode)).unexplained(), brake)
+    }
+
+    /// The answer, while loads and encoders may still be under way. It is whole, and of one call.
+    async fn ask(app: &App, uri: &str) -> (Response, usize) {
+        let response = tests::ask(&app.service(), tests::request(Method::GET, uri, GZIP)).await.unwrap();
+        let call = response.header("x-call").unwrap().parse().unwrap();
+        assert_eq!(decoded(&response), long_page(call).as_bytes(), "{uri}");
+        (response, call)
+    }
+
+    /// However it is invalidated, and by whichever process.
+    async fn what_was_invalidated_meanwhile_is_not_published(backend: &Backend) {
+        for (number, how) in ["key", "tag", "pattern", "everything"].into_iter().enumerate() {
+            for is_other in [false, true] {
+                let origin = long_pages();
+                let (app, brake) = braked(backend, &origin, gzip()).await;
+                let other = backend.cache().await.build();
+                let (by, uri) = (if is_other { &other } else { &app.cache }, format!("/{number}/{is_other}"));
+                assert_eq!(ask(&app, &uri).await.1, 1);
+                brake.holds(1).await;
+                match how {
+                    "key" => {
+                        let target = format!("http://shop.example{uri}").parse().unwrap();
+                        by.invalidate(&CacheLayer::new(by.clone()).key(&target).unwrap()).await.unwrap();
+                    }
+                    "tag" => by.invalidate_tag("pages").await.unwrap(),
+                    "pattern" => by.delete_pattern("http://shop.example/*").await.unwrap(),
+                    _ => by.invalidate_all().await.unwrap(),
+                }
+                // It may have to wait for the load before it, which has the lease.
+                let next = tokio::spawn({
+                    let (app, uri) = (app.clone(), uri.clone());
+                    async move { ask(&app, &uri).await }
+                });
+                tokio::task::yield_now().await;
+                brake.release();
+                assert_eq!(next.await.unwrap().1, 2, "{how} {is_other}");
+                app.settled().await;
+                for _ in 0..3 {
+                    assert_ne!(ask(&app, &uri).await.1, 1, "{how} {is_other}");
+                    app.settled().await;
+                }
+            }
+        }
+    }
+
+    /// The old content in a coding is not that of the new response, which is there before it.
+    async fn what_was_replaced_meanwhile_gets_nothing_of_it(backend: &Backend) {
+        let origin = long_pages();
+        let (app, brake) = braked(backend, &origin, gzip()).await;
+        let key = CacheLayer::new(app.cache.clone()).key(&"http://shop.example/".parse().unwrap()).unwrap();
+        assert_eq!(ask(&app, "/").await.1, 1);
+        brake.holds(1).await;
+        app.cache.invalidate(&key).await.unwrap();
+        // By an instance that encodes nothing, so that it does not wait.
+        let cache = match backend {
+            Backend::Memory(_) => app.cache.clone(),
+            Backend::Redis(_) | Backend::Tiered(_) => backend.cache().await.build(),
+        };
+        let plain = App::new(cache, &origin, |layer| layer).unexplained();
+        let (miss, call) = ask(&plain, "/").await;
+        assert_eq!((miss.x_cache(), call), ("MISS", 2));
+        wait_until("it is stored", async || ask(&plain, "/").await.0.x_cache() == "HIT").await;
+        if !matches!(backend, Backend::Memory(_)) {
+            plain.settled().await;
+        }
+        brake.release();
+        app.settled().await;
+        for _ in 0..3 {
+            let (hit, call) = ask(&app, "/").await;
+            assert_eq!((hit.x_cache(), call), ("HIT", 2));
+            app.settled().await;
+        }
+        assert_eq!(origin.calls(), 2);
+    }
+
+    /// In the memory of this process, for a client of a stored response.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_was_invalidated_while_a_hit_had_it_encoded_does_not_come_back() {
+        for backend in [Backend::memory(), Backend::tiered()] {
+            let origin = long_pages();
+            let (app, brake) = braked(&backend, &origin, Encode::new([Coding::Gzip]).at_once(8)).await;
+            let other = backend.cache().await.build();
+            let key = CacheLayer::new(other.clone()).key(&"http://shop.example/".parse().unwrap()).unwrap();
+            app.get("/", &[]).await;
+            let (hit, call) = ask(&app, "/").await;
+            assert_eq!((hit.x_cache(), call), ("HIT", 1));
+            brake.holds(1).await;
+            other.invalidate(&key).await.unwrap();
+            // Another process's invalidation reaches a first tier by a push.
+            wait_until("it is loaded again", async || ask(&app, "/").await.1 == 2).await;
+            brake.release();
+            app.settled().await;
+            for _ in 0..3 {
+                let (hit, call) = ask(&app, "/").await;
+                assert_eq!((hit.x_cache(), call), ("HIT", 2));
+                app.settled().await;
+            }
+            assert_eq!(origin.calls(), 2);
+        }
+    }
+
+    /// Other processes wait for the load that encodes, and get what it stores.
+    async fn the_lease_outlasts_them(backend: &Backend) {
+        let origin = long_pages();
+        let (app, brake) = braked(backend, &origin, gzip()).await;
+        let other = App::new(backend.cache().await.lock_timeout(LIMIT).build(), &origin, |layer| layer).unexplained();
+        assert_eq!(ask(&app, "/").await.1, 1);
+        brake.holds(1).await;
+        // A lease that is not renewed ends after a third of this.
+        tokio::time::sleep(LOCK_TIMEOUT * 2 / 3).await;
+        let waits = tokio::spawn(async move { ask(&other, "/").await.1 });
+        tokio::time::sleep(LOCK_TIMEOUT / 9).await;
+        brake.release();
+        assert_eq!(waits.await.unwrap(), 1);
+        app.settled().await;
+        assert_eq!((origin.calls(), app.cache.counts().stored, app.cache.counts().fenced), (1, 1, 0));
+    }
+
+    /// `gzip`, and `zstd` at a level that takes as long.
+    async fn what_finds_none_free_is_stored_as_it_is(backend: &Backend) {
+        for (coding, encode) in [
+            ("gzip", Encode::new([Coding::Gzip])),
+            ("zstd", Encode::new([Coding::Zstd]).level(Coding::Zstd, 15).unwrap()),
+        ] {
+            let origin = long_pages();
+            let (app, brake) = braked(backend, &origin, encode.in_store(true).at_once(1)).await;
+            let fields = [("accept-encoding", coding)];
+            let ask = async |uri: &str| {
+                let request = tests::request(Method::GET, uri, &fields);
+                tests::ask(&app.service(), request).await.unwrap()
+            };
+            ask(&format!("/{coding}/a")).await;
+            brake.holds(1).await;
+            let uri = format!("/{coding}/b");
+            assert_eq!(ask(&uri).await.x_cache(), "MISS");
+            wait_until("it is stored", async || ask(&uri).await.x_cache() == "HIT").await;
+            let hit = ask(&uri).await;
+            assert_eq!((self::coding(&hit), &*decoded(&hit)), ("identity", long_page(2).as_bytes()), "{coding}");
+            assert_eq!(brake.held.load(Ordering::SeqCst), 1, "{coding}");
+            brake.release();
+            app.settled().await;
+            if !matches!(backend, Backend::Redis(_)) {
+                warm(&app, &uri, coding, &[]).await;
+            }
+            assert_eq!(origin.calls(), 2);
+        }
+    }
+
+    /// The only one of this runtime.
+    #[tokio::test]
+    async fn they_keep_no_thread_that_serves_requests() {
+        for backend in [Backend::memory(), Backend::redis(), Backend::tiered()] {
+            for (coding, level) in [(Coding::Zstd, 19), (Coding::Brotli, 5), (Coding::Gzip, 6)] {
+                let encoded_on = Arc::new(Mutex::new(Vec::new()));
+                let threads = encoded_on.clone();
+                let cache = backend.cache().await.observer(move |event: Event| {
+                    if matches!(event, Event::Encoded { .. }) {
+                        threads.lock().unwrap().push(thread::current().id());
+                    }
+                });
+                let encode = Encode::new([coding]).level(coding, level).unwrap().in_store(true);
+                let app = App::new(cache.build(), &long_pages(), |layer| layer.encode(encode));
+                warm(&app, &format!("/{coding}"), coding.as_str(), &[]).await;
+                let threads = encoded_on.lock().unwrap();
+                assert!(!threads.is_empty() && !threads.contains(&thread::current().id()), "{coding} {threads:?}");
+            }
+        }
+    }
+
+    over_each_store!(
+        what_was_invalidated_meanwhile_is_not_published,
+        what_was_replaced_meanwhile_gets_nothing_of_it,
+        the_lease_outlasts_them,
+        what_finds_none_free_is_stored_as_it_is,
+    );
+}
+
 mod stores {
     use super::*;
 
-    /// Redis has one frame, which goes to who accepts it; what else is made of it is kept in the process.
+    /// Redis keeps one frame, which clients that accept zstd get; the other codings are kept in the process.
     #[tokio::test]
     async fn redis_has_one_frame() {
         let server = RedisServer::start();
@@ -744,9 +990,9 @@ mod stores {
         assert_eq!(origin.calls(), 1);
     }
 
-    /// A fleet in which some encode and some don't reads the same entries.
+    /// Instances that encode and instances that do not read the same entries.
     #[tokio::test]
-    async fn who_encodes_nothing_reads_what_others_wrote() {
+    async fn an_instance_that_encodes_nothing_reads_what_others_wrote() {
         for backend in [Backend::redis(), Backend::tiered()] {
             let (origin, _) = pages(false);
             let encodes = app(&backend, &origin).await;
@@ -810,7 +1056,7 @@ mod stores {
         assert!(length(&best, &long).await < length(&quick, &long).await);
     }
 
-    /// On the one thread that both have.
+    /// On the one thread that requests and encoders share.
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn a_client_is_answered_before_anything_is_encoded() {
         let encoded = Arc::new(AtomicUsize::new(0));
@@ -833,7 +1079,7 @@ mod stores {
         client.await.unwrap();
     }
 
-    /// An invalidation while an encoder is at work has the last word.
+    /// An entry that was invalidated while it was encoded does not come back.
     #[tokio::test(flavor = "multi_thread")]
     async fn no_encoder_brings_back_what_was_invalidated() {
         for _ in 0..200 {
@@ -927,10 +1173,10 @@ mod clients {
         url
     }
 
-    /// What a client of others prints: the coding, a line break, and the content as it has decoded it.
+    /// What another program's client prints: the coding, a line break, and the content as the program decoded it.
     async fn run(program: &'static str, args: Vec<String>) -> (String, String) {
         let output = tokio::task::spawn_blocking(move || Command::new(program).args(args).output()).await.unwrap();
-        let output = output.unwrap_or_else(|error| panic!("{program} is to be installed: {error}"));
+        let output = output.unwrap_or_else(|error| panic!("{program} must be installed: {error}"));
         assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8(output.stdout).expect("decoded text");
         let (coding, content) = text.split_once('\n').expect("two parts");
@@ -941,14 +1187,14 @@ mod clients {
     async fn curl_decodes_what_it_gets() {
         let url = serve().await;
         for accepts in ["zstd", "br", "gzip"] {
-            // What this build of curl can decode, it names itself; it decodes what it was told to name.
+            // curl names the codings that its build can decode; it also decodes the coding that this field names.
             let field = format!("accept-encoding: {accepts}");
             let args = ["-sS", "--compressed", "-H", &field, "-D", "-", &url];
             let output = tokio::task::spawn_blocking({
                 let args = args.map(ToOwned::to_owned);
                 move || Command::new("curl").args(args).output()
             });
-            let output = output.await.unwrap().expect("curl is to be installed");
+            let output = output.await.unwrap().expect("curl must be installed");
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             let text = String::from_utf8(output.stdout).expect("decoded text");
             let (head, content) = text.split_once("\r\n\r\n").expect("a head");

@@ -1,6 +1,6 @@
-//! What a layer explains: every reason by its name, the settings and who says them, and nothing changed by asking.
+//! What a layer explains: every reason by its name, the settings and where they come from. An explanation changes nothing.
 //!
-//! That it is what comes is compared by the harness, before each request of the other tests: see `tests::Foreteller`.
+//! The harness compares the explanation of each request in the other tests with its response: see `tests::Foreteller`.
 
 use std::{
     collections::BTreeSet,
@@ -30,7 +30,7 @@ fn layer() -> CacheLayer {
     CacheLayer::new(Cache::new(MemoryStore::new(1 << 22)))
 }
 
-/// What is explained of a request without content.
+/// The explanation of a request without content.
 async fn asked(layer: &CacheLayer, method: Method, uri: &str, fields: Fields<'_>) -> Explanation {
     layer.explain(&request(method, uri, fields)).await
 }
@@ -85,7 +85,7 @@ async fn by_request() -> Vec<(R, Explanation)> {
     ]
 }
 
-/// Those that its content is refused for.
+/// The reasons for refusing a request by its content.
 async fn by_content() -> Vec<(R, Explanation)> {
     let layer = layer().query().max_content(4);
     let query = async |fields: Fields<'_>, content: &'static str| {
@@ -101,7 +101,7 @@ async fn by_content() -> Vec<(R, Explanation)> {
     ]
 }
 
-/// Those that a response is refused for.
+/// The reasons for refusing a response.
 async fn by_response() -> Vec<(R, Explanation)> {
     let plain = layer();
     let ruled = layer().ttl(MINUTE);
@@ -154,7 +154,7 @@ fn obedient() -> Origin {
     })
 }
 
-/// Those that depend on what has happened before.
+/// The reasons that depend on earlier requests.
 async fn by_state() -> Vec<(R, Explanation)> {
     let clock = Clock::manual();
     let cache = || Cache::builder(MemoryStore::new(1 << 20)).clock(clock.clone()).build();
@@ -234,8 +234,8 @@ async fn nested() -> Explanation {
     explanation.expect("it was asked")
 }
 
-/// What is known only once it has happened: how a body ends, what others do in the meantime, what a handler has read, and what
-/// becomes of values, which are no requests.
+/// Reasons that are known only afterwards: how a body ends, what other requests do in the meantime, what a handler has read; and
+/// those of values, which are not requests.
 const AFTERWARDS: [R; 9] = [
     R::BodyTruncated,
     R::BodyFailed,

@@ -1,4 +1,4 @@
-//! What becomes of a fleet under steady load when its Redis has a bad day: the table of `docs/failures.md`.
+//! A fleet under steady load when its Redis fails: the table of `docs/failures.md`.
 //!
 //! `FAILURES=docs/failures.md cargo test -p tests --test failure_table` writes it. What is compared with a bound here is
 //! errors and stale answers; latencies are for people.
@@ -29,7 +29,7 @@ const PAUSE: Duration = Duration::from_millis(4);
 const BETWEEN_INVALIDATIONS: Duration = Duration::from_millis(100);
 const EVENT: Duration = Duration::from_millis(2_500);
 
-/// What is on its way to a first tier gets there within this, on a machine that has other things to do.
+/// A push reaches a first tier within this time, on a busy machine.
 const ON_ITS_WAY: Duration = Duration::from_millis(250);
 /// A heartbeat's pause and its deadline, and the same again for the machine.
 const HALF_OPEN: Duration = Duration::from_secs(4);
@@ -185,7 +185,7 @@ async fn a_node_of_a_cluster_is_lost() -> Row {
     row
 }
 
-/// Two processes with first tiers, each with a way of its own to their Redis, and clients who ask all the time.
+/// Two processes with first tiers, each with a way of its own to their Redis, and clients that ask all the time.
 struct Fleet {
     nodes: Arc<[CacheNode]>,
     watch: Arc<Watch>,
@@ -249,14 +249,14 @@ impl Fleet {
         fleet
     }
 
-    /// What is seen for as long as an event is given.
+    /// Observes the clients for as long as an event may last.
     async fn observe(&self, event: &'static str, what_happens: &'static str, bound: Duration) -> Row {
         self.watch.forget();
         sleep(EVENT).await;
         self.watch.row(event, what_happens, bound)
     }
 
-    /// What is seen from a death on, until the successor has been in its place for as long as an event is given.
+    /// Observes the clients from the death of a server until its successor has served for as long as an event may last.
     async fn observe_promotion(&self, event: &'static str, what_happens: &'static str, promote: impl FnOnce()) -> Row {
         self.watch.forget();
         tokio::task::block_in_place(promote);
@@ -265,7 +265,7 @@ impl Fleet {
         self.watch.row(event, what_happens, ON_ITS_WAY)
     }
 
-    /// What is invalidated after the dump was made would come back with it.
+    /// Entries that were invalidated after the dump was made would come back with it.
     async fn restore_an_old_dump(&self, redis: &mut RedisServer) -> Row {
         self.watch.invalidating.store(false, Ordering::SeqCst);
         // Time for everything to be filled.

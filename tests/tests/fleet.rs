@@ -56,7 +56,7 @@ async fn equal_queries_are_loaded_once_for_eight_processes_of_256_tasks() {
     }
 }
 
-/// Nothing is known of the tags that all of them carry: whoever stores first makes the tokens, the others have begun before that.
+/// Nothing is known of the tags that all of them carry: the node that stores first makes the tokens, and the others have begun before that.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_cold_at_one_time_on_a_redis_that_has_nothing_is_a_load_each() {
     for round in 0..ROUNDS {
@@ -207,8 +207,8 @@ impl Fleet {
         Self { origin, nodes, _redis: redis }
     }
 
-    /// All of them together have loaded `path` so often. Whoever has lost its connection to Redis, as on a machine that stands still
-    /// for a second, loads for itself, and is not counted: it may or may not have been one of those who loaded for all.
+    /// All of them together have loaded `path` so often. A node that has lost its connection to Redis, as on a machine that stands
+    /// still for a second, loads for itself and is not counted: it may or may not have loaded for all before.
     async fn assert_loads(&self, path: &str, expected: usize) {
         let lost = join_all(self.nodes.iter().map(CacheNode::lost_connections)).await;
         let callers = self.origin.callers(path);

@@ -1,4 +1,4 @@
-//! What the library's Redis store knows of a server, in every order that threads can get at it: the source itself, with
+//! The knowledge that the library's Redis store has of a server, in every order in which threads can reach it: the source itself, with
 //! the locks of [loom], which runs each test once for each order.
 //!
 //! Each guard is left out in turn, too, and then loom must find the order that it is there for.

@@ -17,7 +17,7 @@ type Sent<'a> = &'a [(&'a str, &'a str)];
 const MINUTE: Duration = Duration::from_secs(60);
 const MAX_AGE: Fields = &[("cache-control", "max-age=60")];
 
-/// What an application answers with, and whether a rule keeps what states no freshness.
+/// An answer of the application, and whether a rule stores responses that state no freshness.
 #[derive(Debug, Clone, Copy)]
 struct Answer {
     fields: Fields,
@@ -527,7 +527,7 @@ mod a_request {
         }
         clock.advance(2 * MINUTE);
         for wish in WISHES {
-            // What such a request brings is not kept, and so not mistaken for what it may have been given.
+            // The response to such a request is not stored, so that it is not mistaken for one that may be shared.
             let sent = &[("cache-control", wish), ("authorization", "Bearer alice")];
             for (uri, answer) in uris.iter().zip(ANSWERS) {
                 for node in [&here, &there] {
@@ -627,7 +627,7 @@ mod a_response {
         }
     }
 
-    /// It is still in the store: neither a memory store nor Redis knows of this clock.
+    /// The entry is still in the store: neither a memory store nor Redis knows of this clock.
     async fn that_has_expired_is_never_served(backend: &Backend) {
         let varying = with(&SOURCES, ("vary", "accept-language"));
         for (row, answer) in SOURCES.iter().chain(&varying).enumerate() {
@@ -656,7 +656,7 @@ mod a_response {
         }
     }
 
-    /// RFC 9110, section 8.6: whoever reads it next may take another part of the connection for the body.
+    /// RFC 9110, section 8.6: the next reader may take another part of the connection for the body.
     async fn whose_length_is_announced_twice_or_in_no_number_is_not_kept(backend: &Backend) {
         let lengths: [&[&str]; 5] = [&["4", "5"], &["5", "4"], &["4, 5"], &["four"], &["+4"]];
         for (row, lengths) in lengths.into_iter().enumerate() {
@@ -713,7 +713,7 @@ mod a_response {
 mod those_who_wait {
     use super::*;
 
-    /// What may not be shared, and the field that its clients differ in.
+    /// Responses that may not be shared, and the field in which their clients differ.
     const PERSONAL: [(Answer, &str); 7] = [
         (explicit(&[("cache-control", "max-age=60"), ("set-cookie", "sid=secret")]), "x-user"),
         (explicit(&[("cache-control", "private, max-age=60")]), "x-user"),
@@ -735,7 +735,7 @@ mod those_who_wait {
             let mut clients = vec![ask(&fleet.here, 0)];
             wait_until("it is loaded", async || fleet.origin.calls() == 1).await;
             clients.extend((1..10).map(|user| ask(if user % 2 == 0 { &fleet.here } else { &fleet.there }, user)));
-            // One of them leads at the other node.
+            // One of the requests leads at the other node.
             wait_until("the others wait", async || waiting(&fleet.here) + waiting(&fleet.there) == 8).await;
             gate.open();
             let mut calls = Vec::new();
@@ -799,7 +799,7 @@ mod a_write {
                 wait_until("it is loaded", async || origin.calls() == 1).await;
                 let written = there.begin(request(method.parse().unwrap(), &uri, &[])).await.unwrap();
                 assert_eq!(written.headers()["x-state"], "new");
-                // It begins after the write, and finds the old load still under way.
+                // This request begins after the write, while the old load is still under way.
                 let late = spawn_get(&here, &uri, &[]);
                 wait_until("the late reader waits", async || waiting(&here) == 1).await;
                 gate.open();
@@ -880,7 +880,7 @@ mod a_write {
         whose_client_leaves_before_it_is_answered_makes_its_target_stale,
     );
 
-    /// What the application had done by then, nobody knows.
+    /// The application may have carried out the write by then.
     async fn whose_client_leaves_before_it_is_answered_makes_its_target_stale(backend: &Backend) {
         let gate = Gate::closed();
         let origin = Origin::new({
@@ -908,7 +908,7 @@ mod a_write {
         wait_until("it is read anew", async || app.get("/item", &[]).await.call() > 2).await;
     }
 
-    /// Its client leaves while a slow Redis is told; what else the write made stale must be told as well.
+    /// The client leaves while a slow Redis is told: the other entries that the write made stale must be invalidated as well.
     #[tokio::test(flavor = "multi_thread")]
     async fn that_nobody_waits_for_makes_everything_stale_that_it_names() {
         let backend = Backend::redis();
@@ -939,7 +939,7 @@ mod a_write {
     }
 }
 
-/// What is in Redis may have been written by anybody.
+/// Other programs may write to Redis.
 mod bytes_in_redis {
     use super::*;
 

@@ -17,7 +17,7 @@ use tower::{Layer as _, Service as _, service_fn};
 
 const LIMIT: u64 = 4 << 20;
 
-/// What responses are made of.
+/// The shapes of responses.
 #[derive(Clone, Copy, Debug)]
 struct Shape {
     /// Fields of their own names, so long in their values.
@@ -92,7 +92,7 @@ fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// What a store takes, by its own account and by the allocator's, after `fill` has filled and read it.
+/// The memory of a store, as the store counts it and as the allocator counts it, after `fill` has filled and read it.
 fn held<S>(store: impl FnOnce() -> S, fill: impl FnOnce(&S), bytes: impl FnOnce(&S) -> u64) -> (u64, u64) {
     let mut kept = None;
     let AllocationInfo { bytes_current, count_current, .. } = measure(|| {
@@ -122,7 +122,7 @@ where
 {
     let (mut number, mut last) = (0, usize::MAX);
     while number < last {
-        // In a coding, only the second answer to those who accept it comes.
+        // Only the second answer to a client that accepts a coding is in it.
         let accepted: &[&str] =
             if shape.encoded { &["gzip", "zstd", "gzip", "zstd", "identity"] } else { &["identity"; 3] };
         for accepts in accepted {
@@ -174,7 +174,7 @@ fn a_memory_store_takes_what_it_counts_of_values() {
 #[test]
 fn a_first_tier_takes_what_it_counts_of_what_it_read() {
     let runtime = runtime();
-    // Those in which what came from Redis differs from what was loaded here.
+    // The shapes whose entries differ in memory, if they came from Redis.
     for shape in
         SHAPES.into_iter().filter(|shape| shape.fields.0 > 60 || shape.tags > 0 || shape.body > 10_000 || shape.encoded)
     {
@@ -194,8 +194,8 @@ fn a_first_tier_takes_what_it_counts_of_what_it_read() {
     }
 }
 
-/// What so many pages take, each of which clients of all these codings have asked for: as counted by the store, as allocated, and
-/// the bytes of the coded content.
+/// The memory of so many pages, each of which was requested in all these codings: as counted by the store, as allocated, and the
+/// bytes of the coded content.
 fn pages_in(codings: &'static [Coding], pages: usize) -> [u64; 3] {
     let runtime = runtime();
     let mut coded = 0;

@@ -259,7 +259,7 @@ async fn who_may_ask_is_checked_outside() {
     assert_ne!(caching.get(&app, "/", two).await.text(), first.text(), "each tenant has its own");
     let stranger = caching.get(&app, "/", &[]).await;
     assert_eq!((stranger.status, stranger.header("x-cache")), (StatusCode::UNAUTHORIZED, None));
-    // Inside, who is checked is who loads: what is public is everybody's, the rest is not kept.
+    // Inside the cache, only requests that load are checked: a public response is shared, others are not stored.
     let caching = Caching::new();
     let public =
         SetResponseHeaderLayer::overriding(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=60"));
@@ -270,7 +270,7 @@ async fn who_may_ask_is_checked_outside() {
     let caching = Caching::new();
     let app = counting().layer(check()).layer(caching.layer.clone());
     assert_eq!(caching.get(&app, "/", one).await.cache_status().detail.as_deref(), Some("authorization"));
-    // What is added for an application behind counts as the client's own if it is added outside.
+    // A field that is added outside of the cache counts as the client's own.
     let caching = Caching::new();
     let app = counting().layer(caching.layer.clone()).layer(AddAuthorizationLayer::basic("service", "secret"));
     assert_eq!(caching.get(&app, "/", &[]).await.cache_status().detail.as_deref(), Some("authorization"));
@@ -304,8 +304,8 @@ async fn sessions_go_inside_and_their_cookie_bypasses() {
     assert_eq!(caching.get(&app, "/", &one).await.text(), "visit 2");
     assert_eq!(caching.get(&app, "/look", &[]).await.text(), "0 visits");
     assert_eq!(caching.get(&app, "/look", &[]).await.x_cache(), "HIT");
-    assert_eq!(caching.get(&app, "/look", &one).await.text(), "2 visits", "not the page of who has no session");
-    // Without the setting, who has a session gets that page.
+    assert_eq!(caching.get(&app, "/look", &one).await.text(), "2 visits", "not the page for clients without a session");
+    // Without the setting, a client with a session gets that page.
     let caching = Caching::new();
     let app = routes().layer(sessions()).layer(caching.layer.clone());
     let cookie_of_one = cookie(&caching.get(&app, "/", &[]).await);
@@ -342,7 +342,7 @@ async fn limits_of_clients_go_outside_and_those_of_the_application_inside() {
         let hit = caching.get(&app, "/", &other).await;
         assert_eq!((hit.x_cache(), remaining(&hit)), ("HIT", None), "hits don't count, and say nothing of another's");
     }
-    // One at a time is enough where all is answered from memory.
+    // One load at a time is enough if everything else is answered from memory.
     let caching = Caching::new();
     let app = counting().layer(ConcurrencyLimitLayer::new(1)).layer(caching.layer.clone());
     caching.get(&app, "/", &[]).await;
@@ -463,7 +463,7 @@ async fn look_ups_are_counted_by_route() {
     }
 
     let routes = Routes::default();
-    // One of two, as an exporter of metrics is beside one of the decisions.
+    // One of two observers, such as an exporter of metrics beside a recorder of decisions.
     let cache = Cache::builder(MemoryStore::new(1 << 20)).observer((|_: Event| {}, routes.clone())).build();
     let caching = Caching { layer: CacheLayer::new(cache.clone()).ttl(MINUTE), cache };
     let products = Router::new().route("/products/{id}", get(async || "a product"));
@@ -479,7 +479,7 @@ async fn look_ups_are_counted_by_route() {
     let expected =
         [((None, LookupResult::Miss), 10), ((product(), LookupResult::Hit), 10), ((product(), LookupResult::Miss), 10)];
     assert_eq!(by_route, HashMap::from(expected));
-    // What wants no routes has its look-ups all the same.
+    // An observer that needs no routes receives look-ups all the same.
     let told = Arc::new(AtomicUsize::new(0));
     let count = told.clone();
     let observer = move |event: Event| {
@@ -515,7 +515,7 @@ async fn nested_routers_are_told_apart() {
     assert_eq!(caching.get(&app, "/old/a", &[]).await.x_cache(), "HIT");
 }
 
-/// What was done to a path by anything but nesting may be what tells two clients apart.
+/// A path that was changed by anything but nesting may distinguish two clients.
 #[tokio::test]
 async fn paths_that_were_rewritten_are_taken_as_they_are() {
     let caching = Caching::new();

@@ -11,7 +11,7 @@
 //! | [`Get`](Action::Get) | `lookup.rs`: `near.begin_read`, then a tracked `GET` |
 //! | | `bulk.rs`: the same for many keys at once, as in a warm start
 //! | [`GetAnother`](Action::GetAnother) | the same for another key with this tag, as far as it matters here: the tracked `MGET` |
-//! | [`Deliver`](Action::Deliver) | `connection/pushes.rs`: the reader applies a push at once, and hands a reply to whoever awaits it |
+//! | [`Deliver`](Action::Deliver) | `connection/pushes.rs`: the reader applies a push at once, and hands a reply to the task that awaits it |
 //! | [`Handle`](Action::Handle) | `lookup.rs`: what the awaiting task does with the reply; a tracked `MGET` of an unknown token |
 //! | [`Look`](Action::Look) | `lookup.rs`, in a process that will load: the entry as it is before the lease is asked for |
 //! | [`Take`](Action::Take) | `lease.rs`: `SET … NX GET` |
@@ -40,7 +40,7 @@ use stateright::{Checker, HasDiscoveries, Model, Path, Property};
 
 const STORE_NEVER_STALE: &str = "the server holds nothing valid that is stale";
 const NEVER_STALE: &str = "a read over the connection is never stale";
-/// What a load that holds its lease begins for is not there already.
+/// A load that holds its lease does not begin if its entry is already there.
 const ONE_LOAD: &str = "nobody loads what another load has brought";
 /// Until then it is late by what is on its way; the node that invalidated doesn't wait for it.
 const NEAR_NEVER_STALE: &str = "a first tier is not stale once every push on its way to it has arrived";
@@ -178,7 +178,7 @@ struct Protocol {
     dated_first: bool,
     /// A token that was known and is gone is not written again.
     lost_stays_lost: bool,
-    /// What was read is not kept if a push came since it was asked for.
+    /// A reply is not kept if a push came after its request was sent.
     push_beats_answer: bool,
     /// The first tier's entries are void with the connection that brought them.
     near_ends_with_connection: bool,
@@ -241,7 +241,7 @@ impl Protocol {
     }
 }
 
-/// What the truth was changed to.
+/// The number of a change of the data.
 type Version = u8;
 /// Tells tokens apart.
 type Name = u8;
@@ -253,7 +253,7 @@ struct State {
     /// The ramps that there were.
     ramps: Vec<Ramp>,
     invalidation: Invalidation,
-    /// That may still happen.
+    /// The losses that may still happen.
     losses: Option<u8>,
     entry: Option<Entry>,
     lease: Option<usize>,
@@ -266,7 +266,7 @@ struct State {
     wasted: bool,
 }
 
-/// What reads that begin now must not return less than.
+/// The oldest version that a read that begins now may return.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Floor {
     /// By the last invalidation that was acknowledged.
@@ -329,7 +329,7 @@ struct Token {
 struct Node {
     /// Whether it is this node that invalidates; otherwise it hears of it.
     invalidates: bool,
-    /// What the server tracks for this node's connection.
+    /// The keys that the server tracks for this node's connection.
     tracked: Tracked,
     /// On its way from the server.
     inbox: VecDeque<Message>,
@@ -378,7 +378,7 @@ enum Read {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Loader {
     load: Load,
-    /// The token as it was read at some time, whatever came since.
+    /// The token as it was read at some time; it may have changed since.
     known: Option<Known>,
 }
 
@@ -558,7 +558,7 @@ impl Model for Protocol {
                 state.token = None;
                 state.reader.hear_that_the_tag_changed();
             }
-            // Whoever needs it next finds none, and notes that moment: for a load that has begun, as good as now.
+            // The next process that needs the note finds none, and writes the moment: for a load that has begun, that is as good as now.
             Action::LoseNote => state.note(),
             Action::Get => state.reader.get(state.entry, state.floor),
             Action::GetAnother => state.reader.ask_token(state.token, state.floor, None),
@@ -660,7 +660,7 @@ impl Protocol {
         }
     }
 
-    /// What the node that loads, of this number, may do next.
+    /// The next actions of the node that loads, of this number.
     fn load_on(&self, state: &State, id: usize, loader: Loader, actions: &mut Vec<Action>) {
         match loader.load {
             Load::None => {
@@ -857,7 +857,7 @@ impl State {
         let of_first = by.is_some_and(|id| matches!(self.loads[id].load, Load::Began { second: false, .. }));
         for (id, loader) in self.loads.iter_mut().enumerate() {
             if let Load::Began { token_made, .. } = &mut loader.load {
-                // One that began first dates it before the other one began.
+                // The load that began first dates the token before the other one began.
                 *token_made |= by == Some(id) || !of_first;
             }
         }
@@ -923,7 +923,7 @@ impl State {
 }
 
 impl Node {
-    /// What a read in the first tier returns now. `local_tier.rs`: `get`.
+    /// The result of a read in the first tier now. `local_tier.rs`: `get`.
     fn near_hit(&self, ramps: &[Ramp]) -> Option<(Version, bool)> {
         let (entry, Slot::Known(token)) = (self.near?, self.token) else { return None };
         freshness(ramps, entry.stamp, token).map(|fresh| (entry.version, fresh))

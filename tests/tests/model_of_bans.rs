@@ -121,7 +121,7 @@ struct Protocol {
     list_with_token: bool,
     /// The lurker sweeps leases, before entries.
     leases_swept: bool,
-    /// It spares the leases of loads that knew of the bans, by their numbers.
+    /// The lurker spares the leases of loads that knew of the bans, by the bans' numbers.
     leases_compared: bool,
     /// Bans are taken off the list of the token under which they were swept.
     of_one_token: bool,
@@ -131,7 +131,7 @@ struct Protocol {
     flights_voided: bool,
     /// A list that was emptied goes on counting.
     numbered_on: bool,
-    /// What there is no room for is swept at once.
+    /// A pattern for which the list has no room is swept at once.
     full_is_swept: bool,
     /// A look-up notices that the list changed since it asked for the entry.
     reads_watch: bool,
@@ -185,7 +185,7 @@ impl Protocol {
 type Version = u8;
 type Number = u8;
 
-/// What is at the name of the tag that every entry carries.
+/// The value at the name of the tag that every entry carries.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Record {
     token: u8,
@@ -222,7 +222,7 @@ enum Load {
     Began(Known, Version),
 }
 
-/// What a load knows of what is banned, and of what came since it was granted.
+/// What a load knows of the bans, and of events since it was granted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Known {
     token: u8,
@@ -277,7 +277,7 @@ struct Reader {
     keeps: bool,
     read: Read,
     floor: Version,
-    /// What is known of bans has not changed since the read began.
+    /// Whether the known bans have not changed since the read began.
     unchanged: bool,
 }
 
@@ -448,7 +448,7 @@ impl Model for Protocol {
             Action::Handle => self.handle(&mut state),
             Action::Peek => {
                 let reader = &mut state.reader;
-                // What it has not heard of yet, it may still serve.
+                // A reader may still serve an entry until it hears of the change.
                 (reader.floor, reader.unchanged) = (reader.heard(state.floor), true);
                 reader.read = Read::Peeked(reader.near?);
             }
@@ -509,7 +509,7 @@ impl Protocol {
             state.note();
         }
         match &mut state.record {
-            // What there is is void, and what is being loaded is to be.
+            // The entry is void, and the result of the load under way must be, too.
             None => {
                 state.note();
                 state.make_token(None);
@@ -666,7 +666,7 @@ impl State {
 }
 
 impl Reader {
-    /// What it may not read less than in its first tier: nothing is said of what is still on its way to it.
+    /// The oldest version that it may read in its first tier: pushes that are still on their way do not count.
     fn heard(&self, floor: Version) -> Version {
         let pushes = self.inbox.iter().any(|message| matches!(message, Message::EntryChanged | Message::RecordChanged));
         if pushes { 0 } else { floor }

@@ -184,7 +184,7 @@ impl Protocol {
         if self.reads { 1 } else { 2 }
     }
 
-    /// What a sweep passes over, in this order.
+    /// The kinds of names that a sweep goes through, in this order.
     fn passes(&self) -> u8 {
         2 * self.servers * self.rounds
     }
@@ -205,7 +205,7 @@ const PRIMARY: Name = 0;
 const HOME: Server = 1;
 const ELSEWHERE: Server = 0;
 
-/// What is at the name of the tag that every entry carries.
+/// The value at the name of the tag that every entry carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Record {
     token: u8,
@@ -239,7 +239,7 @@ enum Load {
     Stamped(Known, Version),
 }
 
-/// What a load knows of what is banned, and of what came since it was granted.
+/// What a load knows of the bans, and of events since it was granted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Known {
     token: u8,
@@ -278,7 +278,7 @@ enum Read {
     Peeked(Entry),
 }
 
-/// What a connection to read by is to.
+/// The server that a connection for reads leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Side {
     Entries,
@@ -295,11 +295,11 @@ struct Reader {
     near: Option<Entry>,
     keeps: bool,
     read: Read,
-    /// What has been heard to be acknowledged.
+    /// The newest change that is known to be acknowledged.
     heard: Version,
     /// The least version that the read may be of.
     floor: Version,
-    /// What is known of bans has not changed since the read began.
+    /// Whether the known bans have not changed since the read began.
     unchanged: bool,
 }
 
@@ -568,7 +568,7 @@ impl Protocol {
             state.loads[id] = Load::None;
             return Some(());
         };
-        // While its names are on two servers, it is to be tried again.
+        // While its names are on two servers, it must be tried again.
         if state.entries.iter().flatten().any(|entry| entry.at != at) {
             return None;
         }
@@ -592,7 +592,7 @@ impl Protocol {
         state.entries[PRIMARY].is_some_and(|entry| state.permits(entry, entry.known))
     }
 
-    /// What a request may be answered with.
+    /// The entries that a request may be answered with.
     fn reachable(&self, state: &State) -> Vec<Option<Entry>> {
         let Some(primary) = state.entries[PRIMARY].filter(|_| Self::has_primary(state)) else { return Vec::new() };
         let known = |variant: Entry| if self.variants_know { variant.known } else { primary.known };

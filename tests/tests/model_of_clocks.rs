@@ -20,7 +20,7 @@ use stateright::{Checker, HasDiscoveries, Model, Path, Property};
 const LIFETIME: i8 = 2;
 /// How long it goes on.
 const END: i8 = 5;
-/// What wall clocks may be off by.
+/// How far wall clocks may be off.
 const OFF: [i8; 3] = [-3, 0, 3];
 
 const NEVER_STALE: &str = "nothing is fresh for longer than it was made to be";
@@ -78,7 +78,7 @@ struct State {
     now: i8,
     machines: [Machine; 2],
     entry: Option<Entry>,
-    /// What the last read was taken for, if it was: fresh, and whether that is so.
+    /// The last read, if there was one: whether it was judged fresh, and whether that is true.
     read: Option<(bool, bool)>,
 }
 
@@ -110,7 +110,7 @@ enum Action {
 }
 
 impl Clocks {
-    /// What the cache's clock says on a machine.
+    /// The time by the cache's clock on a machine.
     fn clock(&self, state: &State, machine: &Machine) -> i8 {
         if !self.follows {
             return state.now + machine.off;

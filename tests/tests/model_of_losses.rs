@@ -1,7 +1,7 @@
 //! A model of how processes lose Redis and find it again, explored in full: three of them over one server, which is restarted
 //! empty or whose connections blink; a truth that an entry is made from; and writes through any of them.
 //!
-//! What the [other model](../model.rs) leaves out because time bounds it is here, with the bounds as what they are for:
+//! This model covers what the [other model](../model.rs) leaves out because time bounds it, with the bounds as promises:
 //! nobody settles while somebody is still away, and a blip is over before an invalidation that waits for it is given up. No
 //! read is stale then, and each guard, taken out, is missed at once.
 //!
@@ -13,8 +13,8 @@
 //! | [`GiveUp`](Action::GiveUp) | `invalidate.rs`: `wait_for_delivery` ends in vain |
 //! | [`Settle`](Action::Settle) | `connection/supervisor.rs`: `watch`, when the settle time is over |
 //! | [`Write`](Action::Write) | the truth changes; `invalidate.rs`: `deliver` |
-//! | [`Load`](Action::Load), [`Commit`](Action::Commit) | `lease.rs` and `commit.rs`, for who reads |
-//! | [`Read`](Action::Read) | `lookup.rs`, for who reads; everybody else asks the application |
+//! | [`Load`](Action::Load), [`Commit`](Action::Commit) | `lease.rs` and `commit.rs`, in a process that reads |
+//! | [`Read`](Action::Read) | `lookup.rs`, in a process that reads; any other asks the application |
 
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
@@ -126,7 +126,7 @@ impl Losses {
             if self.delivers_first {
                 state.invalidate();
             }
-            // Who waited goes on.
+            // Its caller, which has waited, goes on.
             state.floor = state.floor.max(change);
         }
         state.processes[id].connection = connection;
@@ -163,7 +163,7 @@ impl Model for Losses {
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
-        // One loss at a time: a server that is lost again is the same to who has not found it yet.
+        // One loss at a time: a server that is lost again makes no difference to a process that has not found it yet.
         let calm = state.processes.iter().all(|process| process.connection == Connection::Reading);
         if calm && state.losses > 0 {
             actions.push(Action::Lose);

@@ -90,7 +90,7 @@ mod an_answer {
         }
     }
 
-    /// It would be kept where no invalidation reaches it.
+    /// The neighbour would keep the response, and no invalidation reaches it there.
     #[tokio::test]
     async fn that_says_nothing_to_other_caches_goes_on_saying_nothing() {
         let by_itself = || {

@@ -16,12 +16,12 @@ type Fields = &'static [(&'static str, &'static str)];
 
 const MAX_AGE: Fields = &[("cache-control", "max-age=60")];
 const STALE: Fields = &[("cache-control", "max-age=60, stale-while-revalidate=60"), ("etag", "\"a\"")];
-/// Whoever waits for so long has no answer in time.
+/// A request that waits for so long gets no answer in time.
 const FOR_EVER: Duration = Duration::from_secs(3600);
 /// The field that a load has on its way to another process.
 const FIELD: &str = "cache-layer-load";
 
-/// What of a request there is to see behind a cache.
+/// A field of the request, as the application behind a cache sees it.
 fn seen(response: &Response, name: &str) -> Option<String> {
     let start = format!("{name}: ");
     response.text().lines().find_map(|line| line.strip_prefix(&start)).map(ToOwned::to_owned)
@@ -77,7 +77,7 @@ mod in_one_process {
         assert_eq!((get(&service, &cache, "/").await.x_cache(), origin.calls()), ("HIT", 1));
     }
 
-    /// What is to be refreshed is there for the inner one as well, and must not be what the refresh brings.
+    /// The inner layer has the stale entry as well, and must not answer the refresh with it.
     async fn a_refresh_reaches_the_application(backend: &Backend) {
         let clock = Clock::manual();
         let origin = Origin::new(|call, request| ready(Ok(echo(call, &request, STALE))));
@@ -142,9 +142,9 @@ mod in_one_process {
         assert_eq!(lines(&miss)[0], "cache-layer; fwd=bypass; detail=nested");
     }
 
-    /// What another cache loads is no reason not to keep it here, nor does that hide what is loaded further out.
+    /// A load of another cache does not keep this one from storing, and does not hide the enclosing load of this one.
     #[tokio::test]
-    async fn another_cache_in_between_keeps_its_own_and_hides_no_mark() {
+    async fn another_cache_in_between_keeps_its_own_and_hides_no_load() {
         let cache = || Cache::builder(MemoryStore::new(1 << 20)).lock_timeout(FOR_EVER).build();
         let (mine, other, origin) = (cache(), cache(), Origin::echo(MAX_AGE));
         let layer = CacheLayer::new(mine.clone());
@@ -224,7 +224,7 @@ mod in_two_processes {
         }
     }
 
-    async fn a_mark_that_is_none_changes_nothing(backend: &Backend) {
+    async fn a_forged_load_changes_nothing(backend: &Backend) {
         let (outer, _, origin) = in_a_row(backend, &Clock::manual(), MAX_AGE).await;
         let gate = Gate::closed();
         let slow = Origin::gated_echo(&gate, MAX_AGE);
@@ -242,7 +242,7 @@ mod in_two_processes {
                 assert_eq!((answer.status, seen(&answer, FIELD)), (StatusCode::OK, None), "{method} {forged:?}");
             }
         }
-        // Nor does a client that sends one get past those who wait for a load.
+        // Nor does a client that sends one overtake the requests that wait for a load.
         let leads = tokio::spawn({
             let app = app.clone();
             async move { app.get("/slow", &[]).await }
@@ -259,7 +259,7 @@ mod in_two_processes {
 
     /// No lease can be asked about, so that whatever a client sends would be believed.
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_mark_counts_for_nothing_while_there_is_no_store() {
+    async fn a_forged_load_counts_for_nothing_while_there_is_no_store() {
         let gate = Gate::closed();
         let slow = Origin::gated_echo(&gate, MAX_AGE);
         let store = RedisStore::builder("redis://127.0.0.1:1").build().unwrap();
@@ -297,12 +297,12 @@ mod in_two_processes {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_mark_that_is_none_changes_nothing_over_redis() {
-        a_mark_that_is_none_changes_nothing(&Backend::redis()).await;
+    async fn a_forged_load_changes_nothing_over_redis() {
+        a_forged_load_changes_nothing(&Backend::redis()).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_mark_that_is_none_changes_nothing_over_memory_and_redis() {
-        a_mark_that_is_none_changes_nothing(&Backend::tiered()).await;
+    async fn a_forged_load_changes_nothing_over_memory_and_redis() {
+        a_forged_load_changes_nothing(&Backend::tiered()).await;
     }
 }

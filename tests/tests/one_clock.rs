@@ -249,7 +249,7 @@ async fn in_a_cluster_it_is_the_clock_of_the_server_that_has_the_tags() {
     assert_eq!(get(&reader, "key").await, Some(7));
 }
 
-/// Whoever has Redis, and is not trusted, could set the clock back, and have served what has run out.
+/// An untrusted owner of the Redis could set its clock back, so that expired entries would be served.
 #[tokio::test(flavor = "multi_thread")]
 async fn where_redis_is_not_trusted_its_clock_is_not_either() {
     use cache_layer::store::KeyRing;

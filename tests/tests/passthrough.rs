@@ -1,4 +1,4 @@
-//! What the cache keeps it gives back as it was, and what it doesn't keep it doesn't touch.
+//! Stored responses are sent as they were, and responses that are not stored pass through unchanged.
 
 use std::time::Duration;
 
@@ -256,7 +256,7 @@ mod a_stream {
         assert_eq!(app.get("/", &[]).await.call(), 2);
     }
 
-    /// It may never end: whoever records it must not go on for nobody.
+    /// The body may never end: it must not be recorded once no client reads it.
     async fn that_is_too_long_ends_with_its_client(backend: &Backend) {
         let (origin, feed) = in_hand(MAX_AGE);
         let app = app(backend, &origin, &Clock::system(), |layer| layer.max_body(6)).await;
@@ -703,7 +703,7 @@ mod a_write {
         }
     }
 
-    /// It may have done the write before.
+    /// The application may have carried out the write before it failed.
     async fn that_ends_in_an_error_of_the_application_makes_its_target_stale(backend: &Backend) {
         let origin = Origin::new(|call, request| {
             let failed = request.method() != Method::GET;

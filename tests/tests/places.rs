@@ -1,5 +1,5 @@
-//! Places among the loads that run at one time: a load and what it loads share one, whoever leads the loads, and no more loads
-//! run than there are places.
+//! Places among the loads that run at one time: a load and the loads that it makes share one, in whichever task they run, and no more
+//! loads run than there are places.
 
 use std::{
     convert::Infallible,
@@ -307,14 +307,14 @@ async fn of_what_is_made_from_something_stale_no_more_run_than_there_are_places(
         Origin::new(move |call, _| {
             let (cache, busy, gate) = (cache.clone(), busy.clone(), gate.clone());
             async move {
-                // Its refresh takes one of the places, and lasts.
+                // The refresh takes one of the places for a long time.
                 let Ok(part) = part(&cache, 0, &Calls::default(), &gate).await;
                 if call == 1 {
                     once(|| cache.counts().coalesced == REQUESTS - 1).await;
                 }
                 busy.work().await;
                 let mut response = http::Response::new(full(part.to_string()));
-                // What a handler says in this way is for one response: other requests can't have it.
+                // Freshness that a handler sets in this way is for one response: other requests can't have it.
                 response.extensions_mut().insert(Freshness::of(MINUTE));
                 Ok(response)
             }

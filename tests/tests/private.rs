@@ -209,7 +209,7 @@ async fn two_owners_never_see_each_others(backend: &Backend) {
         let (origin, uri) = (Origin::echo(fields), format!("http://api.example/{row}"));
         // The names of some begin as others'.
         let owners = ["alice", "alice ", "alice http", "5:alice", "bob"];
-        // One token for all: that of a program that is told in another way for whom it asks.
+        // One token for all users, as of a program that is told in another way for whom it asks.
         for sent in [&[][..], OLD_TOKEN, &[("cookie", "session=1")]] {
             let mut calls = Vec::new();
             for owner in owners {

@@ -17,7 +17,7 @@ const JSON: (&str, &str) = ("content-type", "application/json");
 const FRESH: (&str, &str) = ("x-say-cache-control", "max-age=60");
 const A: &str = "{\"a\":1}";
 
-/// What the vectors begin with.
+/// The first steps of the vectors.
 trait Vectors {
     async fn q1(&self);
     async fn is_hit(&self, uri: &str, content: &str);
@@ -58,7 +58,7 @@ async fn the_same_content_of_the_same_type_is_one(backend: &Backend) {
     ] {
         assert_eq!(app.query("/s", fields, content).await.x_cache(), expected, "{what}");
     }
-    // What the key has is all of it: each of these is there by itself.
+    // The key is made of the whole content: each of these is stored by itself.
     app.is_hit("/s", A).await;
     app.is_hit("/s", "{\"a\": 1}").await;
 }
@@ -100,13 +100,13 @@ async fn a_write_to_the_target_voids_every_content(backend: &Backend) {
             app.query("/s", &[JSON, FRESH], content).await;
             app.is_hit("/s", content).await;
         }
-        // Whoever hears of it, all do.
+        // A write in one process reaches all of them.
         other.send(method, "/s", fields, "3").await;
         for content in [A, "2"] {
             assert_eq!(app.query("/s", &[JSON, FRESH], content).await.x_cache(), expected, "{what}");
         }
     }
-    // What another response names is stale as well, and no other target.
+    // A target that another response names is stale as well, and no other one.
     app.is_miss("/t", A).await;
     app.send("POST", "/new", &[("x-say-location", "/t")], "").await;
     app.is_miss("/t", A).await;
@@ -305,7 +305,7 @@ async fn a_redirect_is_that_of_its_content(backend: &Backend) {
         assert_eq!(app.query(&uri, &fields, "B").await.x_cache(), "MISS", "q18");
         assert_eq!(app.send("GET", &uri, &[FRESH], "").await.x_cache(), "MISS");
     }
-    // Nor is anything kept for what a response names.
+    // Nothing is stored under a URI that a response names, either.
     let named = [JSON, FRESH, ("x-say-location", "/named"), ("x-say-content-location", "/result")];
     app.query("/s", &named, A).await;
     for uri in ["/named", "/result"] {
@@ -314,7 +314,7 @@ async fn a_redirect_is_that_of_its_content(backend: &Backend) {
 }
 
 async fn a_write_under_way_keeps_what_is_filled_meanwhile_from_lasting(backend: &Backend) {
-    // What one process writes, that one fills, or another.
+    // The cache is filled during the write, by the process that writes or by another one.
     for (uri, by_another) in [("/one", false), ("/other", true)] {
         let gate = Gate::closed();
         let origin = Origin::gated_obedient(&gate, |_, request| request.method() == Method::POST);
@@ -433,7 +433,7 @@ async fn only_some_queries_are_answered_so_where_that_is_set(backend: &Backend) 
         assert!(passed.text().ends_with(A), "{passed:?}");
     }
     assert_eq!(app.send("GET", "/other", &[], "").await.x_cache(), "HIT", "it is safe all the same");
-    // Its content is left to the application, however long it takes.
+    // The content is left to the application, however long it takes to arrive.
     let (feed, body) = Feed::new();
     let calls = origin.calls();
     let slow = request(Method::QUERY, "/other", &[FRESH, JSON]).map(|_| body);
@@ -481,7 +481,7 @@ async fn what_a_layer_outside_says_is_in_the_key(backend: &Backend) {
         assert_eq!(app.ask(of(tenant)).await.x_cache(), "HIT", "{tenant}");
     }
     app.is_miss("/s", A).await;
-    // A write reaches every content of its target, whoever it is for.
+    // A write reaches the responses for every content and every tenant.
     app.send("POST", "/s", &[], "").await;
     for tenant in ["one", "two"] {
         assert_eq!(app.ask(of(tenant)).await.x_cache(), "MISS", "{tenant}");

@@ -1,5 +1,5 @@
-//! Nobody is given what was made for another content, nor for the same content of another meaning: whatever two requests differ
-//! in, over every store, by the node that loaded the response and by another one.
+//! No request is answered with the response to another content, or to the same content with another meaning: whatever two
+//! requests differ in, over every store, by the node that loaded the response and by another one.
 
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ impl Fleet {
         let set = |layer: CacheLayer| if ruled { layer.ttl(MINUTE).query() } else { layer.query() };
         let here = QueryApp::new(backend.cache().await.build(), &origin, set);
         let there = QueryApp::new(backend.cache().await.build(), &origin, set);
-        // What an earlier fleet on the same store has left is not its.
+        // Removes the entries of an earlier fleet on the same store.
         here.cache.invalidate_all().await.unwrap();
         Self { origin, here, there, says }
     }
@@ -185,7 +185,7 @@ async fn what_is_one_users(backend: &Backend) {
     }
 }
 
-/// What two requests may differ in, and are one all the same: the rest of this file would be true of a cache that keeps nothing.
+/// Differences that do not matter: without this test, the rest of this file would hold for a cache that stores nothing.
 async fn nothing_else_tells_them_apart(backend: &Backend) {
     for source in SOURCES {
         for (first, second) in [

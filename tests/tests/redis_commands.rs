@@ -1,4 +1,4 @@
-//! What a miss, a hit and an invalidation ask of Redis, counted by Redis itself: round trips, commands, scripts, bytes.
+//! The load of a miss, a hit and an invalidation on Redis, counted by Redis itself: round trips, commands, scripts, bytes.
 //!
 //! `cargo nextest run -p tests --test redis_commands --no-capture` prints them, with the processor time that they took there. On
 //! another server: `tests/servers/run valkey` before it.
@@ -13,7 +13,7 @@ const AT_ONCE: u64 = 40;
 const PLAIN: &[(&str, &str)] = &[("cache-control", "max-age=600")];
 const TAGGED: &[(&str, &str)] = &[("cache-control", "max-age=600"), ("cache-tag", "all-of-them")];
 
-/// What happens beside what is counted: heartbeats, and what is asked once.
+/// Allows for other commands: heartbeats, and commands that are sent once.
 fn about(expected: u64) -> std::ops::RangeInclusive<u64> {
     expected..=expected + TIMES / 10
 }
@@ -34,7 +34,7 @@ fn counted(what: &str, backend: &Backend, before: &RedisUsage) -> RedisUsage {
     usage
 }
 
-/// One after the other, so that each message to the server is a round trip.
+/// Requests one after the other, so that each message to the server is a round trip.
 async fn misses(backend: &Backend, app: &App, what: &str) -> RedisUsage {
     let before = RedisUsage::of(backend.server());
     for number in 0..TIMES {
@@ -62,7 +62,7 @@ async fn a_tag_costs_no_round_trip_and_no_script() {
     let backend = Backend::redis();
     let app = app(&backend, "first", TAGGED).await;
     let miss = misses(&backend, &app, "a miss with a tag").await;
-    // What the tag's token is, the script says once.
+    // The script returns the tag's token once.
     assert!(about(2 * TIMES).contains(&miss.messages()), "{}", miss.messages());
     assert!(about(TIMES).contains(&miss.calls("evalsha")), "{}", miss.calls("evalsha"));
     assert!(about(12 * TIMES).contains(&miss.commands()), "{}", miss.commands());
@@ -82,7 +82,7 @@ async fn misses_that_come_together_share_what_they_can() {
     }
     let miss = counted("a miss among many", &backend, &before);
     assert!(miss.messages() <= TIMES, "{}", miss.messages());
-    // One that was taken along too early is given back, by a script.
+    // A lease that was claimed too early is given back, by a script.
     assert!(about(TIMES).contains(&miss.calls("evalsha")), "{}", miss.calls("evalsha"));
     assert!(miss.commands() <= 8 * TIMES, "{}", miss.commands());
 }

@@ -451,7 +451,7 @@ impl App {
         }
     }
 
-    /// One answer, which is right whatever the cache did.
+    /// One answer, which must be right whatever happened to the cache.
     async fn get(&self, item: usize) -> tests::Response {
         let response = self.client.get(&url(self.cached, item), &[]).await;
         assert_eq!(response.status, 200);
@@ -473,7 +473,7 @@ impl App {
     }
 
     async fn expect_hit(&self, item: usize) {
-        // One that another request's load answered may come before that load is stored.
+        // A request that was answered by another one's load may end before that load is stored.
         let stored =
             async || self.get(item).await.header("cache-status").is_some_and(|status| status.contains("; hit"));
         wait_until(&format!("item {item} is a hit"), stored).await;

@@ -1,4 +1,4 @@
-//! How those who wait for somebody else's load are released: each way has a name, is counted, and lets them go on.
+//! How requests that wait for another request's load are released: each way has a name, is counted, and lets them go on.
 
 use std::time::Duration;
 
@@ -78,7 +78,7 @@ async fn who_waited_too_long_goes_alone(backend: &Backend) {
             Ok(echo(call, &request, FRESH))
         }
     });
-    // One waits in the same process and one in another.
+    // One request waits in the same process, and one in another.
     let app = App::new(backend.cache().await.lock_timeout(SHORT).build(), &origin, |layer| layer);
     let other = App::new(backend.cache().await.lock_timeout(SHORT).build(), &origin, |layer| layer);
     let service = app.service();

@@ -1,4 +1,4 @@
-//! What RFC 9111 and its companions promise to the clients of a cache, and what of it is each user's choice.
+//! The promises of RFC 9111 and its companions to the clients of a cache, and the choices that a user has.
 
 use std::{
     sync::{
@@ -107,7 +107,7 @@ fn asking(app: &App, uri: &'static str) -> tokio::task::JoinHandle<tests::Respon
     tokio::spawn(async move { app.get(uri, &[]).await })
 }
 
-/// The answer to a GET, whatever goes on behind it.
+/// The answer to a GET, while loads may still be under way.
 async fn at_once(app: &App, uri: &str) -> tests::Response {
     ask(&app.service(), request(Method::GET, uri, &[])).await.unwrap()
 }
@@ -337,7 +337,7 @@ mod validation {
         assert_eq!(asked.last("if-none-match"), None);
     }
 
-    /// What a 304 says of itself, and what had been stored: another spelling of the same, or none that can be matched.
+    /// The validators of a 304, and those of the stored response: in another spelling, or without a match.
     const UNMATCHED: [(Fields, Fields); 7] = [
         // nginx, with gzip on
         (&[("etag", "W/\"a\"")], &[("etag", "\"a\"")]),
@@ -399,7 +399,7 @@ mod validation {
                     let hit = app.get("/", &[]).await;
                     assert_eq!((hit.x_cache(), hit.call(), origin.calls()), ("HIT", 3, 3), "{case}");
                 }
-                // What was loaded anew may be asked about again.
+                // A response that was loaded anew may be validated again.
                 clock.advance(seconds(61));
                 assert_eq!((app.get("/", &[]).await.call(), origin.calls()), (3, 4), "{case}");
                 assert!(asked.last("if-none-match").or(asked.last("if-modified-since")).is_some(), "{case}");
@@ -419,7 +419,7 @@ mod validation {
         }
     }
 
-    /// Nobody waits for it, so nobody gets what it brings; those who come later do.
+    /// No request waits for this response, so none is answered by it; later requests are.
     async fn that_can_not_be_matched_in_the_background_is_followed_by_the_whole(backend: &Backend) {
         for validators in UNMATCHED {
             let clock = Clock::manual();
@@ -467,7 +467,7 @@ mod validation {
         assert_eq!((calls, origin.calls()), (vec![1, 3, 3, 3, 3, 3, 3, 3], 3));
     }
 
-    /// What is written then is the old response once more: it must not come after an invalidation, or undo one.
+    /// The old response is written once more then: this must not undo an invalidation.
     async fn that_can_not_be_matched_brings_nothing_back_that_is_void(backend: &Backend) {
         let (inner, asked) = mismatching("max-age=60", UNMATCHED[0], false);
         let gate = Gate::closed();
@@ -513,7 +513,7 @@ mod validation {
         assert_eq!((app.get("/", &[]).await.x_cache(), origin.calls()), ("HIT", 2));
     }
 
-    /// An application that says 304 whatever it is asked has nothing to give but what it once gave.
+    /// If an application answers every request with 304, the cache has no other response than the stored one.
     async fn that_nobody_asked_for_is_no_clients_answer(backend: &Backend) {
         const TAGGED: Fields = &[("etag", "\"a\"")];
         let stale: Fields = &[("cache-control", "max-age=60, must-revalidate"), ("etag", "W/\"a\"")];
@@ -732,7 +732,7 @@ mod a_range {
         let (origin, _) = replies(&[Answer(200, FIELDS, DIGITS)]);
         App::on(backend, &origin).await.get("/", &[]).await;
         for (range, part) in PARTS {
-            // One that has nothing in memory yet.
+            // A process that has nothing in memory yet.
             let app = App::on(backend, &origin).await;
             for _ in 0..2 {
                 let answer = app.get("/", &[("range", range)]).await;
@@ -827,7 +827,7 @@ mod a_range {
         assert_eq!(origin.calls(), 1);
     }
 
-    /// One part can be had while the whole comes in, and so can its begin; several are put together once it is there.
+    /// A single part is sent while the whole response comes in; several parts are put together once the response is complete.
     async fn that_are_several_wait_for_what_comes_in(backend: &Backend) {
         let (feed, body) = Feed::new();
         let body = Mutex::new(Some(body));
@@ -1008,13 +1008,13 @@ mod a_range {
             for call in 2..=3 {
                 assert_is_the_applications(&app.get(&path, THREE).await, &asked, call, &case);
             }
-            // Nobody remembers any more that it was not kept, but for those who ask for parts of it.
+            // The cache no longer remembers that the response was not stored, except for requests for a range.
             app.cache.invalidate_all().await.unwrap();
             for call in 4..=6 {
                 clock.advance(seconds(50 * 60));
                 assert_is_the_applications(&app.get(&path, THREE).await, &asked, call, &case);
             }
-            // Whoever wants the whole gets it, and who then wants a part gets that.
+            // A request for the whole response gets it, and a later request for a part gets the part.
             assert_eq!(app.get(&path, &[]).await.text(), DIGITS, "{case}");
             assert_is_the_applications(&app.get(&path, THREE).await, &asked, 8, &case);
         }
@@ -1041,7 +1041,7 @@ mod a_range {
         }
     }
 
-    /// It can be told from the request that the response is most likely this client's own.
+    /// The request shows that the response is most likely for this client alone.
     async fn of_a_client_that_says_who_it_is_is_the_applications_from_the_first_one_on(backend: &Backend) {
         for who in [("cookie", "session=1"), ("authorization", "Basic eA==")] {
             let fields: Vec<(&str, &str)> = THREE.iter().copied().chain([who]).collect();
@@ -1081,7 +1081,7 @@ mod a_range {
         });
         let clock = Clock::manual();
         let app = app(backend, &origin, &clock, |layer| layer).await;
-        // What is a client's own is not held against the others.
+        // A response for one client alone changes nothing for the others.
         let fields: Vec<(&str, &str)> = THREE.iter().copied().chain([("cookie", "session=1")]).collect();
         app.get("/", &[]).await;
         clock.advance(seconds(61));
@@ -1199,7 +1199,7 @@ mod stale_while_revalidate {
         for fields in FORBIDDING {
             assert!(!is_used(backend, fields, permits).await, "{fields:?}");
         }
-        // It was not stated, so s-maxage stands alone.
+        // The response states no window, so that `s-maxage` stands alone.
         let alone: Fields = &[("cache-control", "s-maxage=60")];
         assert!(!is_used(backend, alone, |layer| permits(layer).stale_while_revalidate(MINUTE)).await);
     }
@@ -1261,7 +1261,7 @@ mod stale_while_revalidate {
         }
     }
 
-    /// It may be that there is an answer only for as long as a client waits for it.
+    /// An application may answer only while a client waits.
     async fn is_made_up_for_by_the_next_request_if_a_refresh_has_no_answer(backend: &Backend) {
         const SCRIPT: &[Reply] = &[Answer(200, WINDOW, "old"), Fails, Answer(200, WINDOW, "new")];
         let (clock, (origin, _)) = (Clock::manual(), replies(SCRIPT));
@@ -1293,7 +1293,7 @@ mod stale_if_error {
 
     const WINDOW: Fields = &[("cache-control", "max-age=60, stale-if-error=30")];
 
-    /// What comes of an error, so many seconds after a response with these fields was stored.
+    /// The answer when the application fails, so many seconds after a response with these fields was stored.
     async fn at(
         backend: &Backend,
         age: u64,
@@ -1340,7 +1340,7 @@ mod stale_if_error {
         }
     }
 
-    /// One of them asks, and what stands in for its error stands in for theirs.
+    /// One of the requests asks the application, and the response that replaces its error is for all of them.
     async fn replaces_the_error_for_all_who_wait(backend: &Backend) {
         let (clock, gate) = (Clock::manual(), Gate::closed());
         let origin = Origin::new({
@@ -1471,7 +1471,7 @@ mod stale_if_error {
                 assert_eq!((head.status.as_u16(), head.x_cache(), head.text()), (200, "STALE", ""), "{status:?}");
                 assert_eq!(head.header("content-length"), Some("6"));
                 assert_eq!(head.cache_status().fwd_status, status.map(i64::from));
-                // It voids nothing: what stands in is no news of the application's.
+                // It voids nothing: a response that replaces an error is not a new one.
                 assert_eq!(app.get("/", &[]).await.text(), "stored");
                 assert_eq!(app.send(Method::HEAD, "/", &[]).await.x_cache(), "STALE", "while it is left alone, too");
             }
@@ -1662,7 +1662,7 @@ mod freshness {
         assert_eq!(app.get("/stated", &[]).await.x_cache(), "MISS");
     }
 
-    /// What is left of 1000 seconds, for each of many keys.
+    /// The remaining freshness of 1000 seconds, for each of many keys.
     async fn left(backend: &Backend, set: impl FnOnce(CacheLayer) -> CacheLayer) -> Vec<i64> {
         let origin = Origin::echo(&[("cache-control", "max-age=1000")]);
         let app = app(backend, &origin, &Clock::manual(), set).await;
@@ -1761,7 +1761,7 @@ mod freshness {
 mod a_cookie {
     use super::*;
 
-    /// What the second client gets of a response that sets a cookie for the first.
+    /// The answer to the second client, after a response that sets a cookie for the first.
     async fn second(backend: &Backend, set: impl FnOnce(CacheLayer) -> CacheLayer) -> (bool, Option<String>) {
         let origin = Origin::echo(&[("cache-control", "max-age=60"), ("set-cookie", "session=1"), ("x-other", "1")]);
         let app = app(backend, &origin, &Clock::system(), set).await;
@@ -1908,7 +1908,7 @@ mod a_wish_of_the_client {
             let answer = app.get("/", &[wish]).await;
             assert_eq!((answer.x_cache(), answer.call()), ("MISS", call + 2), "{wish:?}");
             assert_eq!(answer.cache_status().fwd.as_deref(), Some("request"));
-            // It is there for the others.
+            // The response is stored for the other requests.
             let hit = app.get("/", &[]).await;
             assert_eq!((hit.x_cache(), hit.call()), ("HIT", call + 2), "{wish:?}");
         }
@@ -1996,7 +1996,7 @@ mod a_key {
         let bare = app.get("/bare?utm_source=mail", &[]).await;
         assert!(bare.text().contains("/bare?utm_source=mail\n"), "{bare:?}");
         assert_eq!(app.get("/bare", &[]).await.x_cache(), "HIT");
-        // What is written under one name is stale under all.
+        // A write under one name makes the response stale under all names.
         app.send(Method::POST, "/a?x=1&y=2&utm_source=mail", &[]).await;
         assert_eq!(app.get(same[0], &[]).await.x_cache(), "MISS");
     }
@@ -2012,7 +2012,7 @@ mod a_key {
                 assert_eq!((answer.x_cache(), answer.call()), (x_cache, call), "{tenant:?}");
             }
         }
-        // A write is about its target, whatever else the keys of that are made of (RFC 9111, section 4.4).
+        // A write concerns its target, whatever else is part of the keys (RFC 9111, section 4.4).
         app.send(Method::POST, "/", tenants[0]).await;
         for tenant in tenants {
             assert_eq!(app.get("/", tenant).await.x_cache(), "MISS", "{tenant:?}");

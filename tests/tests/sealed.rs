@@ -58,7 +58,7 @@ async fn the_record_of_a_request_is_read_with_the_keys_alone() {
     let (one, other) = (cache(&server, ring()).await, cache(&server, ring()).await);
     let stranger = cache(&server, KeyRing::new(NAMES, NEW)).await;
     for _ in 0..2 {
-        // Its own record is no other process's, if it is sent twice.
+        // A process recognizes its own record if a request is sent twice.
         assert_eq!(one.reserve_request("id", b"product:42", LIMIT).await, Ok(Reserved::Now));
     }
     assert_eq!(other.reserve_request("id", b"another", LIMIT).await, Ok(Reserved::Before("product:42".into())));
@@ -81,7 +81,7 @@ async fn who_has_the_keys_finds_what_others_stored_and_hears_what_they_invalidat
     wait_until("it is there", async || one.contains(("product", 7)).await).await;
     one.delete(("product", 7)).await.unwrap();
     wait_until("it is void everywhere", async || !other.contains(("product", 7)).await).await;
-    // One of the fleet loads, and is waited for.
+    // One process of the fleet loads, and the others wait for it.
     let calls = Arc::new(AtomicUsize::new(0));
     let asks = [&one, &other, &one, &other].map(|cache| {
         let calls = calls.clone();
@@ -129,7 +129,7 @@ async fn who_has_other_keys_finds_nothing_and_is_told_why() {
     let elsewhere = cache(&server, KeyRing::new(NEW, OLD)).await;
     assert_eq!(elsewhere.get::<String>("k").await, None);
     assert_eq!(elsewhere.counts().rejected, [], "it has another name there");
-    // Who has no keys writes nothing that is believed.
+    // A process without the keys writes nothing that is believed.
     let plain = Cache::new(connect(&server, None).await);
     plain.set("k", "forged").await.unwrap();
     let names: Vec<String> = server.keys().into_iter().filter(|name| name.starts_with("cache:e:")).collect();

@@ -1,4 +1,4 @@
-//! What is stored only from the second load on: what it says, and that nobody loads more often than that.
+//! Responses that are stored only from the second load on: what they say, and that no more than two loads are needed.
 
 use std::{
     convert::Infallible,
@@ -62,7 +62,7 @@ impl Loads {
 async fn a_response_is_stored_from_the_second_load_on_and_says_why_not_before() {
     let server = RedisServer::start();
     let origin = Origin::echo(&[("cache-control", "max-age=600"), ("vary", "accept-language")]);
-    // What is explained beforehand is compared with what comes.
+    // The explanation of each request is compared with its response.
     let app = App::new(cache(&server, HOUR).await, &origin, |layer| layer);
     for language in ["de", "en"] {
         let fields = [("accept-language", language)];

@@ -68,7 +68,7 @@ async fn a_write_is_in_item_list_and_page_of_the_other_process_at_its_next_read(
 }
 
 const REPLICAS: usize = 3;
-/// Each is written by one writer, who counts in its stock.
+/// Each product has one writer, which counts in its stock.
 const PRODUCTS: std::ops::Range<usize> = 60..72;
 /// Between its writes: long, for what one replica missed is void as soon as another one is written through.
 const BETWEEN_WRITES: std::ops::Range<u64> = 500..900;
@@ -81,7 +81,7 @@ const LOAD: Duration = Duration::from_millis(300);
 /// How much later than the others one of them is let through to the new Redis.
 const LATE: Duration = Duration::from_secs(1);
 
-/// Three replicas under writers and readers, who ask another one than was written through, while Redis is killed and
+/// Three replicas under writers and readers, which ask another replica than the one that was written through, while Redis is killed and
 /// started again, empty; and each time one replica is late to find it.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_read_is_stale_after_a_loss_of_redis_though_one_process_is_back_later_than_the_others() {

@@ -57,7 +57,7 @@ async fn a_first_read_is_a_miss_and_the_next_a_hit_with_its_age(backend: Backend
         assert_eq!(miss.x_cache(), "MISS", "{path}");
         assert_eq!(miss.header("age"), None);
 
-        // Stored after the answer was given, but whoever asks meanwhile waits for that.
+        // The response is stored after its client has it; a request in between waits for that.
         let hit = service.get(path).await;
         assert_eq!(hit.x_cache(), "HIT", "{path}");
         assert_eq!(hit.body, miss.body);
@@ -112,7 +112,7 @@ async fn pages_partition_the_list_and_each_is_cached_by_itself(backend: Backend)
 
 async fn a_new_product_is_in_every_answer_at_once(backend: Backend) {
     let service = backend.start().await;
-    // What is not there yet must not be remembered as missing.
+    // A product that does not exist yet must not be remembered as missing.
     assert_eq!(service.get("/api/products/101").await.status, 404);
     service.warm(&["/api/products?per_page=100&page=2", "/api/products", "/api/categories"]).await;
 
@@ -305,7 +305,7 @@ mod health {
         let service = backend.start_with(|config| config.database_url = url.as_str().into()).await;
         service.wait_for_health("healthy").await;
         service.hit("/api/products/1").await;
-        // It neither answers nor refuses; then it refuses.
+        // The server first neither answers nor refuses, and then refuses.
         for fault in [Fault::BlackHole, Fault::Cut] {
             network.set(fault).await;
             service.wait_for_health("degraded").await;
@@ -417,7 +417,7 @@ async fn a_redis_that_is_down_at_the_start_is_picked_up_when_it_comes() {
     for _ in 0..3 {
         let answer = service.get("/api/products/42").await;
         assert_eq!(answer.status, 200);
-        // It may still share the load of the one before, which ends after its answer has left.
+        // The request may still share the load of the previous one, which ends after its answer was sent.
         let status = answer.headers["cache-status"].to_str().unwrap();
         assert!(!status.contains("; hit"), "{status}");
     }
@@ -468,7 +468,7 @@ enum Database {
     Postgres,
 }
 
-/// What instances of the service share.
+/// The servers that instances of the service share.
 struct Backend {
     redis: Option<RedisServer>,
     postgres: Option<PostgresServer>,
@@ -574,7 +574,7 @@ impl Service {
     }
 }
 
-/// One that was joined to a load under way is an `X-Cache: HIT` as well, but need not be stored yet.
+/// A response from a load under way is an `X-Cache: HIT` as well, but need not be stored yet.
 fn is_from_the_store(response: &Response) -> bool {
     let status = response.header("cache-status").unwrap_or_default();
     response.x_cache() == "HIT" && status.contains("; hit")

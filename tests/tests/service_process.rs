@@ -170,7 +170,7 @@ mod sigterm {
             body.len()
         )
         .unwrap();
-        // It says so only once it waits for the body.
+        // The service sends this only once it waits for the body.
         read_until(&mut connection, "100 Continue\r\n\r\n");
 
         service.terminate();
@@ -246,7 +246,7 @@ mod sigterm {
         assert!(clients.try_join_next().is_none(), "a request failed");
     }
 
-    /// As behind a Kubernetes Service: who keeps a connection stays with its replica, ready or not, until that ends it.
+    /// As behind a Kubernetes Service: a client that keeps a connection stays with its replica, ready or not, until it is closed.
     #[tokio::test(flavor = "multi_thread")]
     async fn under_kept_connections_fails_no_request_though_nobody_tries_again() {
         let start = || ServiceProcess::start(SERVICE, &[("APP_SHUTDOWN_DELAY", "5s")]);
@@ -405,7 +405,7 @@ mod log {
             assert_eq!(client.send_json(Method::PUT, &url, &pot).await.status, 200);
             writes += 1;
         }
-        // One in ten seconds.
+        // At most one line in ten seconds.
         let most = 1 + began.elapsed().as_secs() / 10;
         assert!(lines(&service, UNTOLD) as u64 <= most, "{}", service.log());
     }
@@ -596,7 +596,7 @@ mod rules {
             let (ttl, etags) = (100 * number, number.is_multiple_of(2));
             format!("[[rule]]\npath = \"{path}\"\nttl = \"{ttl}s\"\netags = {etags}\ninherit = false\n")
         };
-        // Those in between make the file longer than what is read of it at once.
+        // The other rules make the file longer than a single read.
         let others: String = (0..200).map(|other| rule(&format!("/api/other/{other}"))).collect();
         format!("{}{others}{}", rule("/api/products/{id}"), rule("/api/products"))
     }

@@ -42,7 +42,7 @@ async fn what_one_process_answered_with_most_the_next_has_in_memory_from_the_sta
     assert!(second.log().contains("fetched what other processes answer with most"), "{}", second.log());
     assert_eq!(client.get(&format!("{}{path}", second.url()), &[]).await.x_cache(), "HIT");
     assert!(in_memory(&second).await, "its first request");
-    // What changes is not served as it was, though nobody has asked for it here before it changed.
+    // A product that changes is not served as it was, although no request asked for it here before.
     let gone = client.request(Method::DELETE, &format!("{}{path}", second.url()), &[], "").await;
     assert!(gone.status.is_success(), "{}", gone.text());
     assert_eq!(client.get(&format!("{}{path}", second.url()), &[]).await.status, 404);

@@ -1,4 +1,4 @@
-//! What the settings of a layer, of its rules, and of a request's hints do to what clients get.
+//! The effect of the settings of a layer, of its rules, and of a request's hints on the responses.
 
 use std::{sync::Mutex, time::Duration};
 
@@ -31,7 +31,7 @@ fn said(response: &Response) -> (&str, Option<String>) {
     (response.x_cache(), response.cache_status().detail)
 }
 
-/// What is said of the second of two requests.
+/// The outcome of the second of two requests.
 async fn second(app: &App, uri: &str, fields: &[(&str, &str)]) -> (String, Option<String>) {
     app.get(uri, fields).await;
     let response = app.get(uri, fields).await;
@@ -117,7 +117,7 @@ mod a_rule {
         // From a path that has no rule.
         app.send(Method::POST, "/orders", &tenant("one")).await;
         assert_eq!(app.get("/shops/7/orders", &tenant("one")).await.x_cache(), "MISS");
-        // A write is one of the target, for all who may ask for it (RFC 9111, section 4.4).
+        // A write concerns the target for all tenants (RFC 9111, section 4.4).
         assert_eq!(app.get("/shops/7/orders", &tenant("two")).await.x_cache(), "MISS");
         // To the path itself, by a method that the rule is not alone for.
         app.send(Method::DELETE, "/shops/7/orders", &tenant("two")).await;
@@ -588,7 +588,7 @@ mod fields_of_one_request {
         for fields in ONE {
             let app = app(&with_replayed(fields), |layer| layer.ttl(seconds(60)));
             assert_eq!(second(&app, "/", &[]).await, refused("remembered/one-client"), "{fields:?}");
-            // What the application says itself counts.
+            // The application's own fields count.
             let by_itself = Origin::new(move |call, request: Request<Body>| async move {
                 let mut response = echo(call, &request, fields);
                 response.extensions_mut().insert(Freshness::of(seconds(60)));

@@ -1,5 +1,5 @@
-//! What one site is: the same pages by either scheme and under every name, for those who read, those who write, and those who
-//! invalidate; unless its owner says that they are two.
+//! One site: the same pages by either scheme and under every name, for reads, writes and invalidations, unless its owner says
+//! that there are two sites.
 
 use cache_layer::{Cache, CacheLayer, store::MemoryStore};
 use http::{Method, Request, Uri};
@@ -94,7 +94,7 @@ async fn is_invalidated_by_the_uri_that_clients_see_and_by_a_handlers_own(backen
         app.cache.invalidate(&key).await.unwrap();
         assert_eq!(app.get("/page", &[]).await.x_cache(), "MISS", "after {uri}");
     }
-    // What a handler is asked, by HTTP/1.1 and by HTTP/2; and another page of the same site.
+    // The requests that a handler gets by HTTP/1.1 and by HTTP/2; and another page of the same site.
     for (uri, fields) in PAGE {
         app.get("/page", &[]).await;
         assert_eq!(app.get("/page", &[]).await.x_cache(), "HIT", "before {uri}");
@@ -171,7 +171,7 @@ async fn is_one_under_every_name_that_its_owner_says(backend: &Backend) {
     assert_eq!(app.cache.delete_pattern("https://shop.example/*").counted().await.unwrap(), 2);
 }
 
-/// An application that sends whoever comes by `http`, by another name or with a parameter of a campaign to the page proper.
+/// An application that redirects requests by `http`, by another name or with a campaign's parameter to the canonical URL.
 fn sends_to_the_page_proper() -> Origin {
     Origin::new(|call, request| async move {
         let uri = request.uri();

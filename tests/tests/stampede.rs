@@ -1,4 +1,4 @@
-//! Who asks the application when many want the same, and what becomes of the others when it fails.
+//! Which request asks the application when many want the same response, and what becomes of the others when it fails.
 
 use std::{
     sync::{
@@ -44,7 +44,7 @@ impl Failing {
         let origin = Origin::new(move |call, request| {
             let broken = is_broken.load(Ordering::SeqCst);
             async move {
-                // So that those who come at the same time meet.
+                // So that requests that come at the same time meet.
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 let mut response = echo(call, &request, if broken { &[] } else { fields });
                 if broken {

@@ -55,7 +55,7 @@ mod no_vary_search {
         for uri in ["/s?id=2", "/s?id=1&utm=a&x", "/t?id=1", "/s"] {
             assert_eq!(x_cache(&app, uri, &[FRESH, UTM]).await, "MISS", "{uri}");
         }
-        // What is stored for the very target comes first.
+        // A response that is stored for exactly this target comes first.
         let own = app.get("/x?id=3", &[FRESH]).await.call();
         let other = app.get("/x?id=3&utm=1", &[FRESH, UTM]).await.call();
         assert_ne!(own, other);
@@ -63,7 +63,7 @@ mod no_vary_search {
         assert_eq!(app.get("/x?id=3&utm=2", &[]).await.call(), other);
     }
 
-    /// What the parser's own tests have, through a whole cache.
+    /// The vectors of the parser's own tests, through a whole cache.
     async fn queries_match_as_the_draft_says(backend: &Backend) {
         const YES: bool = true;
         const NO: bool = false;
@@ -162,12 +162,12 @@ mod no_vary_search {
             assert_eq!(x_cache(&app, &format!("/{at}?utm=1"), &[]).await, "HIT", "{fields:?}");
             assert_eq!(x_cache(&app, &format!("/{at}?utm=2"), &[]).await, "MISS", "{fields:?}");
         }
-        // Nor is one who may be told more than others answered with what others were.
+        // A client that may see more than others does not get their response either.
         app.get("/s?utm=1", &[FRESH, UTM]).await;
         assert_eq!(x_cache(&app, "/s?utm=2", &[("authorization", "Basic eA==")]).await, "MISS");
     }
 
-    /// An alias says nothing of who its response is for.
+    /// An alias does not say which clients its response is for.
     async fn what_a_layer_outside_tells_apart_stays_so(backend: &Backend) {
         let app = app(backend, &Origin::obedient(), on).await;
         let ask = async |uri: &str, tenant: Option<&str>| {
@@ -222,7 +222,7 @@ mod no_vary_search {
         assert_eq!(x_cache(&app, "/t?utm=1", &[]).await, "STALE");
     }
 
-    /// Whoever knows the path by what an older response of it has said.
+    /// A process that knows the path by an older response.
     async fn an_alias_of_before_leads_to_no_other_class(backend: &Backend) {
         let origin = Origin::obedient();
         let (here, there) = (app(backend, &origin, on).await, app(backend, &origin, on).await);
@@ -250,14 +250,14 @@ mod no_vary_search {
         let origin = Origin::obedient();
         let (here, there) = (app(backend, &origin, on).await, app(backend, &origin, on).await);
         here.get("/s?id=1&utm=1", &[FRESH, UTM]).await;
-        // It knows nothing of the path yet, and asks the application.
+        // That process knows nothing of the path yet, and asks the application.
         assert_eq!(x_cache(&there, "/s?id=2&utm=2", &[FRESH, UTM]).await, "MISS");
         let found = there.get("/s?id=1&utm=3", &[]).await;
         assert_eq!((found.x_cache(), found.call()), ("HIT", 1));
         assert_eq!(here.get("/s?id=2", &[]).await.x_cache(), "HIT");
     }
 
-    /// What a process loads after the path has become known, and the clients who asked for it at one time.
+    /// The load of a process after it knows the path, and the clients that ask at one time.
     async fn all_at_once(
         (app, origin): (&App, &Origin),
         path: &str,
@@ -283,7 +283,7 @@ mod no_vary_search {
         let app = app(backend, &origin, on).await;
         app.get("/s?utm=0", &[FRESH, UTM]).await;
         let clients = all_at_once((&app, &origin), "/s", 20, &[FRESH, UTM]).await;
-        // Another class is another load, and nobody waits for the body who wants none.
+        // Another class is another load, and HEAD does not wait for the body.
         let other = tests::ask(&app.service(), request(Method::HEAD, "/s?id=1", &[])).await.unwrap();
         assert_eq!((other.x_cache(), other.call()), ("MISS", 3));
         gate.open();
@@ -304,7 +304,7 @@ mod no_vary_search {
         assert_eq!(app.cache.loads_in_flight(), 0);
     }
 
-    /// Whatever the one response turns out to be: each of the others asks for its own, at once, and nobody waits again.
+    /// Whatever that response says: each of the other requests loads its own at once, and none waits a second time.
     async fn what_turns_out_to_be_of_no_class_is_loaded_by_each(backend: &Backend) {
         const CLIENTS: usize = 6;
         const RESPONSES: [Fields<'_>; 5] = [
@@ -326,7 +326,7 @@ mod no_vary_search {
                     Ok(obey(call, request).await)
                 }
             });
-            // Who waits for another one waits for longer than the test does.
+            // A request that waits for another one's load waits for longer than the test does.
             let cache = backend.cache().await.lock_timeout(Duration::from_secs(3600)).build();
             let (app, path) = (App::new(cache, &origin, on), format!("/{at}"));
             app.get(&format!("{path}?utm=0"), &[FRESH, UTM]).await;
@@ -469,7 +469,7 @@ mod no_vary_search {
             let origin = Origin::obedient();
             let (here, there) = (app(&backend, &origin, on).await, app(&backend, &origin, on).await);
             here.get("/s?id=1&utm=1", &[FRESH, UTM]).await;
-            // Who explains a request reads it into the first tier.
+            // An explanation reads the entry into the first tier.
             let there = there.unexplained();
             let own = there.get("/s?id=1&utm=1", &[]).await;
             assert_eq!((own.x_cache(), own.cache_status().detail), ("HIT", None));
@@ -547,7 +547,7 @@ mod vary {
         }
     }
 
-    /// What two clients send, and whether they are one by each level; the last is with `br` and `gzip`.
+    /// The fields of two clients, and whether each level treats them as one; the last level is with `br` and `gzip`.
     async fn two_clients_are_one_where_the_level_says_so(backend: &Backend) {
         type Said = Option<&'static str>;
         const CODING: &str = "accept-encoding";
@@ -620,7 +620,7 @@ mod vary {
             let expected = is_rewritten.then(|| request(Method::GET, "http://h/", fields).headers().clone());
             assert_eq!(kept.as_ref().map(ClientPreferences::headers), expected.as_ref(), "{fields:?}");
         }
-        // One that goes through as it came has its own.
+        // A request that is passed through keeps its own field.
         app.get("/", &[("accept-encoding", "zstd, gzip"), ("cache-control", "no-store")]).await;
         assert_eq!(sent.lock().unwrap().pop(), Some(None));
     }
@@ -656,7 +656,7 @@ mod vary {
             assert_eq!((response.x_cache(), coding(&response)), ("MISS", None), "{refuses}");
             app.cache.invalidate_all().await.unwrap();
         }
-        // What is no coding that anybody knows is what the application makes of it.
+        // An unknown coding is left to the application.
         app.get("/odd", &[("accept-encoding", "unheard-of")]).await;
         assert_eq!(app.get("/odd", &[("accept-encoding", "br")]).await.x_cache(), "HIT");
     }
@@ -698,7 +698,7 @@ mod incremental {
         assert_eq!((response.call(), response.cache_status().detail.as_deref()), (2, Some("incremental")));
         gate.open();
         assert_eq!(loading.await.unwrap().call(), 1);
-        // What is there whole is as good as what comes in.
+        // A complete response may answer such a request as well.
         let response = app.get("/", &[("incremental", "?1")]).await;
         assert_eq!((response.x_cache(), response.call()), ("HIT", 1));
         assert_eq!(app.get("/b", &[("incremental", "?0")]).await.x_cache(), "MISS");

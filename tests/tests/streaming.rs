@@ -1,5 +1,5 @@
-//! Who waits for another one's load is answered while it comes in, with nothing that is not theirs to have, and is told
-//! when it breaks off.
+//! A request that waits for another request's load is answered while the response comes in, if it may have that response, and
+//! learns when the response breaks off.
 
 use std::time::Duration;
 
@@ -346,7 +346,7 @@ mod a_body_that_is_longer_than_what_is_kept {
         wait_for_followers(&app, 2).await;
         feed.data("two").unwrap();
         feed.data("three").unwrap();
-        // Its own answer, while the other one goes on.
+        // This request gets an answer of its own, while the other one's continues.
         let own = play.call().await;
         assert_eq!(call(&answer(waiting).await), "2");
         drop(own);
@@ -476,7 +476,7 @@ mod a_body_that_breaks_off {
         is_no_end_for_those_who_share_it_when_it_is_shorter_or_longer_than_announced,
     );
 
-    /// Its client can tell it from a whole one.
+    /// The client can tell it from a complete response.
     #[tokio::test(flavor = "multi_thread")]
     async fn breaks_the_connection_of_those_who_share_it() {
         let mut play = Playwright::answering(SIX_BYTES);
@@ -529,7 +529,7 @@ mod who_comes_after_an_invalidation {
     async fn is_not_given(backend: &Backend, elsewhere: bool, by: &str) {
         let mut play = Playwright::answering(SIX_BYTES);
         let reader = node(backend, &play).await;
-        // What is there from last time.
+        // Removes the entry of the last round.
         reader.cache.invalidate_all().await.unwrap();
         let writer = if elsewhere { App::on(backend, &play.origin).await } else { reader.clone() };
 

@@ -54,7 +54,7 @@ async fn the_fields_are_the_users_choice(backend: &Backend) {
         assert_eq!(response.header("cache-tag"), Some("red, round things"));
         assert_eq!(response.header("surrogate-key"), Some("list list/1"));
     }
-    // What another layer stored with its fields goes out without them all the same.
+    // A response that another layer stored with its tag fields is sent without them all the same.
     let strict = app(backend, &origin, |layer| layer).await;
     let response = strict.get("/a", &[]).await;
     assert_eq!((response.header("x-cache"), response.header("cache-tag")), (Some("HIT"), None));

@@ -79,7 +79,7 @@ async fn commits_go_in_the_order_in_which_they_are_released() {
     assert!(there().await.is_empty());
     assert!(store.release_newest_commit());
     wait_until("the newest is stored", async || there().await == [3]).await;
-    // What is invalidated in between is not.
+    // An entry that is invalidated in between is not served.
     cache.invalidate(&("n", 1).into()).await.unwrap();
     assert!(store.release_oldest_commit());
     wait_until("it is refused", async || cache.counts().fenced == 1).await;
@@ -98,7 +98,7 @@ async fn answers_take_as_long_as_it_is_told() {
     let began = Instant::now();
     assert!(!cache.contains("k").await);
     assert!(began.elapsed() >= least);
-    // What is asked at the same time is answered in any order.
+    // Requests at the same time are answered in any order.
     let slow = |cache: Cache, place: usize| async move {
         cache.contains("k").await;
         (Instant::now(), place)

@@ -88,7 +88,7 @@ impl Fleet {
         }
     }
 
-    /// What one of them stores is a hit at the other; what one of them writes is read from the other.
+    /// A response that one instance stores is a hit at the other, and a write through one is seen by the other.
     async fn share_what_they_store_and_what_they_void(&self) {
         for write in 0..20 {
             let (here, there) = (write % 2, (write + 1) % 2);

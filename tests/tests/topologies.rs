@@ -1,5 +1,5 @@
 //! Several Redis servers that fail over to each other and are rearranged, under load: every request is answered, rightly
-//! and in time, and the hits come back from whoever has the data now.
+//! and in time, and the hits come back from the server that has the data now.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -127,7 +127,7 @@ impl App {
         Self { addr, cache, client: HttpClient::new() }
     }
 
-    /// One answer, which is right whatever the cache did.
+    /// One answer, which must be right whatever happened to the cache.
     async fn get(&self, item: usize) -> tests::Response {
         let response = self.client.get(&self.url(item), &[]).await;
         assert_eq!((response.status.as_u16(), response.text()), (200, &body(item)[..]));

@@ -220,7 +220,7 @@ mod a_call {
         assert_eq!((answer.x_cache(), answer.call()), ("HIT", 1));
     }
 
-    /// What is stored is for all: what a layer further out keeps in its client's task does not reach the load.
+    /// A stored response is for all clients: state that an outer layer keeps in its client's task does not reach the load.
     async fn sees_no_task_local_of_its_client(backend: &Backend) {
         tokio::task_local! {
             static USER: &'static str;
@@ -278,7 +278,7 @@ mod a_panic {
             });
             assert_panicked(panicked.await, "a bug in the application");
         }
-        // What the POST had changed before it panicked, nobody knows: its target is voided.
+        // The POST may have changed something before it panicked: its target is voided.
         app.settled().await;
         assert_eq!(app.get("/", &[]).await.call(), 3);
         assert_eq!(app.get("/", &[]).await.x_cache(), "HIT");
@@ -550,7 +550,7 @@ mod a_hyper_server {
     over_each_store!(serves_the_layer_as_it_is);
 }
 
-/// What a user's own types come down to.
+/// The layer takes bodies and errors of any type.
 #[tokio::test]
 async fn the_layer_is_indifferent_to_the_types_of_bodies() {
     let cache = cache_layer::Cache::new(cache_layer::store::MemoryStore::new(1 << 20));

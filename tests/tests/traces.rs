@@ -1,4 +1,4 @@
-//! What a request leaves in a trace: which spans, inside which, linked with which, and what they say.
+//! The spans of a request in a trace: which there are, their parents, their links, and their fields.
 
 use std::{
     collections::BTreeMap,

@@ -188,7 +188,7 @@ async fn one_of_the_fleet_loads_for_all(backend: &Backend) {
 }
 
 async fn one_of_each_process_loads_if_the_lock_is_its_own(backend: &Backend) {
-    // Who waited for a load that is not stored looks again, and one of them may come before the other process's is.
+    // A caller that waited for a load that is not stored looks again, and may do so before the other process has stored its own.
     let (loads, _) = loads_of_a_cold_key(backend, Lock::Process).await;
     assert!((2..=4).contains(&loads), "{loads}");
 }
@@ -428,7 +428,7 @@ async fn a_load_may_say_that_the_stale_value_still_holds(backend: &Backend) {
     assert!(!cache.contains("k").await);
     assert_eq!(ask().await, 1);
     assert!(cache.contains("k").await);
-    // Its tags hold, too.
+    // Its tags count, too.
     cache.invalidate_tag("first").await.unwrap();
     assert!(!cache.contains("k").await);
 }
@@ -542,7 +542,7 @@ async fn what_cannot_be_written_is_answered_all_the_same(backend: &Backend) {
     assert_eq!(cache.set("k", "value").tags(tags).await, Err(SetError::TooManyTags));
 }
 
-/// What was in the cache under `"k"` before a value that it refuses, and after.
+/// A value that the cache refuses changes nothing under `"k"`.
 async fn is_refused<V>(backend: &Backend, value: V, because: &str)
 where
     V: Clone + std::fmt::Debug + Serialize + serde::de::DeserializeOwned + Send + Sync + 'static,
@@ -557,7 +557,7 @@ where
     assert_eq!(cache.get::<String>("k").await.as_deref(), Some("before"));
     answers_and_keeps_nothing(backend.cache().await, value.clone()).await;
 
-    // What tells them apart keeps them.
+    // A codec that distinguishes them stores them.
     let exact = backend.cache().await.codec(Postcard).build();
     exact.set("exact", &value).await.unwrap();
     let found = exact.get::<V>("exact").await;
@@ -698,10 +698,10 @@ async fn a_value_of_another_codec_or_schema_is_a_miss_with_a_reason(backend: &Ba
         assert_eq!(cache.counts().rejected, [(Rejection::Codec, 1)]);
     }
     assert!(own.contains(("product", 1)).await, "it is not theirs to delete");
-    // What comes with the library is read by all.
+    // Values of the codecs that come with the library are read by all caches.
     plain.set(("product", 2), &product(2)).await.unwrap();
     assert_eq!(own.get::<Product>(("product", 2)).await, Some(product(2)));
-    // It is loaded, and then found.
+    // The value is loaded by the first call, and found by the second.
     let calls = Calls::default();
     assert_eq!((load(&own, "k", &calls).await, load(&same, "k", &calls).await), (1, 1));
 
@@ -728,7 +728,7 @@ async fn a_value_inherits_from_what_its_load_reads(backend: &Backend) {
     let ask = async |cache: Cache| {
         let inner = cache.clone();
         let load = async move || {
-            // One that is loaded, one that waits for nobody, and one that is found.
+            // A tag that is named, a value that is loaded, and a value that is found.
             depends_on(["list"]);
             Ok::<_, Infallible>([cached_product(&inner, 1).await, cached_product(&inner, 2).await])
         };
@@ -787,7 +787,7 @@ async fn a_response_inherits_from_what_its_handler_reads(backend: &Backend) {
     let clock = Clock::manual();
     let cache = backend.cache().await.clock(clock.clone()).build();
     let origin = page(&cache);
-    // What a handler is going to read, nobody can explain beforehand.
+    // An explanation can not know what a handler will read.
     let app = App::new(cache.clone(), &origin, |layer| layer.inherit(true)).unexplained();
     for (calls, tag) in [(1, "product:1"), (2, "product:2")] {
         app.get("/page", &[]).await;
@@ -853,7 +853,7 @@ async fn without_a_store_loads_go_ahead_and_what_was_set_is_void() {
     assert!(store.wait_connected(LIMIT).await);
     let cache = Cache::new(store.clone());
     cache.set("k", "old").await.unwrap();
-    // What the server holds outlives it.
+    // The data set outlives its server.
     let _: () = server.command(&["SAVE"]);
     server.kill();
     assert!(matches!(cache.set("k", "new").await, Err(SetError::Undelivered(_))));

@@ -53,7 +53,7 @@ fn ids(ids: impl IntoIterator<Item = u64>) -> Vec<Id> {
 #[derive(Clone, Debug, PartialEq)]
 struct Broken;
 
-/// What a loader was asked for, call by call.
+/// The keys that a loader was asked for, call by call.
 #[derive(Clone, Default)]
 struct Asked(Arc<Mutex<Vec<Vec<u64>>>>);
 
@@ -389,7 +389,7 @@ async fn each_value_has_its_tags_and_those_of_all(backend: &Backend) {
     assert_eq!((there().await, asked.calls().pop()), (3, Some(vec![1])));
     cache.invalidate_tag("all").await.unwrap();
     assert_eq!(there().await, 0);
-    // What is made of them has the tags of all of them.
+    // A value that is made of them has the tags of all of them.
     let (inner, asked) = (cache.clone(), asked.clone());
     let list = async move || ask(&inner, &asked, &open(), 0..3).tags_of(|(_, id)| [format!("n:{id}")]).await;
     cache.get_or_load("list", list).await.unwrap();
@@ -456,7 +456,7 @@ async fn a_soft_timeout_waits_only_for_what_has_nothing_stale(backend: &Backend)
     let more = ask(&cache, &asked, &gate, 0..4).stale_if_error(MINUTE).soft_timeout(soon);
     let more = tokio::spawn(more.into_future());
     wait_until("the rest is loaded", async || asked.calls().last() == Some(&vec![3])).await;
-    // Those that have something stale are to have it by now.
+    // Callers with a stale value must have it by now.
     tokio::time::sleep(30 * soon).await;
     gate.open();
     let values = more.await.unwrap().unwrap();
@@ -486,7 +486,7 @@ async fn all_are_loaded_anew_by_a_refresh(backend: &Backend) {
     assert_eq!(cache.get_many::<String>(ids([1, 2])).await, [text(1, 2), text(2, 2)]);
 }
 
-/// One `MGET` for the look-up, and no other read of what is cold.
+/// One `MGET` for the look-up, and no other read of missing keys.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_keys_are_looked_up_in_one_round_trip() {
     let backend = Backend::redis();

@@ -167,7 +167,7 @@ async fn nothing_stale_means_waiting_for_the_load(backend: &Backend) {
     gate.open();
     assert_eq!(first.await.unwrap(), Ok(1));
     settled(&cache).await;
-    // Nor does what is older than its window stand in.
+    // A value that is older than its window is not used either.
     clock.advance(3 * MINUTE);
     let gate = Gate::closed();
     let second = tokio::spawn(terms(source.count_behind(&cache, &gate)).soft_timeout(SOON).into_future());
@@ -306,7 +306,7 @@ async fn a_failing_load_is_left_alone_where_something_stands_in(backend: &Backen
     let ask = |cache: &Cache| source.fail(cache).fallback(7).failure_backoff(pause, pause);
     assert_eq!(ask(&one).await, Ok(7));
     settled(&one).await;
-    // What is said of a failure goes to the server without waiting.
+    // The record of a failure is sent to the server without waiting for it.
     wait_until("the other process knows", async || {
         let before = source.calls();
         assert_eq!(ask(&other).await, Ok(7));
@@ -490,7 +490,7 @@ async fn values_and_responses_share_the_places_of_their_cache(backend: &Backend)
     assert_eq!(busy.most(), 3);
 }
 
-/// There is one place, and whoever has it must not wait for another.
+/// There is one place, and the load that has it must not wait for another.
 async fn what_a_load_loads_needs_no_place_of_its_own(backend: &Backend) {
     let cache = backend.cache().await.max_loads(1).build();
     let outer = async |cache: &Cache, key: &'static str| {
@@ -583,7 +583,7 @@ async fn a_soft_timeout_counts_without_a_lock() {
     assert_eq!(source.calls(), 6);
     gate.open();
     settled(&cache).await;
-    // What the fallback of an error is, is one for those who load by themselves, too.
+    // The fallback for an error also applies to callers that load by themselves.
     clock.advance(MINUTE + MINUTE / 2);
     let failing = (0..5).map(|_| terms(source.fail(&cache)).lock(Lock::Off).into_future());
     let answers = join_all(failing).await;

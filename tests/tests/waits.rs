@@ -130,7 +130,7 @@ async fn the_longest_back_off_and_lock_timeout_are_no_errors(backend: &Backend) 
         let ask = |cache: &Cache| source.fail_after(cache, || {}).fallback(7).failure_backoff(first, Duration::MAX);
         assert_eq!(ask(one).await, Ok(7));
         settled(one).await;
-        // What is said of a failure goes to the server without waiting.
+        // The record of a failure is sent to the server without waiting for it.
         wait_until("the other process leaves it alone, too", async || {
             let before = source.calls();
             assert_eq!(ask(other).await, Ok(7));
@@ -664,7 +664,7 @@ async fn a_response_that_becomes_too_old_while_another_request_loads_is_not_sent
     clock.advance(HOUR);
     expect_waiting(&follower).await;
     gate.open();
-    // That of the load has been on its way for an hour, and so is stale when it comes (RFC 9111, section 4.2.3).
+    // The response took an hour to arrive, so that it is stale when it comes (RFC 9111, section 4.2.3).
     assert_eq!(follower.await.unwrap().header("x-call"), Some("3"));
 }
 

@@ -215,7 +215,7 @@ async fn what_changes_during_a_warm_start_is_not_served_as_it_was() {
                 }
             }
         });
-        // What is not fetched in one round is in the next.
+        // Entries that are not fetched in one round are fetched in the next.
         while changes.load(Ordering::SeqCst) < 30 {
             found += new.warm(KEYS, PATIENCE).await.found;
         }
@@ -235,7 +235,7 @@ async fn what_changes_during_a_warm_start_is_not_served_as_it_was() {
     assert!(found > 8 * KEYS / 2 && changed >= 8 * 30, "{found} fetched, {changed} changed");
 }
 
-/// Left by anybody who may write to Redis.
+/// Written by another program that may write to Redis.
 #[tokio::test(flavor = "multi_thread")]
 async fn lists_that_are_none_are_counted_and_no_more() {
     let server = RedisServer::start();
@@ -305,7 +305,7 @@ async fn without_redis_or_a_first_tier_it_is_over_at_once() {
     let away = tiered(server.url()).await.build();
     server.kill();
     wait_until("the connection is lost", async || !away.warm(10, PATIENCE).await.complete).await;
-    // One that takes connections and says nothing costs the deadline at most.
+    // A server that accepts connections and never answers costs the deadline at most.
     let silent = RedisServer::start();
     let cache = tiered(silent.url()).await.build();
     silent.stop();

@@ -144,7 +144,7 @@ impl Audit {
         let line = serde_json::to_vec(&record).unwrap_or_default();
         self.keep(record);
         if let Err(error) = cache.audit(&line).await {
-            tracing::warn!(%error, "the audit of the fleet lacks a record, which this process has");
+            tracing::warn!(%error, "a record could not be added to the audit of the fleet; only this process has it");
         }
     }
 

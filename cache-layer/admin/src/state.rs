@@ -93,11 +93,11 @@ impl Context {
         let found = match (name, &self.0.layers[..]) {
             (Some(name), layers) => layers.iter().find(|(known, _)| known == name),
             (None, [only]) => Some(only),
-            (None, []) => return Err(Problem::bad_request("no layer is known here: the application names none")),
-            (None, _) => return Err(Problem::bad_request(format!("layer: name one of {}", names()))),
+            (None, []) => return Err(Problem::bad_request("the application has named no layer")),
+            (None, _) => return Err(Problem::bad_request(format!("layer: must be given, one of {}", names()))),
         };
         let Some((name, layer)) = found else {
-            return Err(Problem::bad_request(format!("layer: there is none of that name; there is {}", names())));
+            return Err(Problem::bad_request(format!("unknown layer; the layers are {}", names())));
         };
         Ok((name, layer))
     }

@@ -1,4 +1,4 @@
-//! The codec of a cache, and its mark in an entry.
+//! The codec of a cache, and its letter in an entry.
 
 use std::{any::Any, sync::Arc};
 
@@ -54,15 +54,15 @@ impl Chosen {
     /// The metadata of the values that it writes: the kind of entry, the codec (in capitals if there is a schema), the schema
     /// in four bytes, and the name of a codec that doesn't come with the library.
     pub(crate) fn meta(&self) -> Vec<u8> {
-        let (mark, name) = match &self.codec {
+        let (letter, name) = match &self.codec {
             Shipped::Json => (b'j', ""),
             #[cfg(feature = "postcard")]
             Shipped::Postcard => (b'p', ""),
             Shipped::Other(codec) => (b'c', codec.name()),
         };
-        let mut meta = vec![KIND, mark];
+        let mut meta = vec![KIND, letter];
         if self.schema != 0 {
-            meta[1] = mark.to_ascii_uppercase();
+            meta[1] = letter.to_ascii_uppercase();
             meta.extend_from_slice(&self.schema.to_be_bytes());
         }
         meta.extend_from_slice(cut(name));
@@ -92,15 +92,15 @@ impl Chosen {
 
     /// Decodes a value that was written with this metadata, if it is of this type.
     pub(crate) fn decode<V: DeserializeOwned + 'static>(&self, meta: &[u8], bytes: &[u8]) -> Result<V, Rejection> {
-        let [KIND, mark, rest @ ..] = meta else { return Err(Rejection::Type) };
-        let (schema, name) = match mark.is_ascii_uppercase() {
+        let [KIND, letter, rest @ ..] = meta else { return Err(Rejection::Type) };
+        let (schema, name) = match letter.is_ascii_uppercase() {
             false => (0, rest),
             true => match rest.split_first_chunk() {
                 Some((schema, name)) => (u32::from_be_bytes(*schema), name),
                 None => return Err(Rejection::Type),
             },
         };
-        let read = match (mark.to_ascii_lowercase(), &self.codec) {
+        let read = match (letter.to_ascii_lowercase(), &self.codec) {
             _ if schema != self.schema => return Err(Rejection::Schema),
             (b'j', _) if name.is_empty() => Json.decode(bytes),
             #[cfg(feature = "postcard")]

@@ -2,7 +2,7 @@
 //
 // - `contract`: the trait of a codec
 // - `shipped`: the codecs that come with the library; `json`: JSON that refuses values it would not read back
-// - `chosen`: the codec of a cache, and its mark in an entry; `erased`: codecs as trait objects
+// - `chosen`: the codec of a cache, and its letter in an entry; `erased`: codecs as trait objects
 
 mod chosen;
 mod contract;

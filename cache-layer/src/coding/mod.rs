@@ -150,6 +150,12 @@ impl Encoder {
         self.level
     }
 
+    /// Whether this is zstd, and takes no longer than what large entries are compressed with unless a store is set otherwise.
+    pub(crate) fn is_quick_zstd(self) -> bool {
+        // 0 is the default level.
+        self.coding.is_zstd() && self.level <= self.coding.levels().1
+    }
+
     /// The content in this coding; `None` unless it is shorter by a tenth.
     pub(crate) fn encode(self, content: &[u8]) -> Option<Bytes> {
         let coded = self.compress(content).filter(|coded| is_worth_it(coded.len(), content.len()));
@@ -217,7 +223,7 @@ impl FromStr for Coding {
         Self::ALL.iter().copied().find(|coding| coding.as_str() == name).ok_or_else(|| {
             let names: Vec<_> = Self::ALL.iter().map(|coding| coding.as_str()).collect();
             let allowed = match names[..] {
-                [] => "there is none without one of the features `encode-…`".to_owned(),
+                [] => "this build has no codings; they are features, `encode-…`".to_owned(),
                 _ => format!("must be one of {}", names.join(", ")),
             };
             let why = format!("coding {name:?}: {allowed}");
@@ -312,6 +318,13 @@ mod tests {
             assert_eq!(Encoder::at(coding, usual).unwrap(), Encoder::usual(coding), "it is one, however it was set");
             assert_eq!(Encoder::usual(coding).to_string(), coding.as_str());
         }
+    }
+
+    #[test]
+    fn zstd_is_quick_up_to_its_default_level() {
+        let quick = |coding, level| Encoder::at(coding, level).unwrap().is_quick_zstd();
+        assert!(Encoder::usual(Coding::Zstd).is_quick_zstd() && quick(Coding::Zstd, 1) && quick(Coding::Zstd, 3));
+        assert!(!quick(Coding::Zstd, 4) && !quick(Coding::Zstd, 19) && !quick(Coding::Gzip, 1));
     }
 
     #[test]

@@ -363,7 +363,7 @@ impl WritePermit {
         !storable || contended || (!background && unawaited >= bound)
     }
 
-    /// Marks the refresh as skipped: the application was not asked, and a later request will refresh.
+    /// Counts the refresh as skipped: the application was not asked, and a later request will refresh.
     pub(crate) fn leave_out(&mut self) {
         self.lease_guard.answered = true;
     }

@@ -105,7 +105,7 @@ impl Verification {
         }
         // If another entry has just replaced it, that one is refreshed once more, too.
         if let Err(error) = cache.soft_invalidate(&key.primary()).await {
-            tracing::debug!(%error, "what is stale is not softened everywhere yet");
+            tracing::debug!(%error, "a stale entry is not soft-invalidated everywhere yet");
         }
     }
 }

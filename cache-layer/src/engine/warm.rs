@@ -202,7 +202,7 @@ async fn leave_each_minute(cache: Weak<Inner>) {
         sleep(pause.mul_f64(fastrand::f64().mul_add(0.4, 0.8))).await;
         let Some(cache) = cache.upgrade().map(Cache) else { return };
         if let Err(error) = cache.leave_hot_keys().await {
-            tracing::debug!(%error, "the list of hot keys could not be left");
+            tracing::debug!(%error, "the list of hot keys could not be published");
         }
         pause = PAUSE;
     }

@@ -154,7 +154,7 @@ pub(super) mod forms {
     const ITSELF: u8 = 0;
 
     /// The number of a coding at a level. A program that knows no levels takes a coding with a level for an unknown coding.
-    fn mark(coding: Coding, levels: [u8; Coding::COUNT]) -> u8 {
+    fn kind(coding: Coding, levels: [u8; Coding::COUNT]) -> u8 {
         (coding.number() as u8 + 1) | levels[coding.number()] << 3
     }
 
@@ -170,14 +170,14 @@ pub(super) mod forms {
         let itself = (!has_frame).then(|| (ITSELF, entry.payload()));
         let forms: Vec<_> = itself
             .into_iter()
-            .chain(coded.iter().map(|(coding, coded)| (mark(*coding, codings.levels), *coded)))
+            .chain(coded.iter().map(|(coding, coded)| (kind(*coding, codings.levels), *coded)))
             .collect();
         let bytes: usize = forms.iter().map(|(_, bytes)| bytes.len()).sum();
         let mut written = Vec::with_capacity(9 + 9 * forms.len() + bytes);
         written.put_u64(entry.payload_length());
         written.put_u8(forms.len() as u8);
-        for (mark, bytes) in &forms {
-            written.put_u8(*mark);
+        for (kind, bytes) in &forms {
+            written.put_u8(*kind);
             written.put_u64(bytes.len() as u64);
         }
         forms.iter().for_each(|(_, bytes)| written.put_slice(bytes));
@@ -188,21 +188,21 @@ pub(super) mod forms {
     pub(in crate::entry) fn read(mut written: Bytes) -> Result<(Bytes, Arc<Codings>), Rejection> {
         let length = u64::from_be_bytes(take(&mut written)?);
         let [count] = take(&mut written)?;
-        let mut marks = Vec::with_capacity(count.into());
+        let mut heads = Vec::with_capacity(count.into());
         for _ in 0..count {
-            let [mark] = take(&mut written)?;
-            marks.push((mark, u64::from_be_bytes(take(&mut written)?)));
+            let [kind] = take(&mut written)?;
+            heads.push((kind, u64::from_be_bytes(take(&mut written)?)));
         }
         let (mut itself, mut forms, mut levels) = (None, <[Form; Coding::COUNT]>::default(), [0; Coding::COUNT]);
         let mut last = None;
-        for (mark, length) in marks {
+        for (kind, length) in heads {
             let length = usize::try_from(length).ok().filter(|length| *length <= written.len());
             let bytes = written.split_to(length.ok_or(Rejection::Malformed)?);
-            let (mark, level) = (mark & 7, mark >> 3);
-            if last.replace(mark) >= Some(mark) {
+            let (kind, level) = (kind & 7, kind >> 3);
+            if last.replace(kind) >= Some(kind) {
                 return Err(Rejection::Malformed);
             }
-            match mark.checked_sub(1) {
+            match kind.checked_sub(1) {
                 None if level > 0 => return Err(Rejection::Version),
                 None => itself = Some(bytes),
                 Some(number) => {

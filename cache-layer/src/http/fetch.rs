@@ -273,15 +273,15 @@ impl<S: Origin<B>, B: Send + 'static> Future for Missing<S, B> {
     }
 }
 
-/// As [`fetch`], for a request with the mark of another process's load. An entry in memory may answer it only once it is
-/// clear that the mark is not for this key: otherwise a refresh would get the entry that it should refresh.
+/// As [`fetch`], for a request that states an enclosing load of another process. An entry in memory may answer it only once it
+/// is clear that this is not a load of the same key: otherwise a refresh would get the entry that it should refresh.
 pub(super) async fn fetch_unless_nested<S: Origin<B>, B: Send + 'static>(
     mut asking: Box<Asking<S, B>>,
-    mark: HeaderValue,
+    enclosing: HeaderValue,
     lookup: LookupSpan,
 ) -> Fetched<S, B> {
     let Asking { context, request, key, .. } = &mut *asking;
-    if context.keep_mark(request.headers_mut(), key, mark, Reading::Answer).await {
+    if context.is_enclosed_by(request.headers_mut(), key, enclosing, Reading::Answer).await {
         let reason = NoCacheReason::Nested;
         lookup.bypassed(reason);
         context.report_bypass(request, reason);

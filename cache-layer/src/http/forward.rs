@@ -87,7 +87,7 @@ impl Context {
         };
         let fallback = stale.map(|stale| (stale, request.method().clone(), request.headers().clone()));
         // An inner layer must not wait for the load that this one has waited for, nor for this one's place.
-        self.mark(request, key, None);
+        self.enclose(request, key, None);
         let answer = forward.sending;
         let result = match room {
             Some(room) => self.in_its_place(room, answer).await,

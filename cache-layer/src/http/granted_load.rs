@@ -176,7 +176,7 @@ impl<R: Body, E> GrantedLoad<R, E> {
             ClientPreferences::keep(sent, request.extensions_mut());
         }
         let validates = validator.is_some();
-        self.asked.context.mark(request, &self.asked.request.key, self.permit.token());
+        self.asked.context.enclose(request, &self.asked.request.key, self.permit.token());
         if purpose == Purpose::EarlyRefresh {
             self.asked.context.cache.emit(Event::EarlyRefresh);
         }

@@ -374,7 +374,7 @@ impl Context {
         info.with_fields(fields.chain(headers.date.map(|date| (&DATE, date))))
     }
 
-    /// The stored response, marked so that its validators are not used again.
+    /// The stored response, so noted that its validators are not used again.
     pub(super) fn unmatched(&self, entry: &ResponseEntry, request: &CacheRequest, known: Option<&Varies>) -> Writes {
         let stored = entry.response();
         let info = StoredInfo {

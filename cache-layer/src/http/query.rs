@@ -302,9 +302,9 @@ impl ContentPolicy {
                         target.key_with_content(rules, &parts.method, &digest)
                     });
                     let target = target.into_owned();
-                    let mark = context.take_mark(&mut parts.headers);
+                    let enclosing = context.take_enclosing(&mut parts.headers);
                     let request = Request::from_parts(parts, QueryBody::of_content(content));
-                    return cache.answer_by(choice, request, target, mark).await;
+                    return cache.answer_by(choice, request, target, enclosing).await;
                 }
                 (QueryBody::of_content(content), NoCacheReason::NoAuthority)
             }

@@ -89,7 +89,7 @@ where
             ruled.keep_up();
         }
         let context = &self.context;
-        let mark = context.take_mark(request.headers_mut());
+        let enclosing = context.take_enclosing(request.headers_mut());
         let (method, headers) = (request.method(), request.headers());
         let refusal = refusal_of_request(method, headers, !request.body().is_end_stream());
         match (refusal, Target::of_request(&context.sites, &request)) {
@@ -108,17 +108,17 @@ where
                     let choice = Choice::of(context, found.unwrap_or(Ok(context)), hints, &target, headers);
                     if choice.is_to_be_judged() {
                         let target = target.into_owned();
-                        return self.answer_by(choice, request, target, mark);
+                        return self.answer_by(choice, request, target, enclosing);
                     }
                     chosen = choice.context;
                     (&chosen, choice.key)
                 };
-                match context.answer_at_once(&request, &key, mark.is_some()) {
+                match context.answer_at_once(&request, &key, enclosing.is_some()) {
                     AtOnce::Answer(response) => ResponseFuture::ready(response),
                     AtOnce::Bypass(refusal) => self.bypass(request, refusal),
                     AtOnce::Fetch(known, lookup) => {
                         let target = target.into_owned();
-                        self.fetch(context.clone(), request, key, target, mark, (known, lookup))
+                        self.fetch(context.clone(), request, key, target, enclosing, (known, lookup))
                     }
                 }
             }
@@ -141,15 +141,15 @@ enum AtOnce<R: Body> {
 }
 
 impl Context {
-    /// Answers a hit in memory, without cloning anything. A request that carries another process's load mark is never a hit.
-    fn answer_at_once<B, R: Body>(&self, request: &Request<B>, key: &Key, marked: bool) -> AtOnce<R> {
+    /// Answers a hit in memory, without cloning anything. A request that states an enclosing load is never a hit.
+    fn answer_at_once<B, R: Body>(&self, request: &Request<B>, key: &Key, is_enclosed: bool) -> AtOnce<R> {
         let (method, headers) = (request.method(), request.headers());
         if self.is_nested(key, request.extensions()) {
             return AtOnce::Bypass(NoCacheReason::Nested.into());
         }
         let mut lookup = self.cache.lookup_span(key);
         lookup.came_by(|| route_of(request), self.rule.as_ref());
-        if marked {
+        if is_enclosed {
             return AtOnce::Fetch(Known::Nothing, lookup);
         }
         let known = match self.select_in_memory(key, headers) {
@@ -196,7 +196,7 @@ impl<S: Clone> CacheService<S> {
         Choice { context, key, mut bypass }: Choice,
         mut request: Request<B>,
         target: Target<'static>,
-        mark: Option<HeaderValue>,
+        enclosing: Option<HeaderValue>,
     ) -> ResponseFuture<S, B, S::Content>
     where
         S: Origin<B>,
@@ -213,12 +213,12 @@ impl<S: Clone> CacheService<S> {
         if let Some(reason) = bypass {
             return self.bypass(request, reason);
         }
-        match context.answer_at_once(&request, &key, mark.is_some()) {
+        match context.answer_at_once(&request, &key, enclosing.is_some()) {
             AtOnce::Answer(response) => {
                 ResponseFuture::ready(context.verifying(response, || self.inner.clone(), request, &key))
             }
             AtOnce::Bypass(refusal) => self.bypass(request, refusal),
-            AtOnce::Fetch(known, lookup) => self.fetch(context, request, key, target, mark, (known, lookup)),
+            AtOnce::Fetch(known, lookup) => self.fetch(context, request, key, target, enclosing, (known, lookup)),
         }
     }
 
@@ -229,7 +229,7 @@ impl<S: Clone> CacheService<S> {
         request: Request<B>,
         key: Key,
         target: Target<'static>,
-        mark: Option<HeaderValue>,
+        enclosing: Option<HeaderValue>,
         (known, lookup): (Known, LookupSpan),
     ) -> ResponseFuture<S, B, S::Content>
     where
@@ -239,8 +239,8 @@ impl<S: Clone> CacheService<S> {
         // With `No-Vary-Search`, another query's load may provide the missing response.
         let only_by_key = context.variations.is_none();
         let asking = Box::new(Asking { context, service: self.inner.clone(), request, key, target });
-        match (mark, known) {
-            (Some(mark), _) => ResponseFuture::boxed(fetch_unless_nested(asking, mark, lookup), Span::none()),
+        match (enclosing, known) {
+            (Some(enclosing), _) => ResponseFuture::boxed(fetch_unless_nested(asking, enclosing, lookup), Span::none()),
             (None, Known::Missing(seen)) if only_by_key => {
                 ResponseFuture::boxed(fetch_missing(asking, seen, lookup), span)
             }

@@ -66,7 +66,7 @@ impl Context {
             ClientPreferences::keep(sent, request.extensions_mut());
         }
         // An inner layer has to ask the application as well.
-        self.mark(&mut request, verification.key(), None);
+        self.enclose(&mut request, verification.key(), None);
         let room = place.clone();
         let load = async {
             let response = self.in_its_place(room, Oneshot::new(service, request)).await.ok()?;

@@ -16,7 +16,7 @@ use super::{
 enum Second {
     /// The stored response.
     Cached,
-    /// The stored response, for want of another.
+    /// The stored response, because there is no other.
     CachedIfDisconnected,
     /// Another one, or the stored one validated.
     NotCached,

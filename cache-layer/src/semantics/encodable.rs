@@ -111,7 +111,7 @@ impl Encode {
     pub fn level(mut self, coding: Coding, level: u8) -> Result<Self, ConfigError> {
         let encoder = Encoder::at(coding, level)?;
         let Some(known) = self.encoders.iter_mut().find(|known| known.coding() == coding) else {
-            let why = format!("level {level} of {coding}: it is none of the codings that are set");
+            let why = format!("level {level} of {coding}: {coding} must be one of the codings that are set");
             return Err(ConfigError::new(ConfigErrorKind::Conflict, why));
         };
         *known = encoder;
@@ -138,7 +138,8 @@ impl Encode {
 
     /// The most encoders that run at one time, in this process, over all services made with the layer or its clones; half the
     /// number of processors unless set, and at least one. When all are busy, content is sent as it is, and encoded for a later
-    /// request.
+    /// request. The limit does not apply to `zstd` up to its default level when an entry is written to Redis: large entries are
+    /// compressed as much there anyway.
     pub fn at_once(mut self, most: usize) -> Self {
         self.at_once = Some(most.max(1));
         self
@@ -151,7 +152,7 @@ impl Encode {
     /// encoded in another coding; the result is kept in the first tier. Without a first tier, these clients get the content
     /// without a coding, unless this is set. With it, the process that loads makes all codings before it writes the entry, and
     /// each entry takes correspondingly more memory in Redis. If no encoder is free then, the entry is written without the
-    /// other codings, until it is loaded again.
+    /// other codings, until it is loaded again. This also holds for `zstd` at a [level](Self::level) above its default.
     pub fn in_store(mut self, all: bool) -> Self {
         self.in_store = all;
         self

@@ -65,7 +65,7 @@ pub fn unordered<T: Serialize + ?Sized, S: Serializer>(collection: &T, serialize
     serializer.serialize_newtype_struct(UNORDERED, collection)
 }
 
-/// Marks a set, in place of a type's name.
+/// Stands for a set, in place of a type's name.
 const UNORDERED: &str = "$cache_layer::unordered";
 
 /// Appends an argument.
@@ -148,7 +148,7 @@ impl<'o> Writer<'o> {
         }
     }
 
-    /// Writes a value that is the only content of another: if the outer one is marked as a set, so is the inner one.
+    /// Writes a value that is the only content of another: if the outer one is written as a set, so is the inner one.
     fn wrapped<T: Serialize + ?Sized>(self, value: &T) -> Result<(), Error> {
         let of = if self.of == UNORDERED { UNORDERED } else { type_name::<T>() };
         self.out.push(b'(');
@@ -162,21 +162,21 @@ impl<'o> Writer<'o> {
         Ordered { out: self.out, close, length: 0 }
     }
 
-    fn unordered(self, marks: [u8; 2]) -> Unordered<'o> {
-        Unordered { begin: self.out.len(), out: self.out, marks, parts: Vec::new() }
+    fn unordered(self, delimiters: [u8; 2]) -> Unordered<'o> {
+        Unordered { begin: self.out.len(), out: self.out, delimiters, parts: Vec::new() }
     }
 }
 
-/// Text between two of the `mark`s.
-fn quote(out: &mut Vec<u8>, mark: u8, text: &[u8]) {
-    out.push(mark);
+/// Text between two `delimiter`s.
+fn quote(out: &mut Vec<u8>, delimiter: u8, text: &[u8]) {
+    out.push(delimiter);
     for &byte in text {
-        if byte == mark || byte == b'\\' {
+        if byte == delimiter || byte == b'\\' {
             out.push(b'\\');
         }
         out.push(byte);
     }
-    out.push(mark);
+    out.push(delimiter);
 }
 
 /// Values that are written by their `Display`.
@@ -356,7 +356,7 @@ impl Ordered<'_> {
 struct Unordered<'o> {
     out: &'o mut Vec<u8>,
     begin: usize,
-    marks: [u8; 2],
+    delimiters: [u8; 2],
     parts: Vec<Part>,
 }
 
@@ -390,7 +390,7 @@ impl Unordered<'_> {
         let slice = |from: usize, to: usize| &written[from - self.begin..to - self.begin];
         // If a key occurs twice, the order of the two is part of the value: this stable sort keeps it.
         self.parts.sort_by(|one, other| slice(one.begin, one.key_end).cmp(slice(other.begin, other.key_end)));
-        let [open, close] = self.marks;
+        let [open, close] = self.delimiters;
         self.out.push(open);
         for (place, part) in self.parts.iter().enumerate() {
             if place > 0 {

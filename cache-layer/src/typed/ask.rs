@@ -530,7 +530,7 @@ impl<V> Clone for Ask<V> {
 fn unserializable(key: &Key, error: &str) -> NoCacheReason {
     static THROTTLE: Throttle = Throttle::new();
     if let Some(kept_back) = THROTTLE.pass() {
-        tracing::warn!(%error, ?key, kept_back, "a value can't be written and read back, and is not kept");
+        tracing::warn!(%error, ?key, kept_back, "a value can't be written and read back, and is not stored");
     }
     NoCacheReason::Unserializable
 }

@@ -249,7 +249,7 @@ where
     V: Serialize + DeserializeOwned + Send + 'static,
     E: Clone + Send + Sync + 'static,
 {
-    /// Whether the load is of any use; marks it as skipped otherwise.
+    /// Whether the load is of any use; if not, it counts as skipped.
     fn is_useful(&mut self) -> bool {
         let is_useful = self.permit.is_useful(self.purpose);
         if !is_useful {

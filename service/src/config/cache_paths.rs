@@ -36,7 +36,7 @@ fn rule(text: &str) -> Result<(String, Option<Duration>), String> {
     if path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'?') {
         Ok((path.to_owned(), time))
     } else {
-        Err("must be paths separated by commas, each with a time if need be, such as /api/products=60s,/api/categories"
+        Err("must be paths separated by commas, each with or without a time, such as /api/products=60s,/api/categories"
             .to_owned())
     }
 }

@@ -154,7 +154,7 @@ impl Entry {
         let mut rule = match (self.path, self.prefix) {
             (Some(path), None) => Rule::path(path),
             (None, Some(prefix)) => Rule::prefix(prefix),
-            _ => return Err("a rule has a path or a prefix, and not both".to_owned()),
+            _ => return Err("a rule must have either a path or a prefix".to_owned()),
         };
         if let Some(host) = self.host {
             rule = rule.host(&host);
@@ -255,8 +255,8 @@ bypass = true
             ("[[rule]]\npath = \"/a\"\ntll = \"5s\"\n", 3, "unknown field `tll`"),
             ("[[rule]]\npath = \"/a\"\n\n[[rule]]\npath = \"/a/{b\"\n", 4, "all capture or none"),
             ("[[rule]]\npath = \"/a\"\n[[rule]]\npath = \"/a/\"\n", 3, "for the same requests already"),
-            ("[[rule]]\nttl = \"5s\"\n", 1, "a path or a prefix"),
-            ("[[rule]]\npath = \"/a\"\nprefix = \"/b\"\n", 1, "a path or a prefix"),
+            ("[[rule]]\nttl = \"5s\"\n", 1, "either a path or a prefix"),
+            ("[[rule]]\npath = \"/a\"\nprefix = \"/b\"\n", 1, "either a path or a prefix"),
             ("[[rule]]\npath = \"/a\"\nnegative_ttl = { 4040 = \"5s\" }\n", 3, "status code"),
             ("[[rule]]\npath = \"/a\"\nkey_headers = [\"x y\"]\n", 3, "header name"),
             ("[[rule]]\npath = \"/a\"\nmax_body = \"64M\"\n", 3, "\"64M\" must be a size"),

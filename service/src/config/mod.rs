@@ -93,7 +93,7 @@ pub struct Config {
     #[arg(long, value_name = "SIZE", default_value = "0", value_parser = quantity::bytes_or_none)]
     pub cache_first_tier: u64,
 
-    /// With a first tier: for how many keys hits are counted, 0 for none; the list of the hottest is left in Redis for processes
+    /// With a first tier: for how many keys hits are counted, 0 for none; the list of the hottest is stored in Redis for processes
     /// that start
     #[arg(long, value_name = "COUNT", default_value = "4096", value_parser = |text: &str| quantity::count(text, 0..=65_536))]
     pub cache_hot_keys: u32,

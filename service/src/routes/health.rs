@@ -63,7 +63,7 @@ struct ProbeStatus {
 }
 
 /// The state of the service, its database and its Redis. Always 200: whether to send requests here is another question.
-#[utoipa::path(get, path = "/health", tag = "health", responses((status = 200, description = "The state of everything", body = Health)))]
+#[utoipa::path(get, path = "/health", tag = "health", responses((status = 200, description = "The state of each part", body = Health)))]
 async fn health(State(app): State<App>) -> Json<Health> {
     let (database, redis) = tokio::join!(reachable(&app.database), app.cache.redis_health());
     let healthy = database && redis.as_ref().is_none_or(|redis| redis.connected && !redis.full);

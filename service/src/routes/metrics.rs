@@ -30,8 +30,8 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<impl IntoResponse,
     match app.metrics.text() {
         Ok(text) => Ok((TEXT, text)),
         Err(error) => {
-            tracing::error!(%error, "metrics can't be written down");
-            Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the metrics can't be written down"))
+            tracing::error!(%error, "metrics can't be encoded");
+            Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the metrics can't be encoded"))
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::{app::App, problem::Problem};
     info(title = "Product catalogue"),
     tags(
         (name = "products", description = "The catalogue. Every read may come from the cache; a change voids what it touches."),
-        (name = "health", description = "How the service is."),
+        (name = "health", description = "The state of the service."),
     ),
     paths(
         products::list,

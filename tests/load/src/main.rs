@@ -21,7 +21,7 @@ use axum::{
     routing::get,
 };
 use cache_layer::{
-    Cache, CacheLayer, Coding, ResponseBody, Tags,
+    Cache, CacheLayer, Encode, ResponseBody, Tags,
     store::{MemoryStore, RedisStore, TieredStore},
 };
 use cache_layer_admin::{Admin, Recorder};
@@ -71,9 +71,9 @@ struct Args {
     /// Whether responses vary on `Accept-Language`
     #[arg(long)]
     vary: bool,
-    /// Content codings that the layer keeps
-    #[arg(long, value_delimiter = ',')]
-    encode: Vec<Coding>,
+    /// Content codings that the layer keeps, each with a level if wanted: zstd,br:9,gzip
+    #[arg(long)]
+    encode: Option<Encode>,
     /// Whether a layer around the cache compresses, each response anew
     #[arg(long)]
     compress: bool,
@@ -121,12 +121,12 @@ async fn answer_by_hand(
 /// The cache is before the router, so that a hit is not routed.
 fn cached(
     cache: Cache,
-    encode: Vec<Coding>,
+    encode: Option<Encode>,
     routes: Router,
 ) -> impl Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static {
     ServiceBuilder::new()
         .map_response(|response: Response<ResponseBody<Body>>| response.map(Body::new))
-        .layer(CacheLayer::new(cache).encode(encode))
+        .layer(CacheLayer::new(cache).encode(encode.unwrap_or_else(|| Encode::new([]))))
         .service(routes)
 }
 

@@ -2,7 +2,7 @@
 //!
 //! `REDIS_URL` and `ORIGIN_URL` say where they are, `NODE` how this process calls itself to the application; with
 //! `TIERED` the cache has a first tier, and with `SHARE_FAILURES_MS` failures are shared, and backed off from for so long.
-//! What is below `/-/` is for whoever runs the fleet; every other path is the application's.
+//! Paths below `/-/` are for the test that runs the fleet; every other path is the application's.
 
 use std::{
     collections::BTreeMap,
@@ -154,7 +154,7 @@ impl Node {
     }
 
     /// Asks for values by so many calls at once, each for half of the keys, from another one on and every second time backwards: how
-    /// often each value came. Whoever loads asks the application for each key that is missing, at `/many/<key>`.
+    /// often each value came. The call that loads asks the application for each key that is missing, at `/many/<key>`.
     async fn many(&self, calls: u64, keys: u64) -> serde_json::Value {
         let mut asking = JoinSet::new();
         for call in 0..calls {

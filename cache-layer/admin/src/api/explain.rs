@@ -218,18 +218,18 @@ fn sentence(verdict: Verdict) -> &'static str {
     path = "/api/explain",
     params(
         ("url" = Option<String>, Query, description = "An absolute URL, or a path beside a Host", example = "http://shop.example/api/products?page=2"),
-        ("key" = Vec<String>, Query, description = "In place of a URL, a part of a key of the application's own; once for each part, in their order"),
+        ("key" = Vec<String>, Query, description = "In place of a URL, a part of one of the application's own keys; once for each part, in their order"),
         ("digest" = Option<String>, Query, description = "In place of a URL, the digest of a key that was asked for lately"),
         ("method" = Option<String>, Query, description = "GET unless given"),
-        ("header" = Vec<String>, Query, description = "A request field as `name: value`; several, if need be"),
-        ("layer" = Option<String>, Query, description = "Which layer, where there are several"),
-        ("hint" = Vec<String>, Query, description = "What a layer outside says of the request: `bypass`, `refresh`, `ttl:SECONDS` or `key-part:TEXT`; several, if need be"),
+        ("header" = Vec<String>, Query, description = "A request field as `name: value`; may be repeated"),
+        ("layer" = Option<String>, Query, description = "The layer, if there are several"),
+        ("hint" = Vec<String>, Query, description = "A hint of an outer layer for the request: `bypass`, `refresh`, `ttl:SECONDS` or `key-part:TEXT`; may be repeated"),
         ("status" = Option<u16>, Query, description = "The status that the application would answer with"),
         ("response_header" = Vec<String>, Query, description = "A field of that answer, as `name: value`"),
     ),
     responses(
-        (status = 200, description = "What it would do", body = Explained),
-        (status = 400, description = "Something is wrong with the query", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "What the cache would do", body = Explained),
+        (status = 400, description = "The query is invalid", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "No key that was asked for lately has this digest", body = Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -240,7 +240,7 @@ pub(super) async fn explain(
     match context.key(&parameters)? {
         None => answer(&context, parameters, None).await,
         Some(_) if parameters.get("url").is_some() => {
-            Err(Problem::bad_request("name a url, a key or a digest, only one"))
+            Err(Problem::bad_request("url, key, digest: exactly one of them must be given"))
         }
         Some(key) => {
             parameters.known(&["key", "digest"])?;
@@ -330,16 +330,16 @@ impl KeyParts {
     params(
         ("url" = String, Query, description = "An absolute URL, or a path beside a Host", example = "http://shop.example/api/search"),
         ("method" = Option<String>, Query, description = "QUERY unless given"),
-        ("header" = Vec<String>, Query, description = "A request field as `name: value`; several, if need be", example = "content-type: application/json"),
-        ("layer" = Option<String>, Query, description = "Which layer, where there are several"),
-        ("hint" = Vec<String>, Query, description = "What a layer outside says of the request"),
+        ("header" = Vec<String>, Query, description = "A request field as `name: value`; may be repeated", example = "content-type: application/json"),
+        ("layer" = Option<String>, Query, description = "The layer, if there are several"),
+        ("hint" = Vec<String>, Query, description = "A hint of an outer layer for the request; may be repeated"),
         ("status" = Option<u16>, Query, description = "The status that the application would answer with"),
         ("response_header" = Vec<String>, Query, description = "A field of that answer, as `name: value`"),
     ),
     request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "The content of the request"),
     responses(
-        (status = 200, description = "What it would do", body = Explained),
-        (status = 400, description = "Something is wrong with the query", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "What the cache would do", body = Explained),
+        (status = 400, description = "The query is invalid", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn explain_content(
@@ -399,8 +399,9 @@ fn response(parameters: &Parameters) -> Result<Option<Response<Empty<bytes::Byte
         return Ok(None);
     }
     let mut response = Response::new(Empty::new());
-    *response.status_mut() = StatusCode::from_u16(status.unwrap_or(200))
-        .map_err(|_| Problem::bad_request("status: is to be a number from 100 to 999"))?;
+    let status = status.unwrap_or(200);
+    *response.status_mut() = StatusCode::from_u16(status)
+        .map_err(|_| Problem::bad_request(format!("status {status}: must be from 100 to 999")))?;
     *response.headers_mut() = headers;
     Ok(Some(response))
 }

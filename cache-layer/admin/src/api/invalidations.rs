@@ -14,11 +14,11 @@ use crate::{audit::Record, problem::Problem, recorder::Invalidation, state::Cont
     path = "/api/audit",
     params(
         ("by" = Option<String>, Query, description = "`api`, `method` or `application`; all unless given"),
-        ("limit" = Option<usize>, Query, description = "How many at most; 1,000 unless given, up to 10,000"),
+        ("limit" = Option<usize>, Query, description = "The most records; 1,000 unless given, up to 10,000"),
     ),
     responses(
-        (status = 200, description = "The last of them", body = Vec<Record>),
-        (status = 400, description = "Something is wrong with the query", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The newest records", body = Vec<Record>),
+        (status = 400, description = "The query is invalid", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn audit(
@@ -29,7 +29,7 @@ pub(super) async fn audit(
     let limit = parameters.number("limit")?.unwrap_or(1_000).clamp(1, 10_000);
     let by = match parameters.get("by") {
         None | Some("api" | "method" | "application") => parameters.get("by"),
-        Some(_) => return Err(Problem::bad_request("by: is to be api, method or application")),
+        Some(by) => return Err(Problem::bad_request(format!("by {by:?}: must be api, method or application"))),
     };
     let asked = match by {
         Some("application") => Vec::new(),

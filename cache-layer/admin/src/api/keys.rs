@@ -18,7 +18,7 @@ impl Context {
             (true, None) => Ok(None),
             (true, Some(digest)) => self.key_with(digest).map(Some),
             (false, None) => Ok(Some(Key::new(parts))),
-            (false, Some(_)) => Err(Problem::bad_request("name a key or a digest, not both")),
+            (false, Some(_)) => Err(Problem::bad_request("key, digest: only one of them may be given")),
         }
     }
 

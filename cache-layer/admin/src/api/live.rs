@@ -38,7 +38,7 @@ impl Filter {
     fn of(parameters: &Parameters) -> Result<Self, Problem> {
         let sample: f64 = parameters.number("sample")?.unwrap_or(1.0);
         if !(sample > 0.0 && sample <= 1.0) {
-            return Err(Problem::bad_request("sample: is to be a share of all, above 0 and at most 1"));
+            return Err(Problem::bad_request(format!("sample {sample}: must be above 0 and at most 1")));
         }
         let text = |name| parameters.get(name).map(str::to_owned);
         let (path, result, reason) = (text("path"), text("result"), text("reason"));
@@ -84,12 +84,12 @@ fn result(watched: &Watched) -> &'static str {
         ("path" = Option<String>, Query, description = "Only keys that contain this"),
         ("result" = Option<String>, Query, description = "Only this result: `hit`, `miss`, `bypass` and so on"),
         ("reason" = Option<String>, Query, description = "Only this reason"),
-        ("sample" = Option<f64>, Query, description = "Which share of them, above 0 and at most 1"),
+        ("sample" = Option<f64>, Query, description = "The share of the decisions to show, above 0 and at most 1"),
     ),
     responses(
         (status = 200, description = "A stream without end", content_type = "text/event-stream"),
         (status = 404, description = "Nothing is recorded", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "As many clients as may do so are watching", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Too many clients are watching already", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn live(State(context): State<Context>, parameters: Parameters) -> Result<impl IntoResponse, Problem> {

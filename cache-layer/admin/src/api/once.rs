@@ -59,7 +59,7 @@ async fn in_the_fleet(
         Ok(Reserved::Before(record)) => return answered(asked, &record),
         Ok(_) => {}
         Err(error) => {
-            tracing::warn!(%error, "a request with an idempotency key is carried out, and may be elsewhere, too")
+            tracing::warn!(%error, "a request with an idempotency key is carried out here, and may be carried out by another process as well")
         }
     }
     let (request, answer) = match audit.asked_before(cache, asked).await {
@@ -109,7 +109,7 @@ fn answered(asked: &Asked, record: &[u8]) -> Result<Value, Problem> {
 }
 
 fn reused() -> Problem {
-    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "Idempotency-Key: it came with another request before")
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "Idempotency-Key: was already used for another request")
 }
 
 #[cfg(test)]

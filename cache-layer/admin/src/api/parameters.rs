@@ -27,7 +27,8 @@ impl Parameters {
     pub(crate) fn known(self, names: &[&str]) -> Result<Self, Problem> {
         match self.0.iter().find(|(name, _)| !names.contains(&name.as_str())) {
             Some((name, _)) => {
-                Err(Problem::bad_request(format!("{name:?} means nothing here; there is {}", names.join(", "))))
+                let why = format!("unknown parameter {name:?}; the parameters are {}", names.join(", "));
+                Err(Problem::bad_request(why))
             }
             None => Ok(self),
         }
@@ -44,7 +45,7 @@ impl Parameters {
 
     pub(crate) fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, Problem> {
         let parse = |text: &str| {
-            text.parse().map_err(|_| Problem::bad_request(format!("{name}: {text:?} is no number that fits here")))
+            text.parse().map_err(|_| Problem::bad_request(format!("{name} {text:?}: must be a number in range")))
         };
         self.get(name).map(parse).transpose()
     }
@@ -53,7 +54,7 @@ impl Parameters {
     pub(crate) fn request(&self, unless: &str) -> Result<Request<()>, Problem> {
         let method = self.get("method").unwrap_or(unless);
         let method = Method::from_bytes(method.to_ascii_uppercase().as_bytes())
-            .map_err(|_| Problem::bad_request(format!("method: {method:?} is none")))?;
+            .map_err(|_| Problem::bad_request(format!("method {method:?}: must be an HTTP method, such as GET")))?;
         let uri = uri(self.get("url").ok_or_else(|| Problem::bad_request("url: missing"))?)?;
         let mut request = Request::new(());
         (*request.method_mut(), *request.uri_mut()) = (method, uri);
@@ -69,7 +70,7 @@ pub(crate) fn uri(text: &str) -> Result<Uri, Problem> {
     let parsed: Result<Uri, _> = text.parse();
     match parsed {
         Ok(uri) if uri.scheme().is_some() || uri.path().starts_with('/') => Ok(uri),
-        Ok(_) => Err(Problem::bad_request("url: is to be absolute, such as http://shop.example/products?page=2")),
+        Ok(_) => Err(Problem::bad_request("url: must be absolute, such as http://shop.example/products?page=2")),
         Err(error) => Err(Problem::bad_request(format!("url: {error}"))),
     }
 }
@@ -81,7 +82,7 @@ pub(crate) fn fields<'a>(lines: impl Iterator<Item = &'a str>, parameter: &str) 
         // The value may be a secret, and is not repeated.
         let (name, value) = line
             .split_once(':')
-            .ok_or_else(|| Problem::bad_request(format!("{parameter}: is to be `name: value`; one has no colon")))?;
+            .ok_or_else(|| Problem::bad_request(format!("{parameter}: must be `name: value`; a line has no colon")))?;
         let bad = |what: &str| Problem::bad_request(format!("{parameter}: the {what} of {name:?} can't be sent"));
         let field: HeaderName = name.trim().parse().map_err(|_| bad("name"))?;
         let value = HeaderValue::from_str(value.trim()).map_err(|_| bad("value"))?;
@@ -95,7 +96,7 @@ pub(crate) fn hints(parameters: &Parameters) -> Result<Option<Hints>, Problem> {
     let mut hints = None;
     for hint in parameters.all("hint").filter(|hint| !hint.is_empty()) {
         let said: Hints = hints.take().unwrap_or_default();
-        let wrong = || Problem::bad_request("hint: is to be bypass, refresh, ttl:SECONDS or key-part:TEXT");
+        let wrong = || Problem::bad_request("hint: must be bypass, refresh, ttl:SECONDS or key-part:TEXT");
         hints = Some(match hint.split_once(':') {
             None if hint == "bypass" => said.bypass(),
             None if hint == "refresh" => said.refresh(),

@@ -22,7 +22,7 @@ use crate::{
     state::{Context, LOOKING},
 };
 
-/// What is to be purged: exactly one of `url`, `key`, `tag`, `pattern`, `group` and `all`.
+/// What to purge: exactly one of `url`, `key`, `tag`, `pattern`, `group` and `all`.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Purge {
@@ -129,15 +129,15 @@ enum Target {
     post,
     path = "/api/purge",
     request_body = Purge,
-    params(("Idempotency-Key" = Option<String>, Header, description = "Up to 200 characters, the same for a request that is sent again")),
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 200 characters, the same when a request is sent again")),
     security(("token" = [])),
     responses(
-        (status = 200, description = "Purged; or, of a dry run, what would be", body = Purged),
-        (status = 400, description = "Something is wrong with the request", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "What was purged or, in a dry run, would be", body = Purged),
+        (status = 400, description = "The request is invalid", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "The token is missing or wrong", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "Another process carries out the request with this idempotency key: its answer comes with a later one", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "The idempotency key came with another request before", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Of a dry run: other counts are under way", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "Another process is carrying out the request with this idempotency key: ask again for its answer", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The idempotency key was already used for another request", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "In a dry run: too many other counts are under way", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn purge(
@@ -164,7 +164,7 @@ pub(super) async fn purge(
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
     let key = key.to_str().ok().filter(|key| (1..=200).contains(&key.len()));
-    key.map(Some).ok_or_else(|| Problem::bad_request("Idempotency-Key: 1 to 200 characters of visible ASCII"))
+    key.map(Some).ok_or_else(|| Problem::bad_request("Idempotency-Key: must be 1 to 200 characters of visible ASCII"))
 }
 
 /// Purges what is stored for a URL, for a request to the application; `false` if the store has not received it yet.
@@ -197,7 +197,7 @@ impl Order {
         let soft = match purge.mode.as_deref() {
             None | Some("hard") => false,
             Some("soft") => true,
-            Some(_) => return Err(Problem::bad_request("mode: is to be hard or soft")),
+            Some(mode) => return Err(Problem::bad_request(format!("mode {mode:?}: must be hard or soft"))),
         };
         let over = over(&purge, soft)?;
         said_too_much(purge.actor.as_deref(), purge.reason.as_deref())?;
@@ -274,8 +274,14 @@ pub(super) fn to_json(purged: &Purged) -> Result<Value, Problem> {
 /// The window of a purge.
 fn over(purge: &Purge, soft: bool) -> Result<Duration, Problem> {
     match Duration::from_secs(purge.over.unwrap_or(0)) {
-        over if over > LONGEST_OVER => Err(Problem::bad_request("over: at most 604800 seconds, a week")),
-        over if !over.is_zero() && !soft => Err(Problem::bad_request("over: is of a soft purge; mode is to be soft")),
+        over if over > LONGEST_OVER => {
+            let why = format!("over {}: must be at most 604800 seconds, a week", over.as_secs());
+            Err(Problem::bad_request(why))
+        }
+        over if !over.is_zero() && !soft => {
+            let why = format!("over {}: only a soft purge takes time; mode must be soft", over.as_secs());
+            Err(Problem::bad_request(why))
+        }
         over => Ok(over),
     }
 }
@@ -302,7 +308,7 @@ impl Purged {
 pub(super) fn said_too_much(actor: Option<&str>, reason: Option<&str>) -> Result<(), Problem> {
     for (name, said) in [("actor", actor), ("reason", reason)] {
         if said.is_some_and(|said| said.chars().count() > MOST_SAID) {
-            return Err(Problem::bad_request(format!("{name}: at most {MOST_SAID} characters")));
+            return Err(Problem::bad_request(format!("{name}: must have at most {MOST_SAID} characters")));
         }
     }
     Ok(())
@@ -313,14 +319,14 @@ fn target(context: &Context, purge: &Purge) -> Result<Target, Problem> {
     let all = all.filter(|all| *all);
     let named = [url.is_some(), key.is_some(), tag.is_some(), pattern.is_some(), group.is_some(), all.is_some()];
     if named.into_iter().filter(|named| *named).count() != 1 {
-        return Err(Problem::bad_request("name exactly one of url, key, tag, pattern, group and all"));
+        return Err(Problem::bad_request("url, key, tag, pattern, group, all: exactly one of them must be given"));
     }
     if origin.is_some() != group.is_some() {
-        return Err(Problem::bad_request("a group is an origin's own: name both, group and origin"));
+        return Err(Problem::bad_request("group, origin: a group belongs to an origin, so both must be given"));
     }
     let empty = [url, tag, pattern, group].into_iter().flatten().any(String::is_empty);
     if empty || key.as_ref().is_some_and(Vec::is_empty) {
-        return Err(Problem::bad_request("what is to be purged is empty; for everything, say \"all\": true"));
+        return Err(Problem::bad_request("the target of the purge is empty; to purge everything, send \"all\": true"));
     }
     if let Some(url) = url {
         let uri = uri(url)?;
@@ -358,9 +364,11 @@ fn by_layers<T: PartialEq>(
     }
     match made.is_empty() {
         true if context.0.layers.is_empty() => {
-            Err(Problem::bad_request("no layer is known here that has keys of URLs"))
+            Err(Problem::bad_request("the application has named no layer, so that URLs have no keys here"))
         }
-        true => Err(Problem::bad_request("the URL has no host: it is to be absolute")),
+        true => Err(Problem::bad_request(
+            "the URL has no host; it must be absolute, such as http://shop.example/products?page=2",
+        )),
         false => Ok(made),
     }
 }

@@ -60,7 +60,7 @@ pub(crate) struct Point {
     path = "/api/sizing",
     responses(
         (status = 200, description = "The curve", body = SizingCurve),
-        (status = 404, description = "The application does not have it learned", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "The application does not estimate the curve", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn sizing(

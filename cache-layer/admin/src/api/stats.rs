@@ -179,7 +179,7 @@ pub(crate) struct Latency {
 #[utoipa::path(
     get,
     path = "/api/stats",
-    responses((status = 200, description = "How it does", body = Stats)),
+    responses((status = 200, description = "The state of the cache", body = Stats)),
 )]
 pub(super) async fn stats(State(context): State<Context>, parameters: Parameters) -> Result<Json<Stats>, Problem> {
     parameters.known(&[])?;

@@ -199,13 +199,13 @@ impl StoredHead {
     path = "/api/entry",
     params(
         ("url" = Option<String>, Query, description = "An absolute URL"),
-        ("key" = Vec<String>, Query, description = "A part of a key of the application's own; once for each part, in their order"),
+        ("key" = Vec<String>, Query, description = "A part of one of the application's own keys; once for each part, in their order"),
         ("digest" = Option<String>, Query, description = "The digest of a key that was asked for lately"),
-        ("hint" = Vec<String>, Query, description = "For a URL, what a layer outside says of the request: `key-part:TEXT`"),
+        ("hint" = Vec<String>, Query, description = "For a URL, a hint of an outer layer: `key-part:TEXT`"),
     ),
     responses(
-        (status = 200, description = "What is there, or that there is nothing", body = Vec<Place>),
-        (status = 400, description = "Something is wrong with the query", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The entry in each place, or that there is none", body = Vec<Place>),
+        (status = 400, description = "The query is invalid", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "No key that was asked for lately has this digest", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "The store did not answer", body = Problem, content_type = "application/problem+json"),
     ),
@@ -227,11 +227,11 @@ pub(super) async fn entry(State(context): State<Context>, parameters: Parameters
             keys.extend(key.map(|key| (Some(name.as_str()), key)));
         }
         if keys.len() == before && !context.0.layers.is_empty() {
-            return Err(Problem::bad_request("url: has no host"));
+            return Err(Problem::bad_request("url: must be absolute, such as http://shop.example/products?page=2"));
         }
     }
     if keys.is_empty() {
-        return Err(Problem::bad_request("name a url, a key or a digest"));
+        return Err(Problem::bad_request("url, key, digest: one of them must be given"));
     }
     let mut places = Vec::with_capacity(keys.len());
     for (layer, key) in keys {
@@ -362,8 +362,8 @@ fn meaning(tag: &str) -> Option<&'static str> {
     path = "/api/tag/{tag}",
     params(("tag" = String, Path, description = "The tag, percent-encoded")),
     responses(
-        (status = 200, description = "What is known", body = Tag),
-        (status = 503, description = "The store did not answer, or other counts are under way", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "What is known of the tag", body = Tag),
+        (status = 503, description = "The store did not answer, or too many other counts are under way", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn tag(State(context): State<Context>, Path(tag): Path<String>) -> Result<Json<Tag>, Problem> {

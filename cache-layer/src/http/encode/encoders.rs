@@ -57,39 +57,40 @@ impl Encoders {
         if !cache.keeps_additions() || Handle::try_current().is_err() {
             return;
         }
-        let Some(turn) = self.turn(entry.id(), encoder) else { return };
+        let Some(job) = self.job(entry.id(), encoder) else { return };
         let key = Key::of_canonical(entry.canonical());
         let Some(entry) = cache.peek(&key).filter(|kept| kept.id() == entry.id()) else { return };
-        let encoding = turn.encode_in(cache.clone(), key, entry);
+        let encoding = job.encode_in(cache.clone(), key, entry);
         drop(cache.spawn(encoding));
     }
 
     /// The content in this coding, if an encoder is free.
     pub(super) async fn encode(&self, cache: &Cache, entry: &Entry, encoder: Encoder) -> Form {
-        match self.turn(entry.id(), encoder) {
-            Some(_turn) => encode(cache, entry.payload().clone(), encoder).await,
+        match self.job(entry.id(), encoder) {
+            Some(_job) => encode(cache, entry.payload().clone(), encoder).await,
             None => Form::Unmade,
         }
     }
 
-    /// A turn for an encoder, unless this entry is already being encoded, or could not be kept before.
-    fn turn(&self, entry: EntryId, encoder: Encoder) -> Option<Turn> {
+    /// The right to encode this entry; `None` if all encoders are busy, or if it is already being encoded, or could not be kept
+    /// before.
+    fn job(&self, entry: EntryId, encoder: Encoder) -> Option<Job> {
         let room = self.0.room.clone().try_acquire_owned().ok()?;
         let mut work = self.0.work.lock();
         let is_new = !work.not_kept.contains(&(entry, encoder)) && work.under_way.insert((entry, encoder));
-        is_new.then(|| Turn { encoders: self.clone(), entry, encoder, _room: room })
+        is_new.then(|| Job { encoders: self.clone(), entry, encoder, _room: room })
     }
 }
 
-/// An encoder's turn at one thing.
-struct Turn {
+/// One entry that is being encoded.
+struct Job {
     encoders: Encoders,
     entry: EntryId,
     encoder: Encoder,
     _room: OwnedSemaphorePermit,
 }
 
-impl Turn {
+impl Job {
     async fn encode_in(self, cache: Cache, key: Key, entry: Entry) {
         // The client whose request caused this is answered first.
         yield_now().await;
@@ -113,7 +114,7 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for Job {
     fn drop(&mut self) {
         self.encoders.0.work.lock().under_way.remove(&(self.entry, self.encoder));
     }
@@ -199,11 +200,11 @@ mod tests {
         let entry = entry(0);
         let cache = cache_with(std::slice::from_ref(&entry)).await;
         let encoders = Encoders::at_once(8);
-        let turn = encoders.turn(entry.id(), GZIP).unwrap();
-        assert!(encoders.turn(entry.id(), GZIP).is_none());
-        assert!(encoders.turn(entry.id(), BROTLI).is_some());
+        let job = encoders.job(entry.id(), GZIP).unwrap();
+        assert!(encoders.job(entry.id(), GZIP).is_none());
+        assert!(encoders.job(entry.id(), BROTLI).is_some());
         assert_eq!(encoders.encode(&cache, &entry, GZIP).await, Form::Unmade);
-        drop(turn);
+        drop(job);
         assert!(matches!(encoders.encode(&cache, &entry, GZIP).await, Form::Made(_)));
     }
 
@@ -216,8 +217,8 @@ mod tests {
         cache.invalidate(&key(&entry)).await.unwrap();
         assert!(cache.drain(std::time::Duration::from_secs(10)).await);
         assert!(cache.peek(&key(&entry)).is_none());
-        assert!(encoders.turn(entry.id(), GZIP).is_none());
-        assert!(encoders.turn(entry.id(), BROTLI).is_some());
+        assert!(encoders.job(entry.id(), GZIP).is_none());
+        assert!(encoders.job(entry.id(), BROTLI).is_some());
     }
 
     #[tokio::test]

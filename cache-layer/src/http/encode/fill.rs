@@ -56,8 +56,8 @@ impl Context {
             return;
         }
         for encoder in encode.stored_encoders() {
-            // zstd is not limited here: every commit compresses large entries with it anyway.
-            let form = match encoder.coding().is_zstd() {
+            // Every commit compresses large entries as much anyway: a limit would save nothing.
+            let form = match encoder.is_quick_zstd() {
                 true => encode_here(&self.cache, entry.payload(), encoder),
                 false => self.encoders.encode(&self.cache, entry, encoder).await,
             };

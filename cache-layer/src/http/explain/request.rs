@@ -98,7 +98,7 @@ struct Examined {
 impl CacheLayer {
     pub(super) async fn examine(&self, mut asked: Asked) -> Explanation {
         let base = &self.context;
-        let mark = base.take_mark(asked.request.headers_mut());
+        let enclosing = base.take_enclosing(asked.request.headers_mut());
         let (method, headers) = (asked.request.method(), asked.request.headers());
         let (refusal, hints) = (asked.refusal(), asked.request.extensions().get::<Hints>());
         let mut explanation = Explanation::new(Verdict::Bypass);
@@ -129,13 +129,13 @@ impl CacheLayer {
         if let Some(reason) = bypass.or_else(|| judged().then_some(NoCacheReason::BypassIf)) {
             return explanation.bypassed(&context, method, reason.into());
         }
-        if let Some(mark) = &mark
-            && context.keep_mark(&mut headers.clone(), &key, mark.clone(), Reading::Inspection).await
+        if let Some(enclosing) = &enclosing
+            && context.is_enclosed_by(&mut headers.clone(), &key, enclosing.clone(), Reading::Inspection).await
         {
             return explanation.bypassed(&context, method, NoCacheReason::Nested.into());
         }
         let examined = Examined { context, request: asked.request, target, key, explanation };
-        if mark.is_some() { examined.looked_up().await } else { examined.at_once().await }
+        if enclosing.is_some() { examined.looked_up().await } else { examined.at_once().await }
     }
 }
 

@@ -149,8 +149,8 @@ impl Rule {
         methods.dedup();
         let why = match () {
             () if methods.is_empty() => Some("must be for one method at least"),
-            () if methods.contains(&Method::HEAD) => Some("HEAD is answered as GET is: the rule for GET is its rule"),
-            () if methods.contains(&Method::QUERY) => Some("QUERY is answered as GET is: the rule for GET is its rule"),
+            () if methods.contains(&Method::HEAD) => Some("must not name HEAD, which follows the rule for GET"),
+            () if methods.contains(&Method::QUERY) => Some("must not name QUERY, which follows the rule for GET"),
             () => None,
         };
         match (why, &mut self.scope) {

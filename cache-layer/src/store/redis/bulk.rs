@@ -14,7 +14,7 @@ use super::{
     },
     wire::token_life::lives,
     wire::{
-        invalidation::marked,
+        invalidation::with_dataset_id,
         names::EVERYTHING,
         operation::Operation,
         replies::{Flag, Stamped, Values, exactly},
@@ -173,13 +173,13 @@ impl RedisStore {
                 Limit::Background,
                 async |mut driver: MultiplexedConnection| {
                     let expected = if tokens.is_some() { entries.len() } else { return Ok(None) };
-                    marked::<Flag>(names, writing, expected, &mut driver).await.map(Some)
+                    with_dataset_id::<Flag>(names, writing, expected, &mut driver).await.map(Some)
                 },
             );
             let (current, written) = tokio::join!(ask, write);
             let current = Some(current?.into_iter().map(|stamped| stamped.record.bans_known()).collect());
             let in_place = match written? {
-                Some(mark) => connection.leads_to(session, mark.as_deref()).await?,
+                Some(reached) => connection.leads_to(session, reached.as_deref()).await?,
                 None => false,
             };
             if in_place {

@@ -79,7 +79,7 @@ impl RedisStore {
             Some(Claimed::Taken(started)) => {
                 if let Some(seen) = self.to_be_loaded(&lookup) {
                     request.granted();
-                    let lease = lease.started(*started).under(tags.mark());
+                    let lease = lease.started(*started).under(tags.dataset_id());
                     if sent.claim.take().is_some_and(|claim| claim.taken(lease, seen, life)) {
                         self.attend_to_claims();
                     }

@@ -60,7 +60,7 @@ impl RedisStore {
         let session = connection.settled()?;
         let (tags_connection, tags_session) = self.connection_to_read_tags(&connection, &session)?;
         // After a change of the server, an earlier invalidation may be unknown, and the clock is another one.
-        let known_clock = tags_connection.mark() == lease.granted_by;
+        let known_clock = tags_connection.dataset_id() == lease.granted_by;
         let now = self.0.context.clock.now();
         let life = |entry: &Entry| entry.deadlines().life(now);
         let longest = writes.entries.iter().map(|(_, entry)| life(entry)).max().unwrap_or(0);
@@ -148,13 +148,13 @@ impl RedisStore {
         let tags: Vec<Arc<str>> = believed.iter().filter(|tag| tag.compared).map(|tag| tag.stamp.tag.clone()).collect();
         call.track(session.tracking);
         let names = &self.0.context.names;
-        call.values(tags.iter().map(|tag| names.tag(tag)).chain([names.mark("")]));
+        call.values(tags.iter().map(|tag| names.tag(tag)).chain([names.dataset_id("")]));
         let reads = session.tokens.begin_read(&tags);
         let (answer, values) = commit(call, connection, session, 2).await?;
         if let Some(Ok(mut values)) = values.map(|values| values.of(tags.len() + 1)) {
-            let mark = values.pop().flatten();
+            let reached = values.pop().flatten();
             // If another database was swapped in, its tokens say nothing about the one that will be swapped back.
-            if !connection.is_mark(mark.as_deref().and_then(|mark| str::from_utf8(mark).ok())) {
+            if !connection.is_dataset(reached.as_deref().and_then(|id| str::from_utf8(id).ok())) {
                 return Ok(answer);
             }
             let records: Vec<_> = values.iter().map(|value| value.as_deref().and_then(TagRecord::parse)).collect();

@@ -136,7 +136,7 @@ async fn a_full_server_takes_no_entry_of_tags_that_it_has() {
     assert_eq!(read(&store, &variant).await.as_deref(), Some("two"));
 }
 
-/// The mark of the data set can't be written, and the old one must not stay.
+/// The id of the data set can't be written, and the old one must not stay.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_restarted_as_full_as_it_was_is_connected_to_once() {
     let mut server = RedisServer::builder().config("maxmemory 2mb").config("maxmemory-policy noeviction").start();
@@ -161,7 +161,7 @@ async fn a_server_that_is_restarted_as_full_as_it_was_is_connected_to_once() {
     assert_eq!(store.state().lost_connections, lost);
 
     let () = server.command(&["CONFIG", "SET", "maxmemory", "0"]);
-    wait_until("the data set to be marked", async || server.keys().contains(&"test:mark".to_owned())).await;
+    wait_until("the data set to have an id", async || server.keys().contains(&"test:mark".to_owned())).await;
     assert_eq!(read(&store, &key("a")).await, None);
     assert_eq!(store.state().lost_connections, lost);
 }

@@ -81,7 +81,7 @@ impl RedisStore {
         let names = &self.0.context.names;
         let soft_over = hardness.is_soft().then(|| hardness.window());
         for _ in 0..ATTEMPTS {
-            let mark = connection
+            let reached = connection
                 .run_with(
                     operation(scope, hardness),
                     session,
@@ -93,8 +93,8 @@ impl RedisStore {
                     },
                 )
                 .await?;
-            let Some(mark) = mark else { return Ok(false) };
-            if connection.leads_to(session, mark.as_deref()).await? {
+            let Some(reached) = reached else { return Ok(false) };
+            if connection.leads_to(session, reached.as_deref()).await? {
                 return Ok(true);
             }
         }

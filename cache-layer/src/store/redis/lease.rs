@@ -15,7 +15,7 @@ use super::{
         handle::{Connection, Limit},
         session::Session,
     },
-    lookup::Turn,
+    lookup::ReadTurn,
     tracking::waiters::pause_untracked,
     wire::{
         names::EVERYTHING,
@@ -89,7 +89,7 @@ impl RedisStore {
         if watched && session.tracking && tags_session.tracking {
             request.granted();
         }
-        Ok(Acquired::Granted(wanted.lease.started(started).under(tags.mark()).after(failures)))
+        Ok(Acquired::Granted(wanted.lease.started(started).under(tags.dataset_id()).after(failures)))
     }
 
     /// Takes the lease first, and then checks that the entry is still the one that was seen: under the lease, no other load
@@ -206,7 +206,7 @@ impl RedisStore {
         session: &Arc<Session>,
     ) -> Result<Option<BansKnown>, StoreError> {
         let turn = self.turn_to_read(session).await?;
-        if matches!(turn, Turn::Known) {
+        if matches!(turn, ReadTurn::Known) {
             return Ok(session.tokens.get(EVERYTHING).map(|known| known.record().bans_known()));
         }
         let name = self.0.context.names.tag(EVERYTHING);
@@ -374,7 +374,7 @@ impl Answer {
                 (Some(back_off), _) => back_off,
                 (None, Some(failures)) => return Ok(Self::Granted { failures, watched }),
                 (None, None) => {
-                    return Err(StoreError::Failed("an answer that is none of the protocol's".to_owned()));
+                    return Err(StoreError::Failed("a reply that is not part of the protocol".to_owned()));
                 }
             },
         };

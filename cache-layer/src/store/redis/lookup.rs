@@ -40,14 +40,14 @@ const ATTEMPTS: usize = 3;
 const FOLLOWED: usize = 2;
 
 /// Who reads the record of everything.
-pub(super) enum Turn<'a> {
+pub(super) enum ReadTurn<'a> {
     /// It is known by now.
     Known,
     /// The caller, and perhaps for others as well.
     Own(Option<LeadingRead<'a>>),
 }
 
-impl<'a> Turn<'a> {
+impl<'a> ReadTurn<'a> {
     /// Returns once no other task reads, or after several have read in vain.
     async fn comes(session: &'a Session, patience: Duration) -> Result<Self, StoreError> {
         for _ in 0..FOLLOWED {
@@ -76,7 +76,7 @@ impl<'a> Turn<'a> {
 /// What must be read to judge an entry.
 struct Unknown<'a> {
     tags: Vec<Arc<str>>,
-    turn: Turn<'a>,
+    turn: ReadTurn<'a>,
     /// The state by the other tags.
     judged: Judged,
 }
@@ -238,27 +238,27 @@ impl RedisStore {
             Verdict::Unknown(tags, judged) => (tags, judged),
         };
         if !tags.iter().any(|tag| **tag == *EVERYTHING) {
-            return Ok(Err(Unknown { tags, turn: Turn::Own(None), judged }));
+            return Ok(Err(Unknown { tags, turn: ReadTurn::Own(None), judged }));
         }
         let turn = self.turn_to_read(session).await?;
-        if matches!(turn, Turn::Own(_)) {
+        if matches!(turn, ReadTurn::Own(_)) {
             return Ok(Err(Unknown { tags, turn, judged }));
         }
         Ok(match session.tokens.judge(entry, key) {
             Verdict::Known(judged) => Ok(judged),
-            Verdict::Unknown(tags, judged) => Err(Unknown { tags, turn: Turn::Own(None), judged }),
+            Verdict::Unknown(tags, judged) => Err(Unknown { tags, turn: ReadTurn::Own(None), judged }),
         })
     }
 
     /// Waits for a look-up that reads the record of everything, if there is one, until the record is known or it is the caller's
     /// turn to read it. The caller never takes another look-up's reply, which may be older than an invalidation that the caller
     /// has to obey; only the table is as new as the caller's own last reply.
-    pub(super) async fn turn_to_read<'s>(&self, session: &'s Session) -> Result<Turn<'s>, StoreError> {
+    pub(super) async fn turn_to_read<'s>(&self, session: &'s Session) -> Result<ReadTurn<'s>, StoreError> {
         if !session.tracking {
-            return Ok(Turn::Own(None));
+            return Ok(ReadTurn::Own(None));
         }
         // The task that reads may have been left without being dropped: the caller has to have time for a read of its own.
-        Turn::comes(session, self.0.context.timeouts.operation / 4).await
+        ReadTurn::comes(session, self.0.context.timeouts.operation / 4).await
     }
 
     /// The records of these tags, tracked from now on; `None` for a tag without one.
@@ -305,10 +305,10 @@ impl RedisStore {
         if tags.is_empty() || !session.tracking {
             return Ok(());
         }
-        let mut turn = Turn::Own(None);
+        let mut turn = ReadTurn::Own(None);
         if tags.contains(EVERYTHING) {
             turn = self.turn_to_read(session).await?;
-            if matches!(turn, Turn::Known) {
+            if matches!(turn, ReadTurn::Known) {
                 tags = unknown();
             }
         }

@@ -141,12 +141,12 @@ async fn lurk(mut lurker: Lurker) {
             Ok(Outcome::Elsewhere) | Err(StoreError::Unavailable) => AFTER_FAILURE,
             // The permission will be missing the next time, too: no other task starts.
             Err(StoreError::Failed(reason)) if reason.contains("NOPERM") => {
-                tracing::warn!(reason, "Redis refuses to look for what is banned: it stays on the list of bans");
+                tracing::warn!(reason, "Redis refuses to scan for banned entries: the bans stay on the list");
                 lurker.is_over = true;
                 return;
             }
             Err(error) => {
-                tracing::debug!(%error, "what is banned is not swept now; readers heed it all the same");
+                tracing::debug!(%error, "banned entries are not swept now; readers obey the bans all the same");
                 AFTER_FAILURE
             }
         };
@@ -214,7 +214,7 @@ async fn sweep_all(store: &Weak<Inner>, term: &Term<'_>, listed: &Listed) -> Res
     }
     let taken_off = take_off(context, term.tags(), listed).await?;
     context.counters.swept_bans(taken_off);
-    tracing::debug!(bans = taken_off, entries = all.removed, "swept what was banned");
+    tracing::debug!(bans = taken_off, entries = all.removed, "swept banned entries");
     Ok(all)
 }
 

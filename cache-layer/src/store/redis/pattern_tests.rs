@@ -211,7 +211,7 @@ async fn cost(total: usize) -> [Stalls; 3] {
     assert_eq!(
         server.command::<usize>(&["DBSIZE"]),
         total - total / 5 + 6,
-        "one entry, two tokens, a note, the identity and the mark are left"
+        "one entry, two tokens, a note, the identity and the data set id are left"
     );
     [tag, pattern, nothing]
 }

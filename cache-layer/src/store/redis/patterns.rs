@@ -12,7 +12,7 @@ use super::{
     },
     tracking::local_tier::LocalTier,
     wire::{
-        invalidation::marked,
+        invalidation::with_dataset_id,
         operation::Operation,
         replies::Flag,
         scripts::Batch,
@@ -82,14 +82,14 @@ impl RedisStore {
                     soften_matching(names, pattern, hardness.window(), &mut void, &mut driver).await?
                 }
             };
-            // A node of a cluster has no mark to read, and takes no empty batch.
-            let mark = match names.is_clustered() {
+            // A node of a cluster has no data set id to read, and takes no empty batch.
+            let reached = match names.is_clustered() {
                 true => None,
-                false => marked::<Flag>(names, Batch::default(), 0, &mut driver).await?,
+                false => with_dataset_id::<Flag>(names, Batch::default(), 0, &mut driver).await?,
             };
-            Ok((deleted, mark))
+            Ok((deleted, reached))
         };
-        let (deleted, mark) = connection.run_with(Operation::Scan, session, Limit::Steps, delete).await?;
-        if connection.leads_to(session, mark.as_deref()).await? { Ok(deleted) } else { Err(StoreError::Unavailable) }
+        let (deleted, reached) = connection.run_with(Operation::Scan, session, Limit::Steps, delete).await?;
+        if connection.leads_to(session, reached.as_deref()).await? { Ok(deleted) } else { Err(StoreError::Unavailable) }
     }
 }

@@ -69,11 +69,11 @@ async fn reclaim(store: Weak<Inner>, every: Duration) {
         pause = match reclaim_once(&store, every, &mut last).await {
             Ok(pause) => pause,
             Err(StoreError::Failed(reason)) if reason.contains("NOPERM") => {
-                tracing::debug!(reason, "Redis refuses to look for what is void: it stays until it expires");
+                tracing::debug!(reason, "Redis refuses to scan for void entries: they stay until they expire");
                 return;
             }
             Err(error) => {
-                tracing::debug!(%error, "what is void is not reclaimed now");
+                tracing::debug!(%error, "void entries are not reclaimed now");
                 every
             }
         };

@@ -48,7 +48,7 @@ impl RedisStore {
         let (Flag(_),): (Flag,) = connection.run(Operation::Switch, &session, &batch).await?;
         if let Err(error) = self.read_switches(&connection, &session).await {
             // It is turned; the push tells the other processes, and this one when it is connected again.
-            tracing::debug!(%error, "a switch is turned, and can't be read again");
+            tracing::debug!(%error, "a switch was turned, but can't be read again");
             self.0.context.switches.set_since(asked, state);
             self.apply_switches();
         }

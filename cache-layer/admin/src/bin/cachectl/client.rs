@@ -78,7 +78,7 @@ impl Client {
         let uri: Uri = base.parse().map_err(|error| Failure::Usage(format!("--api {base}: {error}")))?;
         if uri.scheme_str() != Some("http") || uri.authority().is_none() {
             let how = "for an application on another machine, forward its port (ssh -L, kubectl port-forward)";
-            return Err(Failure::Usage(format!("--api {base}: is to be a URL with http://; {how}")));
+            return Err(Failure::Usage(format!("--api {base}: must be a URL with http://; {how}")));
         }
         let token = token_file.map(read_token).transpose()?;
         let connections = Connections::builder(TokioExecutor::new()).build_http();
@@ -183,7 +183,7 @@ fn read_token(file: &Path) -> Result<HeaderValue, Failure> {
     let token =
         std::fs::read_to_string(file).map_err(|error| Failure::Usage(format!("--token-file {shown}: {error}")))?;
     let mut value = HeaderValue::from_str(&format!("Bearer {}", token.trim()))
-        .map_err(|_| Failure::Usage(format!("--token-file {shown}: has something in it that is no token")))?;
+        .map_err(|_| Failure::Usage(format!("--token-file {shown}: does not contain a valid token")))?;
     value.set_sensitive(true);
     Ok(value)
 }

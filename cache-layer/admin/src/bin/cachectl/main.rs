@@ -128,11 +128,11 @@ enum Command {
         /// Why, for the audit
         #[arg(long)]
         reason: Option<String>,
-        /// The same for a purge that is sent again, up to 200 characters: it purges once, and is answered as before; a random one
-        /// unless given
+        /// An idempotency key of up to 200 characters: a purge that is sent again with the same key is carried out once, and
+        /// answered as before; a random one unless given
         #[arg(long, value_name = "KEY")]
         idempotency_key: Option<String>,
-        /// Confirm that everything is to be purged
+        /// Confirm that everything should be purged
         #[arg(long, hide = true)]
         all: bool,
     },
@@ -155,7 +155,7 @@ enum Command {
         /// Turn it off
         #[arg(long, conflicts_with = "on_for", requires = "name")]
         off: bool,
-        /// Turn it in that process alone, also while Redis does not answer
+        /// Turn the switch in that process alone, even if Redis does not answer
         #[arg(long, requires = "name")]
         here: bool,
         /// Who turns it, for the audit
@@ -191,11 +191,11 @@ enum Command {
         #[arg(long)]
         count: Option<usize>,
     },
-    /// Ask an application for URLs, so that its cache has them before its users ask
+    /// Request URLs from an application, so that its cache has them before its users ask
     Warm(warm::Warm),
     /// Check the Redis behind a cache directly, and say what to do about each problem
     Doctor {
-        /// Redis or Valkey, as in the application's setting
+        /// The URL of the Redis or Valkey, as in the application's setting
         #[arg(long, env = "CACHECTL_REDIS_URL", value_name = "URL", hide_env_values = true)]
         redis: String,
         /// The prefix of the cache's keys
@@ -207,7 +207,7 @@ enum Command {
         /// The command
         command: Option<String>,
     },
-    /// Completions for a shell, to be evaluated by it
+    /// Completions for a shell, which evaluates them
     Completions {
         /// The shell
         shell: Shell,
@@ -278,7 +278,7 @@ async fn ask(client: &Client, command: &Command, as_json: bool) -> Result<ExitCo
         Command::Tail { .. } => return tail(client, command, as_json).await,
         Command::Switch { name: Some(name), on_for, rate, off, here, actor, reason } => {
             if on_for.is_none() && !off {
-                return Err(Failure::Usage("--for says for how long, or --off turns it off".to_owned()));
+                return Err(Failure::Usage("one of --for, for how long, and --off must be given".to_owned()));
             }
             let seconds = on_for.unwrap_or(0);
             let body = json!({
@@ -350,7 +350,7 @@ fn man(command: Option<&str>) -> Result<Vec<u8>, Failure> {
     let of = match command {
         None => all,
         Some(name) => {
-            all.find_subcommand(name).cloned().ok_or_else(|| Failure::Usage(format!("{name}: is no command")))?
+            all.find_subcommand(name).cloned().ok_or_else(|| Failure::Usage(format!("{name}: unknown command")))?
         }
     };
     let mut page = Vec::new();
@@ -420,7 +420,7 @@ async fn purge(client: &Client, command: &Command, as_json: bool) -> Result<Exit
         Kind::Tag => ("tag", json!(what)),
         Kind::Pattern => ("pattern", json!(what)),
         Kind::Group => ("group", json!(what)),
-        Kind::All if what.is_some() => return Err(Failure::Usage("purge all takes nothing more".to_owned())),
+        Kind::All if what.is_some() => return Err(Failure::Usage("purge all takes no further argument".to_owned())),
         Kind::All => ("all", json!(true)),
     };
     body[name] = value;

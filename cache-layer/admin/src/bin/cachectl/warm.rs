@@ -61,7 +61,7 @@ pub(crate) struct Warm {
 fn rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(rate) if (0.001..=1e6).contains(&rate) => Ok(rate),
-        _ => Err("is to be a number from 0.001 to 1000000".to_owned()),
+        _ => Err("must be a number from 0.001 to 1000000".to_owned()),
     }
 }
 
@@ -140,17 +140,18 @@ impl Warm {
                 )));
             }
             (None, None) => {
-                return Err(Failure::Usage(format!("{target}: whose path is it? --to http://HOST:PORT says so")));
+                return Err(Failure::Usage(format!("{target}: a path needs --to http://HOST:PORT")));
             }
         };
         let mut request =
             Request::builder().uri(&to).body(Empty::new()).map_err(|error| Failure::Usage(error.to_string()))?;
         if request.uri().scheme_str() != Some("http") {
-            return Err(Failure::Usage(format!("{to}: is to be a URL with http://")));
+            return Err(Failure::Usage(format!("{to}: must be a URL with http://")));
         }
         *request.headers_mut() = self.fields()?;
         if let Some(host) = host {
-            let host = HeaderValue::from_str(&host).map_err(|_| Failure::Usage(format!("--host {host}: is none")))?;
+            let host = HeaderValue::from_str(&host)
+                .map_err(|_| Failure::Usage(format!("--host {host}: must be a valid value of Host")))?;
             request.headers_mut().insert(header::HOST, host);
         }
         Ok(request)
@@ -160,7 +161,7 @@ impl Warm {
         let mut headers = HeaderMap::new();
         for line in &self.headers {
             // The value may be a secret, and is not repeated.
-            let wrong = || Failure::Usage("--header: is to be \"name: value\"".to_owned());
+            let wrong = || Failure::Usage("--header: must be \"name: value\"".to_owned());
             let (name, value) = line.split_once(':').ok_or_else(wrong)?;
             let name: HeaderName = name.trim().parse().map_err(|_| wrong())?;
             headers.append(name, HeaderValue::from_str(value.trim()).map_err(|_| wrong())?);

@@ -57,8 +57,8 @@ impl Connection {
         // An invalidation that is added between the last delivery and the publication would be overlooked: the two exclude each
         // other.
         while !self.context.outbox.if_empty(|scope| self.shard.covers(scope), publish) {
-            let mark = self.mark();
-            deliver(&self.context.outbox, &self.context.names, &*self.shard, mark.as_deref(), &mut driver).await?;
+            let dataset = self.dataset_id();
+            deliver(&self.context.outbox, &self.context.names, &*self.shard, dataset.as_deref(), &mut driver).await?;
         }
         Ok(session)
     }

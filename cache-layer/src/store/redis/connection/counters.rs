@@ -113,7 +113,7 @@ impl Counters {
         self.overflows.fetch_add(1, Ordering::Relaxed);
         if self.overflow.pass().is_some() {
             tracing::warn!(
-                "there is no room for one more pattern on the list of bans: it is swept at once, which takes as long as there are keys"
+                "the list of bans has no room for another pattern: it is swept at once, and its caller waits until all keys were scanned"
             );
         }
     }

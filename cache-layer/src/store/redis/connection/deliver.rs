@@ -13,7 +13,7 @@ use crate::{
         redis::{
             tracking::outbox::{Backlog, Delivery, Outbox},
             wire::{
-                invalidation::{Mark, ban, invalidate, invalidate_keys},
+                invalidation::{DatasetId, ban, invalidate, invalidate_keys},
                 names::Names,
                 sweep::delete_matching,
             },
@@ -27,12 +27,12 @@ const KEYS_AT_ONCE: usize = 500;
 /// How long a delivery of keys and tags may take before the connection is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Delivers everything that is kept for the server that has `shard` to the data set of this `mark`.
+/// Delivers everything that is kept for the server that has `shard` to the data set with this id.
 pub(crate) async fn deliver(
     outbox: &Outbox,
     names: &Names,
     shard: &dyn Shard,
-    mark: Option<&str>,
+    dataset: Option<&str>,
     driver: &mut MultiplexedConnection,
 ) -> RedisResult<()> {
     // Without turns, a connection whose deliveries time out again and again could overtake another one.
@@ -40,7 +40,7 @@ pub(crate) async fn deliver(
     let mut delivery = begin(outbox, shard).await;
     let backlog = &mut delivery.backlog;
     let anything = !backlog.is_empty();
-    match timeout(PATIENCE, deliver_scopes(backlog, names, mark, driver)).await {
+    match timeout(PATIENCE, deliver_scopes(backlog, names, dataset, driver)).await {
         Ok(delivered) => delivered?,
         Err(_) => {
             // One invalidation is delivered sooner than many. On servers without the tags, fewer are left each time.
@@ -77,10 +77,10 @@ async fn begin<'a>(outbox: &'a Outbox, shard: &dyn Shard) -> Delivery<'a> {
 async fn deliver_scopes(
     backlog: &mut Backlog,
     names: &Names,
-    mark: Option<&str>,
+    dataset: Option<&str>,
     driver: &mut MultiplexedConnection,
 ) -> RedisResult<()> {
-    let told = |found: Mark| match names.is_clustered() || found.as_deref() == mark {
+    let told = |found: DatasetId| match names.is_clustered() || found.as_deref() == dataset {
         true => Ok(()),
         false => Err(RedisError::from((ErrorKind::Io, "another data set took its place"))),
     };

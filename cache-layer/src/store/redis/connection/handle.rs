@@ -115,9 +115,9 @@ impl Connection {
         *self.last_error.write() = reason;
     }
 
-    /// The mark of the data set behind the connection.
-    pub(crate) fn mark(&self) -> Option<Arc<str>> {
-        self.data_set().as_ref().map(|known| known.mark.clone())
+    /// The id of the data set behind the connection.
+    pub(crate) fn dataset_id(&self) -> Option<Arc<str>> {
+        self.data_set().as_ref().map(|known| known.id.clone())
     }
 
     pub(super) fn data_set(&self) -> MutexGuard<'_, Option<Known>> {

@@ -6,8 +6,8 @@
 //! [policy](crate::store::redis::tracking::dataset_guard), before anything is read over it.
 //!
 //! A server has several data sets, and `SWAPDB` puts another one under a live connection without telling its clients. So each
-//! data set also has a unique mark. The mark is checked with each heartbeat and with each invalidation, since a data set that is
-//! swapped back has missed the invalidations of the other one. A mark that is missing may have been flushed with everything else,
+//! data set also has a unique id. The id is checked with each heartbeat and with each invalidation, since a data set that is
+//! swapped back has missed the invalidations of the other one. An id that is missing may have been flushed with everything else,
 //! or evicted, or never written: that counts as another data set as well.
 
 use std::sync::Arc;
@@ -36,7 +36,7 @@ use crate::{
 pub(crate) struct Known {
     /// The id of its server, if it says so.
     server: Option<Arc<str>>,
-    pub(crate) mark: Arc<str>,
+    pub(crate) id: Arc<str>,
     /// When it was last recognized: 16 hex digits, by the server's clock.
     pub(crate) seen: String,
 }
@@ -64,7 +64,7 @@ impl Identity {
         let info = match info {
             Ok(info) => info,
             Err(error) if is_not_allowed(&error) => {
-                tracing::warn!(%error, "Redis does not say who it is; a data set that was restored is not noticed");
+                tracing::warn!(%error, "Redis does not say which server it is, so that a restored data set is not noticed");
                 return Ok(None);
             }
             Err(error) => return Err(error),
@@ -99,7 +99,7 @@ pub(crate) struct Identify<'a> {
 
 impl Identify<'_> {
     /// Acts on the identity of the server and its data set, before anything more is read from it; `None` if the data set could
-    /// not be marked, for lack of room. `tags` leads to the server that has the tags, which may be another one. `known` is what
+    /// not be given an id, for lack of room. `tags` leads to the server that has the tags, which may be another one. `known` is what
     /// this connection, or the one before it, found. Invalidations that must be repeated are left in the outbox.
     pub(crate) async fn run(
         &self,
@@ -116,15 +116,15 @@ impl Identify<'_> {
         let known = known.filter(|known| known.server == server);
         let clear = self.guard.clears() && identity.is_none_or(|identity| !identity.empty);
         match self.identify(server.as_deref(), clear, known.as_ref()).run::<((Bulk, Flag, Moment),)>(tags).await {
-            Ok(((Bulk(mark), Flag(cleared), Moment(seen)),)) => {
-                let (mark, seen) = (Arc::<str>::from(text(mark)?), text(seen.to_vec())?);
+            Ok(((Bulk(id), Flag(cleared), Moment(seen)),)) => {
+                let (id, seen) = (Arc::<str>::from(text(id)?), text(seen.to_vec())?);
                 if cleared {
                     tracing::warn!("this data set may be older than an invalidation: everything was invalidated");
                 }
-                if known.is_some_and(|known| known.mark != mark) {
+                if known.is_some_and(|known| known.id != id) {
                     self.guard.replay(|scope| self.repeat(scope));
                 }
-                Ok(Some(Known { server, mark, seen }))
+                Ok(Some(Known { server, id, seen }))
             }
             Err(error) if is_out_of_memory(&error) => self.unlink(clear, tags).await.map(|()| None),
             Err(error) => Err(error),
@@ -137,26 +137,26 @@ impl Identify<'_> {
         let mut batch = Batch::default();
         batch.call(
             &scripts::IDENTIFY,
-            &[&names.identity(shard), &names.mark(shard), &names.tag(EVERYTHING), &names.last_invalidation()],
+            &[&names.identity(shard), &names.dataset_id(shard), &names.tag(EVERYTHING), &names.last_invalidation()],
             &[
                 server.unwrap_or_default().as_bytes(),
                 nonce().as_bytes(),
                 policy.as_bytes(),
                 nonce().as_bytes(),
                 life.as_bytes(),
-                known.map_or("", |known| &known.mark).as_bytes(),
+                known.map_or("", |known| &known.id).as_bytes(),
                 known.map_or("", |known| &known.seen).as_bytes(),
             ],
         );
         batch
     }
 
-    /// There is no room to write a new token, but a missing token voids entries as well. A mark of another server is deleted,
-    /// too: each connection would take the data set for another one because of it.
+    /// There is no room to write a new token, but a missing token voids entries as well. The id that another server gave is
+    /// deleted, too: each connection would take the data set for another one because of it.
     async fn unlink(&self, clear: bool, tags: &mut MultiplexedConnection) -> RedisResult<()> {
         let (names, shard) = (self.names, self.shard.name());
         let mut unlink = redis::cmd("UNLINK");
-        unlink.arg(names.identity(shard)).arg(names.mark(shard));
+        unlink.arg(names.identity(shard)).arg(names.dataset_id(shard));
         if clear {
             unlink.arg(names.tag(EVERYTHING)).arg(names.last_invalidation());
         }

@@ -73,7 +73,7 @@ impl Connection {
             tracing::info!(tracking = session.tracking, "connected to Redis");
         } else {
             let after = self.context.timeouts.settling;
-            tracing::info!(tracking = session.tracking, ?after, "connected to Redis; to be read from later");
+            tracing::info!(tracking = session.tracking, ?after, "connected to Redis; reading from it begins later");
         }
     }
 
@@ -99,7 +99,7 @@ impl Connection {
                     match timeout(HEARTBEAT_TIMEOUT, self.heartbeat(session)).await {
                         Ok(Ok(())) => {
                             session.succeeded();
-                            self.use_mark(session).await;
+                            self.use_dataset_id(session).await;
                         }
                         Ok(Err(error)) => return error.to_string(),
                         Err(_) => return "no answer to a heartbeat".to_owned(),

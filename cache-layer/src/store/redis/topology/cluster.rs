@@ -257,7 +257,7 @@ impl Cluster {
                     late = true;
                     self.nowhere.note_error(error.to_string());
                     if !reported {
-                        tracing::warn!(%error, "no node says who has what in the Redis cluster");
+                        tracing::warn!(%error, "no node of the Redis cluster says which node has which slots");
                         reported = true;
                     }
                 }

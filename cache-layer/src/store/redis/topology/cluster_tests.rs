@@ -306,14 +306,14 @@ async fn another_process_hears_of_an_invalidated_tag_within_moments() {
 
 /// A server that is short of memory first evicts the keys that are never read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_marks_of_all_nodes_are_read_though_nothing_else_is() {
+async fn the_data_set_ids_of_all_nodes_are_read_though_nothing_else_is() {
     let cluster = RedisCluster::start(3, 0);
     let store = connect(cluster.url()).await;
     let node = &cluster.primaries()[cluster.index_of(&token("t"))];
-    let marks: Vec<String> = node.keys().into_iter().filter(|name| name.starts_with("test:mark:")).collect();
-    assert_eq!(marks.len(), 3, "{marks:?}");
+    let ids: Vec<String> = node.keys().into_iter().filter(|name| name.starts_with("test:mark:")).collect();
+    assert_eq!(ids.len(), 3, "{ids:?}");
     let () = node.command(&["CONFIG", "RESETSTAT"]);
-    wait_until("each node's connection to read its mark", async || {
+    wait_until("each node's connection to read its data set id", async || {
         let stats: String = node.command(&["INFO", "commandstats"]);
         let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_mget:calls="));
         calls.is_some_and(|rest| rest.split(',').next().unwrap().parse::<u64>().unwrap() >= 6)

@@ -345,10 +345,10 @@ async fn a_database_that_is_back_hears_again_what_this_process_invalidated_or_is
         }
         swap(&server);
         store.invalidate(Scope::Key(&key("a")), Hardness::Hard).await.unwrap();
-        let elsewhere = store.connection(&key("a")).mark();
+        let elsewhere = store.connection(&key("a")).dataset_id();
         swap(&server);
         wait_until("it to be noticed", async || {
-            store.connection(&key("a")).mark() != elsewhere && store.get(&key("a")).await.is_ok()
+            store.connection(&key("a")).dataset_id() != elsewhere && store.get(&key("a")).await.is_ok()
         })
         .await;
         assert_eq!(read(&store, &key("a")).await.as_deref(), after, "{policy:?}");
@@ -363,8 +363,8 @@ async fn what_is_filled_after_a_flush_stays_and_no_connection_is_lost_for_it() {
     fill(&stores[0], &key("a"), "one", &["t"]).await;
     server.flushall();
     assert_eq!(fill(&stores[1], &key("a"), "two", &["t"]).await, Committed::Stored);
-    let mark = || server.keys().contains(&"test:mark".to_owned());
-    wait_until("the data set to be marked again", async || mark()).await;
+    let has_id = || server.keys().contains(&"test:mark".to_owned());
+    wait_until("the data set to have an id again", async || has_id()).await;
     // All processes have noticed by then.
     tokio::time::sleep(Duration::from_millis(2_500)).await;
     for store in &stores {
@@ -388,15 +388,15 @@ async fn a_swap_is_noticed_by_who_may_not_ask_for_info() {
 
 /// A value that another program left there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_no_mark_marks_nothing() {
+async fn what_is_no_id_identifies_nothing() {
     let server = RedisServer::start();
-    let foreign = "not a mark, no!";
+    let foreign = "not an id, no!!";
     assert_eq!(foreign.len(), nonce().len());
     let () = server.command(&["SET", "test:mark", foreign]);
     let store = connect(server.url()).await;
-    let mark: String = server.command(&["GET", "test:mark"]);
-    assert_ne!(mark, foreign);
-    assert_eq!(store.connection(&key("a")).mark().as_deref(), Some(&*mark));
+    let id: String = server.command(&["GET", "test:mark"]);
+    assert_ne!(id, foreign);
+    assert_eq!(store.connection(&key("a")).dataset_id().as_deref(), Some(&*id));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

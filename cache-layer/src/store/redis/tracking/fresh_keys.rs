@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use crate::key::KeyId;
 
-/// The number of keys that are remembered, each in one of the places that its digest selects: a cache line of them.
-const PLACES: usize = 1 << 14;
+/// The number of keys that are remembered, each in one of the cells that its digest selects: a cache line of them.
+const CELLS: usize = 1 << 14;
 const WAYS: usize = 8;
 /// Moments are rounded up to this many milliseconds; and the bits for them.
 const TICK: u64 = 16;
@@ -22,53 +22,53 @@ const RIGHT: i64 = 1;
 const EXTREME: i64 = 64;
 
 pub(crate) struct FreshKeys {
-    /// The digits that distinguish a key from others at its place, and until when it is fresh.
-    places: Box<[AtomicU64]>,
+    /// The digits that distinguish a key from others at its cell, and until when it is fresh.
+    cells: Box<[AtomicU64]>,
     trust: AtomicI64,
 }
 
 impl Default for FreshKeys {
     fn default() -> Self {
-        Self { places: (0..PLACES).map(|_| AtomicU64::new(0)).collect(), trust: AtomicI64::new(0) }
+        Self { cells: (0..CELLS).map(|_| AtomicU64::new(0)).collect(), trust: AtomicI64::new(0) }
     }
 }
 
 impl FreshKeys {
     /// Notes that there is an entry that is fresh until this moment, in milliseconds since the Unix epoch.
     pub(crate) fn note(&self, id: KeyId, fresh_until: u64) {
-        let (places, mark) = self.places(id);
+        let (cells, fingerprint) = self.cells(id);
         let moment = |known: u64| known & MOMENT;
         // If there is no room, the key whose freshness ends first is replaced.
-        let (mut place, mut first) = (&places[0], u64::MAX);
-        for one in places {
+        let (mut cell, mut first) = (&cells[0], u64::MAX);
+        for one in cells {
             let known = one.load(Ordering::Relaxed);
-            if known >> MOMENT_BITS == mark {
-                place = one;
+            if known >> MOMENT_BITS == fingerprint {
+                cell = one;
                 break;
             }
             if moment(known) < first {
-                (place, first) = (one, moment(known));
+                (cell, first) = (one, moment(known));
             }
         }
-        place.store(mark << MOMENT_BITS | fresh_until.div_ceil(TICK).min(MOMENT), Ordering::Relaxed);
+        cell.store(fingerprint << MOMENT_BITS | fresh_until.div_ceil(TICK).min(MOMENT), Ordering::Relaxed);
     }
 
     /// Notes that there is no such entry any more.
     pub(crate) fn forget(&self, id: KeyId) {
-        let (places, mark) = self.places(id);
-        for place in places {
-            if place.load(Ordering::Relaxed) >> MOMENT_BITS == mark {
-                place.store(0, Ordering::Relaxed);
+        let (cells, fingerprint) = self.cells(id);
+        for cell in cells {
+            if cell.load(Ordering::Relaxed) >> MOMENT_BITS == fingerprint {
+                cell.store(0, Ordering::Relaxed);
             }
         }
     }
 
     /// Whether there is a fresh entry at `now`.
     pub(crate) fn has(&self, id: KeyId, now: u64) -> bool {
-        let (places, mark) = self.places(id);
-        places.iter().any(|place| {
-            let known = place.load(Ordering::Relaxed);
-            known >> MOMENT_BITS == mark && now / TICK < known & MOMENT
+        let (cells, fingerprint) = self.cells(id);
+        cells.iter().any(|cell| {
+            let known = cell.load(Ordering::Relaxed);
+            known >> MOMENT_BITS == fingerprint && now / TICK < known & MOMENT
         })
     }
 
@@ -87,11 +87,11 @@ impl FreshKeys {
         }
     }
 
-    /// The places of a key, and the digits that distinguish it from others there.
-    fn places(&self, id: KeyId) -> (&[AtomicU64], u64) {
+    /// The cells of a key, and the digits that distinguish it from others there.
+    fn cells(&self, id: KeyId) -> (&[AtomicU64], u64) {
         let digest = u128::from_be_bytes(id.primary);
-        let first = (digest >> 64) as usize % (PLACES / WAYS) * WAYS;
-        (&self.places[first..first + WAYS], digest as u64 >> MOMENT_BITS)
+        let first = (digest >> 64) as usize % (CELLS / WAYS) * WAYS;
+        (&self.cells[first..first + WAYS], digest as u64 >> MOMENT_BITS)
     }
 }
 
@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn few_of_those_that_fit_forget_one_another() {
         let fresh = FreshKeys::default();
-        let keys: Vec<KeyId> = (0..PLACES / 4).map(|number| Key::new([number.to_string()]).id()).collect();
+        let keys: Vec<KeyId> = (0..CELLS / 4).map(|number| Key::new([number.to_string()]).id()).collect();
         keys.iter().for_each(|id| fresh.note(*id, NOW));
         assert!(keys.iter().filter(|id| fresh.has(**id, NOW - 1_000)).count() > keys.len() * 99 / 100);
     }

@@ -11,15 +11,15 @@ use super::{
 };
 use crate::{ban::LONGEST_PATTERN, key::Key, pattern::Pattern, store::Scope};
 
-/// The mark of the data set that an operation reached: `None` in a cluster, or if it has none.
-pub(crate) type Mark = Option<String>;
+/// The id of the data set that an operation reached: `None` in a cluster, or if it has none.
+pub(crate) type DatasetId = Option<String>;
 
 /// One invalidation, in one round trip.
 pub(crate) async fn invalidate(
     names: &Names,
     driver: &mut MultiplexedConnection,
     scope: Scope<'_>,
-) -> RedisResult<Mark> {
+) -> RedisResult<DatasetId> {
     match scope {
         // The lease is deleted with the entry, so that a load in flight can't commit. Variants are reached through this entry
         // alone, and their loads compare it when they commit.
@@ -42,13 +42,13 @@ pub(crate) async fn invalidate_keys(
     names: &Names,
     driver: &mut MultiplexedConnection,
     keys: &[Key],
-) -> RedisResult<Mark> {
+) -> RedisResult<DatasetId> {
     let mut batch = Batch::default();
     for key in keys {
         let key = key.primary();
         batch.unlink([names.entry(&key), names.lease(&key)]);
     }
-    marked::<OfTwo>(names, batch, keys.len(), driver).await
+    with_dataset_id::<OfTwo>(names, batch, keys.len(), driver).await
 }
 
 /// One soft invalidation, in one round trip: over `window` milliseconds, or at once.
@@ -57,14 +57,14 @@ pub(crate) async fn soften(
     driver: &mut MultiplexedConnection,
     scope: Scope<'_>,
     window: u64,
-) -> RedisResult<Mark> {
+) -> RedisResult<DatasetId> {
     let over = &window.to_string()[..];
     match scope {
         Scope::Key(key) => {
             let key = key.primary();
             let mut batch = Batch::default();
             batch.soften_entry(&names.entry(&key), &names.lease(&key), window, key.id().turn());
-            marked::<Flag>(names, batch, 1, driver).await
+            with_dataset_id::<Flag>(names, batch, 1, driver).await
         }
         Scope::Tags(tags) => renew_tokens(names, driver, (&scripts::SOFTEN_TAG, &[over]), tags.iter()).await,
         Scope::Pattern(_) | Scope::Everything => {
@@ -79,7 +79,7 @@ pub(crate) async fn ban(
     driver: &mut MultiplexedConnection,
     pattern: &Pattern,
     soft_over: Option<u64>,
-) -> RedisResult<Option<Mark>> {
+) -> RedisResult<Option<DatasetId>> {
     if pattern.as_str().len() > LONGEST_PATTERN {
         return Ok(None);
     }
@@ -90,7 +90,7 @@ pub(crate) async fn ban(
     let mut batch = Batch::default();
     batch.call(&scripts::BAN, &[&names.last_invalidation(), &names.tag(EVERYTHING)], &arguments);
     if !names.is_clustered() {
-        batch.get(&names.mark(""));
+        batch.get(&names.dataset_id(""));
     }
     let mut replies = match batch.run::<Vec<Value>>(driver).await {
         // A deletion will make room.
@@ -98,8 +98,8 @@ pub(crate) async fn ban(
         replies => replies?.into_iter(),
     };
     let banned = Banned::from_redis_value(replies.next().ok_or_else(no_answer)?)?;
-    let mark = replies.next().map_or(Ok(None), mark)?;
-    Ok((banned == Banned::Listed).then_some(mark))
+    let reached = replies.next().map_or(Ok(None), dataset_id)?;
+    Ok((banned == Banned::Listed).then_some(reached))
 }
 
 async fn renew_tokens<'a>(
@@ -107,7 +107,7 @@ async fn renew_tokens<'a>(
     driver: &mut MultiplexedConnection,
     (script, more): (&Script, &[&str]),
     tags: impl IntoIterator<Item = &'a str>,
-) -> RedisResult<Mark> {
+) -> RedisResult<DatasetId> {
     let mut batch = Batch::default();
     // The note is written first: a fill that finds no token must find the note.
     batch.call(&scripts::NOTE_INVALIDATION, &[&names.last_invalidation()], &[]);
@@ -118,45 +118,50 @@ async fn renew_tokens<'a>(
             [&nonce, &life[..]].iter().chain(more).map(|argument| argument.as_bytes()).collect();
         batch.call(script, &[&names.tag(tag)], &arguments);
     }
-    match marked::<Moment>(names, batch, tags.len() + 1, driver).await {
+    match with_dataset_id::<Moment>(names, batch, tags.len() + 1, driver).await {
         Err(error) if is_out_of_memory(&error) => unlink_tags(names, driver, &tags).await,
         invalidated => invalidated,
     }
 }
 
 /// Runs `batch`, which has this many replies of one kind, and identifies the data set that it reached.
-pub(crate) async fn marked<T: FromRedisValue>(
+pub(crate) async fn with_dataset_id<T: FromRedisValue>(
     names: &Names,
     mut batch: Batch,
     asked: usize,
     driver: &mut MultiplexedConnection,
-) -> RedisResult<Mark> {
-    // In a cluster, databases can't be swapped, and the mark may be on another server.
+) -> RedisResult<DatasetId> {
+    // In a cluster, databases can't be swapped, and the id may be on another server.
     if names.is_clustered() {
         return exactly(asked, batch.run::<Vec<T>>(driver).await?).map(|_| None);
     }
-    batch.get(&names.mark(""));
+    batch.get(&names.dataset_id(""));
     let mut replies = exactly(asked + 1, batch.run::<Vec<Value>>(driver).await?)?;
-    let mark = replies.pop().map_or(Ok(None), mark);
+    let reached = replies.pop().map_or(Ok(None), dataset_id);
     for reply in replies {
         T::from_redis_value(reply)?;
     }
-    mark
+    reached
 }
 
 /// Runs an `UNLINK` of this many names, and identifies the data set that it reached.
-async fn unlinked(names: &Names, driver: &mut MultiplexedConnection, unlink: Cmd, asked: usize) -> RedisResult<Mark> {
+async fn unlinked(
+    names: &Names,
+    driver: &mut MultiplexedConnection,
+    unlink: Cmd,
+    asked: usize,
+) -> RedisResult<DatasetId> {
     if names.is_clustered() {
         return unlink.query_async::<Count>(driver).await?.at_most(asked).map(|_| None);
     }
     let mut pipeline = Pipeline::new();
-    pipeline.add_command(unlink).cmd("GET").arg(names.mark(""));
+    pipeline.add_command(unlink).cmd("GET").arg(names.dataset_id(""));
     let (count, found) = pipeline.query_async::<(Count, Value)>(driver).await?;
     count.at_most(asked)?;
-    mark(found)
+    dataset_id(found)
 }
 
-fn mark(reply: Value) -> RedisResult<Mark> {
+fn dataset_id(reply: Value) -> RedisResult<DatasetId> {
     match Maybe::from_redis_value(reply)? {
         Maybe(None) => Ok(None),
         Maybe(Some(bytes)) => text(bytes).map(Some),
@@ -165,7 +170,7 @@ fn mark(reply: Value) -> RedisResult<Mark> {
 
 /// Invalidates tags on a full server, where nothing can be written: without a token an entry is invalid, and without a note a
 /// fill in flight can't be sure that no invalidation overtook it.
-async fn unlink_tags(names: &Names, driver: &mut MultiplexedConnection, tags: &[&str]) -> RedisResult<Mark> {
+async fn unlink_tags(names: &Names, driver: &mut MultiplexedConnection, tags: &[&str]) -> RedisResult<DatasetId> {
     let mut unlink = redis::cmd("UNLINK");
     unlink.arg(names.last_invalidation());
     for tag in tags {

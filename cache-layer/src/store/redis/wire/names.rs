@@ -15,7 +15,7 @@
 //! | `<prefix>:request:<id>` | which process carries out an operator's request, and then the answer |
 //! | `<prefix>:hot` | the keys with most hits of each process, for processes that start: a stream |
 //! | `<prefix>:id` | the server that had this data set last |
-//! | `<prefix>:mark` | distinguishes this data set from every other one |
+//! | `<prefix>:mark` | the data set id, which distinguishes this data set from every other one |
 //!
 //! In a cluster, tags and related keys lie in one slot, the prefix's own, so that one server's clock and order hold for them:
 //! `<prefix>:t:{<prefix>}:<tag>`, `<prefix>:i:{<prefix>}:`, and `<prefix>:id:{<prefix>}:<node>` and
@@ -171,7 +171,7 @@ impl Names {
         self.beside_tags("id") + server
     }
 
-    pub(crate) fn mark(&self, server: &str) -> String {
+    pub(crate) fn dataset_id(&self, server: &str) -> String {
         self.beside_tags("mark") + server
     }
 
@@ -288,7 +288,7 @@ mod tests {
         }
         assert_eq!(names.parse(names.last_invalidation().as_bytes()), Some(Named::LastInvalidation));
         assert_eq!(names.parse(names.identity("").as_bytes()), None);
-        assert_eq!(names.parse(names.mark("").as_bytes()), None);
+        assert_eq!(names.parse(names.dataset_id("").as_bytes()), None);
         assert_eq!(names.parse(b"shop:x:{00"), None);
         assert_eq!(names.parse(b"other:t:product:1"), None);
         assert_eq!(names.parse(b"shop:e:{00"), None);

@@ -130,7 +130,7 @@ script! {
 }
 
 /// The common beginning of both scripts that commit. KEYS lease, guard, …, then the last `ARGV[3]` of them, if there are any: the
-/// last invalidation, and tags. ARGV token, the guard's mark and id (empty: no guard), the number of those keys, when the load
+/// last invalidation, and tags. ARGV token, the guard's soft mark and id (empty: no guard), the number of those keys, when the load
 /// began, whether the load is void (1) if any tag was invalidated since then; …, and last, for each tag, the token that the
 /// entries carry, whether that is a new one (1), then as for [`STAMP`] the three lives in milliseconds.
 ///
@@ -408,8 +408,8 @@ script! {
 }
 
 script! {
-    /// KEYS entry. ARGV the time of a ban that covers it; and nothing, or the mark that the entry gets, and the lowest mark that
-    /// is not of a ramp. Deletes the entry, or marks it, unless its load knew of that ban; returns whether it did.
+    /// KEYS entry. ARGV the time of a ban that covers it; and nothing, or the soft mark that the entry gets, and the lowest soft
+    /// mark that is not of a ramp. Deletes the entry, or marks it, unless its load knew of that ban; returns whether it did.
     SWEEP_ENTRY = "local head = redis.pcall('GETRANGE', KEYS[1], 0, 7);
                    if head == '' then return 0 end;
                    local version = type(head) == 'string' and #head == 8 and head:sub(1, 4);
@@ -473,26 +473,26 @@ script! {
 }
 
 script! {
-    /// KEYS identity, mark, the tag of everything, last invalidation. ARGV the server's identity (empty: unknown), a new mark,
-    /// `clear` or `keep`, chance, milliseconds, the mark that the caller last found and when by this server's clock (both empty:
-    /// none). Returns the mark of the data set, whether everything got a new token, and the time.
+    /// KEYS identity, data set id, the tag of everything, last invalidation. ARGV the server's identity (empty: unknown), a new id,
+    /// `clear` or `keep`, chance, milliseconds, the id that the caller last found and when by this server's clock (both empty:
+    /// none). Returns the id of the data set, whether everything got a new token, and the time.
     ///
-    /// A data set with another server's identity, without a mark, or without the mark that its caller knows, may have missed
+    /// A data set with another server's identity, without an id, or without the id that its caller knows, may have missed
     /// invalidations. So everything in it gets a new token, unless the present token is younger than the caller's knowledge: then
     /// every valid entry is younger, too, and any invalidation of it was made here. The same holds for the note that refuses
     /// loads which began before.
     IDENTIFY = concat!(
         now!(),
-        "local server, mark = redis.pcall('GET', KEYS[1]), redis.pcall('GET', KEYS[2]);",
-        "local marked = type(mark) == 'string' and #mark == 15 and not mark:find('[^0-9a-f]');",
-        "local known = marked and mark == ARGV[6];",
+        "local server, id = redis.pcall('GET', KEYS[1]), redis.pcall('GET', KEYS[2]);",
+        "local valid = type(id) == 'string' and #id == 15 and not id:find('[^0-9a-f]');",
+        "local known = valid and id == ARGV[6];",
         "if ARGV[1] ~= '' and server ~= ARGV[1] then",
-        // Lost, and only that, if the mark is the right one.
-        "  if server or not known then marked = false; known = false end;",
+        // The identity alone was lost, if the id is the right one.
+        "  if server or not known then valid = false; known = false end;",
         "end;",
-        "if known or (marked and ARGV[6] == '') then",
+        "if known or (valid and ARGV[6] == '') then",
         "  if ARGV[1] ~= '' and not server then redis.call('SET', KEYS[1], ARGV[1]) end;",
-        "  return {mark, 0, now}",
+        "  return {id, 0, now}",
         "end;",
         "local younger = function(time) return type(time) == 'string' and ARGV[7] ~= '' and time > ARGV[7] end;",
         "local everything, note = redis.pcall('GET', KEYS[3]), redis.pcall('GET', KEYS[4]);",
@@ -501,8 +501,8 @@ script! {
         "if ARGV[7] == '' or (note and not younger(note)) then redis.call('SET', KEYS[4], now) end;",
         "if clear then redis.call('SET', KEYS[3], now .. ARGV[4] .. 'i', 'PX', ARGV[5]) end;",
         "if ARGV[1] ~= '' then redis.call('SET', KEYS[1], ARGV[1]) end;",
-        "if not marked then mark = ARGV[2]; redis.call('SET', KEYS[2], mark) end;",
-        "return {mark, clear and 1 or 0, now}"
+        "if not valid then id = ARGV[2]; redis.call('SET', KEYS[2], id) end;",
+        "return {id, clear and 1 or 0, now}"
     )
 }
 

@@ -69,7 +69,7 @@ async fn swept(mut sweep: Sweep<'_>, pattern: &Pattern) -> RedisResult<u64> {
         Err(error) if is_not_allowed(&error) => {
             // If it were kept, it would be refused for ever, and nothing would be read again.
             let Sweep { names, driver, .. } = sweep;
-            tracing::warn!(%error, %pattern, "Redis refuses to look for a pattern; everything is invalidated instead");
+            tracing::warn!(%error, %pattern, "Redis refuses to scan for a pattern; everything is invalidated instead");
             invalidate(names, driver, Scope::Everything).await.map(|_| 0)
         }
         result => result,
