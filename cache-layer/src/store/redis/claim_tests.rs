@@ -149,3 +149,26 @@ async fn an_invalidation_after_the_look_up_is_none_of_the_load() {
         assert_eq!(commit(&store, lease, "value", &[]).await, Committed::Stored, "round {round}");
     }
 }
+
+/// Its client may leave while the command that takes it is on its way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_is_given_back_where_the_load_that_asks_for_it_is_cancelled() {
+    // Longer than the test waits.
+    const LIFE: Duration = Duration::from_secs(600);
+    let server = RedisServer::start();
+    // It has read what a load asks for besides, so that the lease is asked for at once.
+    let (store, other) = (working(&server).await, connect(server.url()).await);
+    for pauses in 0..20 {
+        let place = key(&pauses.to_string());
+        let mut acquired = store.acquire(&place, Seen::Nothing, LIFE, Failures::Heed);
+        let _ = poll!(&mut acquired);
+        for _ in 0..pauses {
+            tokio::task::yield_now().await;
+        }
+        drop(acquired);
+        wait_until("another process to have it", async || {
+            matches!(acquire(&other, &place, Seen::Nothing).await, Acquired::Granted(_))
+        })
+        .await;
+    }
+}
