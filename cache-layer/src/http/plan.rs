@@ -16,7 +16,7 @@ use super::{
     remaining_freshness::RemainingFreshness,
     response_entry::ResponseEntry,
     select::Varies,
-    stored::{Stored, StoredInfo, StoredVaries, Traits},
+    stored::{MOST_FIELDS, Stored, StoredInfo, StoredVaries, Traits},
     target::Target,
 };
 use crate::{
@@ -224,6 +224,9 @@ impl Context {
         }
         if length > self.policy.max_body {
             return Err(NoCacheReason::BodyTooLarge);
+        }
+        if headers.len() > MOST_FIELDS {
+            return Err(NoCacheReason::TooManyFields);
         }
         let variation = self.variation_of(request, status, headers);
         let of_path = variation.as_ref().map(|_| request.target.path_tag(&self.key_rules(&request.headers)));
@@ -453,5 +456,6 @@ pub(super) fn is_lasting(reason: NoCacheReason) -> bool {
             | NoCacheReason::BodyTooLarge
             | NoCacheReason::Trailers
             | NoCacheReason::TooManyTags
+            | NoCacheReason::TooManyFields
     )
 }
