@@ -283,8 +283,7 @@ mod codings {
             let response = app.get("/", &[("accept-encoding", "gzip")]).await;
             assert_eq!((coding(&response), &response.body[..]), ("identity", &noise[..]));
         }
-        // Over Redis alone, there is nowhere to keep it.
-        assert_eq!(encoded.load(Ordering::SeqCst), usize::from(!matches!(backend, Backend::Redis(_))));
+        assert_eq!(encoded.load(Ordering::SeqCst), 1);
     }
 
     /// Instances of two settings over one store, as while one is rolled out.
@@ -744,6 +743,17 @@ mod stores {
         assert_eq!(origin.calls(), 1);
     }
 
+    /// Nobody would ever get a coding otherwise.
+    #[tokio::test]
+    async fn redis_alone_has_all_codings_where_none_of_them_is_its_frame() {
+        let backend = Backend::redis();
+        let set = |layer: CacheLayer| layer.encode([Coding::Brotli, Coding::Gzip]);
+        let app = App::new(backend.cache().await.build(), &pages(false).0, set);
+        for accepts in ["br", "gzip"] {
+            warm(&app, "/", accepts, &[]).await;
+        }
+    }
+
     /// A fleet in which some encode and some don't reads the same entries.
     #[tokio::test]
     async fn who_encodes_nothing_reads_what_others_wrote() {
@@ -813,20 +823,35 @@ mod stores {
     /// On the one thread that both have.
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn a_client_is_answered_before_anything_is_encoded() {
-        let encoded = Arc::new(AtomicUsize::new(0));
-        let count = encoded.clone();
-        let cache = Cache::builder(MemoryStore::new(1 << 20)).observer(move |event: Event| {
-            count.fetch_add(usize::from(matches!(event, Event::Encoded { .. })), Ordering::SeqCst);
-        });
-        let app = App::new(cache.build(), &pages(false).0, |layer| layer.encode(all()));
-        let client = tokio::spawn({
-            let (app, encoded) = (app.clone(), encoded.clone());
-            async move {
-                for (number, coding) in ["gzip", "br"].into_iter().enumerate() {
-                    drop(app.begin(tests::request(Method::GET, "/", &[("accept-encoding", coding)])).await.unwrap());
-                    assert_eq!(encoded.load(Ordering::SeqCst), number, "the answer to {coding} came first");
+        for backend in [Backend::memory(), Backend::redis(), Backend::tiered()] {
+            let encoded = Arc::new(AtomicUsize::new(0));
+            let count = encoded.clone();
+            let cache = backend.cache().await.observer(move |event: Event| {
+                count.fetch_add(usize::from(matches!(event, Event::Encoded { .. })), Ordering::SeqCst);
+            });
+            let app = App::new(cache.build(), &pages(false).0, |layer| layer.encode(all()));
+            let is_in_memory = matches!(backend, Backend::Memory(_));
+            let client = tokio::spawn({
+                let (app, encoded) = (app.clone(), encoded.clone());
+                async move {
+                    for uri in ["/a", "/b", "/c"] {
+                        let before = encoded.load(Ordering::SeqCst);
+                        let request = tests::request(Method::GET, uri, &[("accept-encoding", "zstd")]);
+                        drop(app.begin(request).await.unwrap());
+                        assert_eq!(
+                            encoded.load(Ordering::SeqCst),
+                            before,
+                            "the answer to the miss of {uri} came first"
+                        );
+                        app.settled().await;
+                        assert_eq!(encoded.load(Ordering::SeqCst), before + 1);
+                    }
+                    // By a hit, where what it makes is kept.
+                    let request = tests::request(Method::GET, "/a", &[("accept-encoding", "br")]);
+                    drop(app.begin(request).await.unwrap());
+                    assert_eq!(encoded.load(Ordering::SeqCst), 3, "the answer to the hit came first");
                     app.settled().await;
-                    assert_eq!(encoded.load(Ordering::SeqCst), number + 1);
+                    assert!(!is_in_memory || encoded.load(Ordering::SeqCst) == 4);
                 }
             }
         });

@@ -150,6 +150,12 @@ impl Encoder {
         self.level
     }
 
+    /// Whether it takes longer than the coding usually does.
+    pub(crate) fn is_above_default(self) -> bool {
+        // 0 is the default level.
+        self.level > self.coding.levels().1
+    }
+
     /// The content in this coding; `None` unless it is shorter by a tenth.
     pub(crate) fn encode(self, content: &[u8]) -> Option<Bytes> {
         let coded = self.compress(content).filter(|coded| is_worth_it(coded.len(), content.len()));

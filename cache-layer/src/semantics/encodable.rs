@@ -149,7 +149,8 @@ impl Encode {
     ///
     /// A client that accepts `zstd` gets that frame as Redis returns it. For other clients the content is decompressed or
     /// encoded in another coding; the result is kept in the first tier. Without a first tier, these clients get the content
-    /// without a coding, unless this is set. With it, the process that loads makes all codings before it writes the entry, and
+    /// without a coding, unless this is set, or `zstd` is not one of the codings: nothing would ever be coded then, so that all of
+    /// them are kept. With it, the process that loads makes all codings before it writes the entry, and
     /// each entry takes correspondingly more memory in Redis. If no encoder is free then, the entry is written without the
     /// other codings, until it is loaded again.
     pub fn in_store(mut self, all: bool) -> Self {
@@ -161,9 +162,12 @@ impl Encode {
         &self.encoders
     }
 
-    /// The encoders whose results are written to a store outside of this process.
-    pub(crate) fn stored_encoders(&self) -> impl Iterator<Item = Encoder> + '_ {
-        self.encoders.iter().copied().filter(|encoder| self.in_store || encoder.coding().is_zstd())
+    /// The encoders whose results are written to a store outside of this process. `keeps_additions`: this process keeps what it
+    /// encodes afterwards.
+    pub(crate) fn stored_encoders(&self, keeps_additions: bool) -> impl Iterator<Item = Encoder> + '_ {
+        let has_zstd = || self.encoders.iter().any(|encoder| encoder.coding().is_zstd());
+        let all = self.in_store || !(keeps_additions || has_zstd());
+        self.encoders.iter().copied().filter(move |encoder| all || encoder.coding().is_zstd())
     }
 
     pub(crate) fn most_at_once(&self) -> Option<usize> {

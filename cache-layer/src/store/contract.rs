@@ -50,10 +50,9 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
     }
 
     /// Replaces the entry with this id, in the memory of this process, by what `amends` makes of it: the same entry with an
-    /// addition. `true` if the entry is there, and if there is room. This may drop the entry, but never restores one that is
-    /// gone.
-    fn amend(&self, _key: &Key, _of: EntryId, _amends: &dyn Fn(&Entry) -> Entry) -> bool {
-        false
+    /// addition. This may drop the entry, but never restores one that is gone.
+    fn amend(&self, _key: &Key, _of: EntryId, _amends: &dyn Fn(&Entry) -> Entry) -> Amended {
+        Amended::Gone
     }
 
     /// Whether the whole store is in this process.
@@ -466,6 +465,22 @@ impl Writes {
     pub(crate) fn sizes(&self) -> impl Iterator<Item = u64> {
         self.entries.iter().map(|(_, entry)| entry.payload().len() as u64)
     }
+
+    /// The size of all payloads, in all codings in which they are written.
+    pub(crate) fn total(&self) -> u64 {
+        let codings = self.entries.iter().flat_map(|(_, entry)| entry.made_codings()).map(|(_, bytes)| bytes);
+        self.sizes().chain(codings).sum()
+    }
+}
+
+/// What became of an [addition](StoreBackend::amend) to an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Amended {
+    Kept,
+    /// The entry is not there any more, or another one is in its place.
+    Gone,
+    /// The entry has become too large: it stays as it was.
+    NoRoom,
 }
 
 /// How a commit ended.
