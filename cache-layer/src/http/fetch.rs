@@ -731,13 +731,16 @@ impl Context {
         learns: bool,
     ) -> Result<Response<ResponseBody<S::Content>>, S::Error> {
         if !learns {
-            return self.forward_uncached(forward).await;
+            return self.forward_alone(forward).await;
         }
         let (key, stale, is_head) = (forward.key, forward.stale, forward.request().method() == Method::HEAD);
-        let response = self.forward_and_learn(forward).await?;
+        let asked = self.would_be_stored(&mut forward);
+        let mut response = self.forward_and_learn(forward).await?;
         if is_head && is_outdated_by(&response, stale) {
             self.drop_outdated(key).await;
         }
+        // Not before: what is learned is about the application's response.
+        self.as_stored(asked, &mut response);
         Ok(response)
     }
 

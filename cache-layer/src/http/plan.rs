@@ -185,6 +185,11 @@ impl Draft {
 }
 
 impl Plan {
+    /// Whether the response may be sent in content codings of the cache's own.
+    pub(super) fn is_encodable(&self) -> bool {
+        self.info.traits.encodable
+    }
+
     /// The remaining freshness of the response, dated by the `local` clock.
     pub(super) fn remaining_freshness(&self, now: u64, local: u64) -> RemainingFreshness {
         RemainingFreshness::new(self.info.age(now), &self.deadlines, now).dated_by(local)

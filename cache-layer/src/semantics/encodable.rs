@@ -101,7 +101,7 @@ impl Encode {
     /// highest levels take many times as long as the defaults, which were chosen for content that changes; no request waits for
     /// an encoder.
     ///
-    /// Another level makes other bytes, so the entity tag differs as well: `"v-br"` at the default, `"v-br9"` at 9. So
+    /// Another level makes other bytes, so the entity tag differs as well: `"v-cl~br"` at the default, `"v-cl~br9"` at 9. So
     /// instances may have different levels, as happens during a roll-out: an instance encodes again what another instance
     /// encoded at another level.
     ///
