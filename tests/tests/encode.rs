@@ -593,6 +593,41 @@ mod validators {
         }
     }
 
+    /// In Redis without a first tier, nothing but a load writes an entry.
+    async fn what_the_application_validates_is_encoded_if_it_is_not_yet(backend: &Backend) {
+        let clock = Clock::manual();
+        let cache = async || backend.cache().await.clock(clock.clone()).build();
+        let (origin, _) = pages(true);
+        let before = App::new(cache().await, &origin, |layer| layer);
+        let app = App::new(cache().await, &origin, |layer| layer.encode(all()));
+        let best = App::new(cache().await, &origin, |layer| layer.encode(all().level(Coding::Zstd, 9).unwrap()));
+        before.get("/", &[]).await;
+        for (app, tag) in [(&app, "\"v1-cl~zstd\""), (&best, "\"v1-cl~zstd9\"")] {
+            clock.advance(Duration::from_secs(61));
+            let fields = [("accept-encoding", "zstd")];
+            let validated = app.get("/", &fields).await;
+            assert_eq!((validated.x_cache(), decoded(&validated)), ("REVALIDATED", page().into()));
+            let hit = app.get("/", &fields).await;
+            assert_eq!((hit.x_cache(), hit.header("etag"), decoded(&hit)), ("HIT", Some(tag), page().into()));
+        }
+    }
+
+    /// What a 304 says holds for the answer, also if the response is not stored any more.
+    async fn a_304_may_forbid_it_for_its_own_answer(backend: &Backend) {
+        let clock = Clock::manual();
+        let cache = backend.cache().await.clock(clock.clone());
+        let app = App::new(cache.build(), &pages(true).0, |layer| layer.encode(all().in_store(true)));
+        for (uri, says) in [("/a", "no-store"), ("/b", "no-store, no-transform")] {
+            warm(&app, uri, "gzip", &[]).await;
+            clock.advance(Duration::from_secs(61));
+            let fields = [("accept-encoding", "gzip"), ("x-say-cache-control", says)];
+            let response = app.get(uri, &fields).await;
+            let expected = if says.contains("no-transform") { "identity" } else { "gzip" };
+            assert_eq!((response.x_cache(), coding(&response)), ("REVALIDATED", expected), "{says}");
+            assert_eq!((response.header("cache-control"), decoded(&response)), (Some(says), page().into()));
+        }
+    }
+
     /// RFC 9213: a field for caches of this kind.
     async fn a_targeted_field_may_forbid_it(backend: &Backend) {
         let targeted = HeaderName::from_static("cdn-cache-control");
@@ -646,6 +681,9 @@ mod validators {
         clock.advance(Duration::from_secs(61));
         let stale = app.get("/", &[("accept-encoding", "gzip"), ("x-status", "503")]).await;
         assert_eq!((stale.x_cache(), coding(&stale), decoded(&stale)), ("STALE", "gzip", page().into()));
+        // In Redis, there is only the frame of it.
+        let stale = app.get("/", &[("x-status", "503")]).await;
+        assert_eq!((stale.x_cache(), coding(&stale), decoded(&stale)), ("STALE", "identity", page().into()));
     }
 
     over_each_store!(
@@ -663,6 +701,8 @@ mod validators {
         what_was_sent_coded_is_compared_as_it_was_stored,
         a_head_outdates_a_response_of_another_length_only,
         what_is_stale_is_sent_coded,
+        what_the_application_validates_is_encoded_if_it_is_not_yet,
+        a_304_may_forbid_it_for_its_own_answer,
     );
 }
 

@@ -717,7 +717,7 @@ impl Context {
     fn is_usable(&self, headers: &HeaderMap, entry: &ResponseEntry) -> bool {
         let now = self.cache.now();
         now < entry.deadlines_at(now).stale_while_revalidate
-            || self.stale_if_error_entry(headers, Some(entry), None).is_some()
+            || self.usable_on_error(headers, Some(entry), None).is_some()
     }
 
     fn stale_after_miss<R: Body>(&self, stale: ResponseEntry, headers: &HeaderMap) -> Response<ResponseBody<R>> {
@@ -758,7 +758,7 @@ impl Context {
 /// Whether a response to HEAD shows that the stored response has changed.
 fn is_outdated_by<R>(head: &Response<R>, stored: Option<&Entry>) -> bool {
     stored.cloned().and_then(ResponseEntry::new).is_some_and(|stored| {
-        let length = stored.payload().len() as u64;
+        let length = stored.payload_length();
         head_outdates(head.status(), head.headers(), &stored.stored_headers(), length)
     })
 }

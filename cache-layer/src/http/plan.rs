@@ -371,7 +371,7 @@ impl Context {
     }
 
     /// The metadata of a response, with only the fields that are stored.
-    fn stored_head(&self, info: StoredInfo, headers: DatedHeaders<'_>) -> Vec<u8> {
+    pub(super) fn stored_head(&self, info: StoredInfo, headers: DatedHeaders<'_>) -> Vec<u8> {
         let is_stored = is_stored_field(&self.policy.caching, &self.policy.not_stored, headers.own);
         let fields = headers.own.iter().filter(|(name, _)| {
             let field @ Shaped { shape, .. } = Shaped::from(*name);
