@@ -584,3 +584,25 @@ impl fmt::Display for StoreError {
 }
 
 impl std::error::Error for StoreError {}
+
+#[cfg(all(test, feature = "encode-gzip"))]
+mod tests {
+    use super::*;
+    use crate::{
+        coding::Coding,
+        entry::{Deadlines, Form},
+    };
+
+    #[test]
+    fn what_is_written_counts_in_all_its_codings() {
+        let key = Key::new(["k"]);
+        let entry = |payload: &'static [u8]| {
+            Entry::new(EntryId([0; 16]), &key, Deadlines::fresh_until(0), Bytes::new(), Bytes::from_static(payload))
+        };
+        let coded = entry(b"payload").with_form(Coding::Gzip, Form::Made(Bytes::from_static(b"coded")));
+        let entries = vec![(key.clone(), entry(b"parent")), (key.clone(), coded)];
+        let writes = Writes { entries, guard: None };
+        assert_eq!(writes.sizes().collect::<Vec<_>>(), [6, 7]);
+        assert_eq!(writes.total(), 6 + 7 + 5);
+    }
+}
