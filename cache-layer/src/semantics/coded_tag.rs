@@ -330,7 +330,8 @@ mod tests {
 
     #[test]
     fn a_long_condition_becomes_little_longer() {
-        let cases: [(fn(usize) -> String, usize); 2] =
+        type Tag = fn(usize) -> String;
+        let cases: [(Tag, usize); 2] =
             [(|_| "\"-cl~gzip\"".to_owned(), 1), (|number| format!("\"{number}-cl~gzip\""), 64)];
         for (tag, added) in cases {
             let line = (0..50_000).map(tag).collect::<Vec<_>>().join(",");
