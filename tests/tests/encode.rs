@@ -136,7 +136,7 @@ mod codings {
     async fn a_response_is_loaded_once_and_sent_in_each_coding(backend: &Backend) {
         let (origin, _) = pages(false);
         let app = app(backend, &origin).await;
-        for (name, tag) in [("zstd", "\"v1-zstd\""), ("br", "\"v1-br\""), ("gzip", "\"v1-gzip\"")] {
+        for (name, tag) in [("zstd", "\"v1-cl~zstd\""), ("br", "\"v1-cl~br\""), ("gzip", "\"v1-cl~gzip\"")] {
             let hit = warm(&app, "/", name, &[]).await;
             assert_eq!((hit.x_cache(), hit.cache_status().hit, hit.header("etag")), ("HIT", true, Some(tag)));
             assert_eq!(hit.header("vary"), Some("accept-encoding"));
@@ -284,8 +284,7 @@ mod codings {
             let response = app.get("/", &[("accept-encoding", "gzip")]).await;
             assert_eq!((coding(&response), &response.body[..]), ("identity", &noise[..]));
         }
-        // Over Redis alone, there is nowhere to keep it.
-        assert_eq!(encoded.load(Ordering::SeqCst), usize::from(!matches!(backend, Backend::Redis(_))));
+        assert_eq!(encoded.load(Ordering::SeqCst), 1);
     }
 
     /// Instances of two settings over one store, as while one is rolled out.
@@ -298,7 +297,7 @@ mod codings {
         for (uri, first, second) in [("/a", &usual, &best), ("/b", &best, &usual)] {
             warm(first, uri, "br", &[]).await;
             for app in [first, second, second, first, second, second] {
-                let tag = if std::ptr::eq(app, &best) { "\"v1-br11\"" } else { "\"v1-br\"" };
+                let tag = if std::ptr::eq(app, &best) { "\"v1-cl~br11\"" } else { "\"v1-cl~br\"" };
                 let response = app.get(uri, &[("accept-encoding", "br")]).await;
                 assert_eq!((response.x_cache(), decoded(&response)), ("HIT", page().into()), "{uri}");
                 if coding(&response) == "br" {
@@ -311,14 +310,14 @@ mod codings {
                 } else {
                     assert_eq!(response.header("etag"), Some("\"v1\""), "{uri}");
                 }
-                let other = if std::ptr::eq(app, &best) { "\"v1-br\"" } else { "\"v1-br11\"" };
+                let other = if std::ptr::eq(app, &best) { "\"v1-cl~br\"" } else { "\"v1-cl~br11\"" };
                 let fields = [("accept-encoding", "br"), ("if-none-match", other)];
                 assert_eq!(app.get(uri, &fields).await.status, 200, "{uri}: it has another one");
                 let fields = [("accept-encoding", "br"), ("if-none-match", tag)];
                 assert_eq!(app.get(uri, &fields).await.status, 304, "{uri}");
             }
         }
-        assert_ne!(seen["\"v1-br11\""], seen["\"v1-br\""]);
+        assert_ne!(seen["\"v1-cl~br11\""], seen["\"v1-cl~br\""]);
         assert_eq!(origin.calls(), 2);
     }
 
@@ -344,24 +343,24 @@ mod validators {
         let app = app(backend, &pages(false).0).await;
         warm_all(&app, "/", &[]).await;
         for (accepts, has, expected) in [
-            ("gzip", "\"v1-gzip\"", Ok("\"v1-gzip\"")),
-            ("gzip", "W/\"v1-gzip\"", Ok("\"v1-gzip\"")),
+            ("gzip", "\"v1-cl~gzip\"", Ok("\"v1-cl~gzip\"")),
+            ("gzip", "W/\"v1-cl~gzip\"", Ok("\"v1-cl~gzip\"")),
             ("gzip", "\"v1\"", Ok("\"v1\"")),
-            ("gzip, br", "\"v1-gzip\"", Ok("\"v1-gzip\"")),
-            ("gzip, br", "\"v1\", \"v1-gzip\"", Ok("\"v1-gzip\"")),
-            ("gzip, br", "\"x\", \"v1-br\", \"v1-gzip\"", Ok("\"v1-br\"")),
-            ("gzip, br;q=0.5", "\"v1-br\", \"v1-gzip\"", Ok("\"v1-gzip\"")),
-            ("gzip", "*", Ok("\"v1-gzip\"")),
+            ("gzip, br", "\"v1-cl~gzip\"", Ok("\"v1-cl~gzip\"")),
+            ("gzip, br", "\"v1\", \"v1-cl~gzip\"", Ok("\"v1-cl~gzip\"")),
+            ("gzip, br", "\"x\", \"v1-cl~br\", \"v1-cl~gzip\"", Ok("\"v1-cl~br\"")),
+            ("gzip, br;q=0.5", "\"v1-cl~br\", \"v1-cl~gzip\"", Ok("\"v1-cl~gzip\"")),
+            ("gzip", "*", Ok("\"v1-cl~gzip\"")),
             ("", "*", Ok("\"v1\"")),
             ("", "\"v1\"", Ok("\"v1\"")),
             // The client has a representation that it does not accept, perhaps for another client.
-            ("gzip", "\"v1-br\"", Err("gzip")),
-            ("", "\"v1-gzip\"", Err("identity")),
-            ("gzip;q=0", "\"v1-gzip\"", Err("identity")),
+            ("gzip", "\"v1-cl~br\"", Err("gzip")),
+            ("", "\"v1-cl~gzip\"", Err("identity")),
+            ("gzip;q=0", "\"v1-cl~gzip\"", Err("identity")),
             ("gzip, identity;q=0", "\"v1\"", Err("gzip")),
             ("gzip, *;q=0", "\"v1\"", Err("gzip")),
-            ("gzip", "\"v0-gzip\"", Err("gzip")),
-            ("gzip", "\"v1-deflate\"", Err("gzip")),
+            ("gzip", "\"v0-cl~gzip\"", Err("gzip")),
+            ("gzip", "\"v1-cl~deflate\"", Err("gzip")),
         ] {
             let response = app.get("/", &[("accept-encoding", accepts), ("if-none-match", has)]).await;
             let came = match response.status.as_u16() {
@@ -383,7 +382,7 @@ mod validators {
         let app = App::new(backend.cache().await.build(), &pages(false).0, |layer| layer.encode(all()));
         let say = [("x-status", "404")];
         warm(&app, "/", "zstd", &say).await;
-        for (accepts, has) in [("zstd, gzip", "\"v1-gzip\""), ("zstd", "\"v1\""), ("zstd", "*")] {
+        for (accepts, has) in [("zstd, gzip", "\"v1-cl~gzip\""), ("zstd", "\"v1\""), ("zstd", "*")] {
             let fields = [say[0], ("accept-encoding", accepts), ("if-none-match", has)];
             let response = app.get("/", &fields).await;
             assert_eq!((response.status.as_u16(), coding(&response)), (404, "zstd"), "{accepts} {has}");
@@ -395,10 +394,10 @@ mod validators {
     async fn a_client_is_told_what_it_has_by_a_miss_too(backend: &Backend) {
         let app = app(backend, &pages(false).0).await;
         for (uri, has, expected) in [
-            ("/a", "\"v1-gzip\"", Some("\"v1-gzip\"")),
+            ("/a", "\"v1-cl~gzip\"", Some("\"v1-cl~gzip\"")),
             ("/b", "\"v1\"", Some("\"v1\"")),
-            ("/c", "\"v1-br\"", None),
-            ("/d", "\"v0-gzip\"", None),
+            ("/c", "\"v1-cl~br\"", None),
+            ("/d", "\"v0-cl~gzip\"", None),
         ] {
             let response = app.get(uri, &[("accept-encoding", "gzip"), ("if-none-match", has)]).await;
             assert_eq!(response.x_cache(), "MISS");
@@ -415,7 +414,8 @@ mod validators {
         let weak = [("x-say-etag", "W/\"v1\"")];
         let hit = warm(&app, "/", "gzip", &weak).await;
         assert_eq!(hit.header("etag"), Some("W/\"v1\""));
-        for (accepts, has, status) in [("gzip", "W/\"v1\"", 304), ("br", "\"v1\"", 304), ("gzip", "W/\"v1-gzip\"", 200)]
+        for (accepts, has, status) in
+            [("gzip", "W/\"v1\"", 304), ("br", "\"v1\"", 304), ("gzip", "W/\"v1-cl~gzip\"", 200)]
         {
             let response = app.get("/", &[("accept-encoding", accepts), ("if-none-match", has)]).await;
             assert_eq!(response.status, status, "{accepts} {has}");
@@ -424,13 +424,32 @@ mod validators {
         assert_eq!(app.get("/", &resumed).await.status, 200, "it is of no bytes");
     }
 
+    /// Versions that the application names with tags like those that a server puts on codings.
+    async fn a_version_is_not_taken_for_a_coding_of_another(backend: &Backend) {
+        let (origin, asked) = pages(false);
+        let app = app(backend, &origin).await;
+        let former = [("accept-encoding", "gzip"), ("if-none-match", "\"v1-gzip\"")];
+        for x_cache in ["MISS", "HIT", "HIT"] {
+            let response = app.get("/", &former).await;
+            assert_eq!((response.x_cache(), response.status.as_u16()), (x_cache, 200));
+        }
+        app.send(Method::PUT, "/", &[("if-match", "\"v1-gzip\"")]).await;
+        assert_eq!(asked.lock().unwrap().last().unwrap().get_all("if-match").iter().count(), 1);
+        // Tags like the cache's own are not encoded.
+        let own = [("x-say-etag", "\"v1-cl~gzip\""), ("accept-encoding", "gzip")];
+        for _ in 0..3 {
+            let response = app.get("/own", &own).await;
+            assert_eq!((coding(&response), response.header("vary")), ("identity", None));
+        }
+    }
+
     async fn minted_tags_are_told_apart_as_well(backend: &Backend) {
         let set = |layer: CacheLayer| layer.etags(true).encode(all().in_store(true));
         let app = App::new(backend.cache().await.build(), &pages(false).0, set);
         let without = [("x-say-etag", ""), ("x-say-last-modified", "")];
         let plain = app.get("/", &without).await.header("etag").unwrap().to_owned();
         let coded = warm(&app, "/", "gzip", &without).await.header("etag").unwrap().to_owned();
-        assert_eq!(coded, format!("{}-gzip\"", plain.trim_end_matches('"')));
+        assert_eq!(coded, format!("{}-cl~gzip\"", plain.trim_end_matches('"')));
         let again = app.get("/", &[("accept-encoding", "gzip"), ("if-none-match", &coded)]).await;
         assert_eq!((again.status.as_u16(), again.header("etag")), (304, Some(&*coded)));
     }
@@ -444,17 +463,110 @@ mod validators {
             let lines = asked.last().unwrap().get_all(name).iter().map(|line| line.to_str().unwrap().to_owned());
             lines.collect()
         };
-        app.send(Method::PUT, "/", &[("if-match", "\"v1-gzip\"")]).await;
-        assert_eq!(seen("if-match"), ["\"v1-gzip\"", "\"v1\""]);
-        app.send(Method::PUT, "/", &[("if-none-match", "\"v1-zstd\", \"v0\"")]).await;
-        assert_eq!(seen("if-none-match"), ["\"v1-zstd\", \"v0\"", "\"v1\""]);
-        app.get("/", &[("if-match", "\"v1-br\"")]).await;
-        assert_eq!(seen("if-match"), ["\"v1-br\"", "\"v1\""]);
+        app.send(Method::PUT, "/", &[("if-match", "\"v1-cl~gzip\"")]).await;
+        assert_eq!(seen("if-match"), ["\"v1-cl~gzip\"", "\"v1\""]);
+        app.send(Method::PUT, "/", &[("if-none-match", "\"v1-cl~zstd\", \"v0\"")]).await;
+        assert_eq!(seen("if-none-match"), ["\"v1-cl~zstd\", \"v0\"", "\"v1\""]);
+        app.get("/", &[("if-match", "\"v1-cl~br\"")]).await;
+        assert_eq!(seen("if-match"), ["\"v1-cl~br\"", "\"v1\""]);
+        // Of an instance with another level, or to one that encodes nothing.
+        app.send(Method::PUT, "/", &[("if-match", "\"v1-cl~br9\"")]).await;
+        assert_eq!(seen("if-match"), ["\"v1-cl~br9\"", "\"v1\""]);
+        App::on(backend, &origin).await.send(Method::PUT, "/", &[("if-match", "\"v1-cl~br\"")]).await;
+        assert_eq!(seen("if-match"), ["\"v1-cl~br\"", "\"v1\""]);
         // By a 304 for a tag that the client does not know, it would learn nothing.
-        app.get("/", &[("if-match", "\"v1\""), ("if-none-match", "\"v1-gzip\"")]).await;
-        assert_eq!(seen("if-none-match"), ["\"v1-gzip\""]);
-        app.send(Method::PUT, "/", &[("if-match", "\"v1\", W/\"v1-gzip\"")]).await;
-        assert_eq!(seen("if-match"), ["\"v1\", W/\"v1-gzip\""]);
+        app.get("/", &[("if-match", "\"v1\""), ("if-none-match", "\"v1-cl~gzip\"")]).await;
+        assert_eq!(seen("if-none-match"), ["\"v1-cl~gzip\""]);
+        app.send(Method::PUT, "/", &[("if-match", "\"v1\", W/\"v1-cl~gzip\"")]).await;
+        assert_eq!(seen("if-match"), ["\"v1\", W/\"v1-cl~gzip\""]);
+    }
+
+    /// Answers with a part, if `If-Match` and `If-Range` permit it.
+    fn parts() -> Origin {
+        Origin::new(|_, request| async move {
+            let fields = request.headers();
+            let has = |name: &str, value: &str| {
+                fields.get_all(name).iter().any(|line| line.to_str().unwrap().contains(value))
+            };
+            let is_match = !fields.contains_key("if-match") || has("if-match", "\"v1\"");
+            let is_same = !fields.contains_key("if-range") || has("if-range", "\"v1\"") || has("if-range", MODIFIED);
+            let (status, body) = match fields.contains_key("range") && is_same {
+                _ if !is_match => (412, String::new()),
+                true => (206, page()[500..].to_owned()),
+                false => (200, page()),
+            };
+            let response = http::Response::builder()
+                .status(status)
+                .header("content-type", "application/json")
+                .header("cache-control", "public, max-age=60")
+                .header("etag", "\"v1\"")
+                .header("last-modified", MODIFIED);
+            let part = format!("bytes 500-{}/{}", page().len() - 1, page().len());
+            let response = if status == 206 { response.header("content-range", part) } else { response };
+            Ok(response.body(full(body)).unwrap())
+        })
+    }
+
+    /// RFC 9110, sections 8.8.2.2, 13.1.1 and 13.1.5: the application does not know of which representation a client has a part.
+    async fn a_part_of_another_representation_is_not_asked_for(backend: &Backend) {
+        let set = |layer: CacheLayer| layer.encode(all()).rule(Rule::prefix("/apart").bypass()).unwrap();
+        let app = App::new(backend.cache().await.build(), &parts(), set);
+        let range = ("range", "bytes=500-");
+        let apart = ("cache-control", "no-store");
+        let cases: [(&str, Fields<'_>, u16); 10] = [
+            ("/a", &[("if-match", "\"v1-cl~gzip\"")], 200),
+            ("/a", &[("if-match", "\"v1-cl~gzip\""), range], 412),
+            ("/a", &[("if-match", "\"v1\""), range], 206),
+            ("/a", &[("if-unmodified-since", MODIFIED), range], 200),
+            ("/a", &[apart, range], 206),
+            ("/a", &[apart, range, ("if-range", "\"v1\"")], 206),
+            ("/a", &[apart, range, ("if-range", "\"v1-cl~gzip\"")], 200),
+            ("/a", &[apart, range, ("if-range", MODIFIED)], 200),
+            // A client that the application knows: it gets no stored response, but it may have got one.
+            ("/b", &[("authorization", "Basic YQ=="), range, ("if-range", MODIFIED)], 200),
+            // Of what is never stored, there is one representation.
+            ("/apart", &[range, ("if-range", MODIFIED)], 206),
+        ];
+        for (uri, fields, status) in cases {
+            let response = app.get(uri, fields).await;
+            assert_eq!(response.status, status, "{fields:?}");
+            if status != 412 {
+                assert_eq!(response.text(), &page()[if status == 206 { 500 } else { 0 }..], "{fields:?}");
+            }
+        }
+    }
+
+    /// RFC 9110, sections 12.5.5 and 9.3.2: a response that is not stored could have been another one, too.
+    async fn what_is_forwarded_alone_says_by_what_it_varies(backend: &Backend) {
+        let app = App::new(backend.cache().await.build(), &parts(), |layer| layer.encode(all()));
+        let range = ("range", "bytes=500-");
+        let known = ("authorization", "Basic YQ==");
+        let cases: [(Method, Fields<'_>); 5] = [
+            (Method::GET, &[("if-match", "\"v1\"")]),
+            (Method::GET, &[("cache-control", "no-store")]),
+            (Method::GET, &[("cache-control", "no-store"), range]),
+            (Method::GET, &[known, range]),
+            (Method::HEAD, &[]),
+        ];
+        for (method, fields) in cases {
+            let response = app.send(method, "/", fields).await;
+            assert_eq!(response.header("vary"), Some("accept-encoding"), "{fields:?}");
+        }
+        let app = App::new(backend.cache().await.build(), &pages(false).0, |layer| layer.encode(all().at_least(1_000)));
+        for (uri, say, vary) in [
+            ("/long", ("x-say-content-length", &*page().len().to_string()), Some("accept-encoding")),
+            ("/short", ("x-say-content-length", "100"), None),
+            ("/not-stored", ("x-say-cache-control", "no-store"), None),
+        ] {
+            let head = app.send(Method::HEAD, uri, &[say]).await;
+            assert_eq!((head.status.as_u16(), head.header("vary")), (200, vary), "{uri}");
+        }
+        for (has, tag) in [("\"v1-cl~gzip\"", Some("\"v1-cl~gzip\"")), ("\"v1\"", Some("\"v1\"")), ("\"v0\"", None)] {
+            let fields = [("accept-encoding", "gzip"), ("if-none-match", has)];
+            let head = app.send(Method::HEAD, "/head", &fields).await;
+            assert_eq!(head.status, if tag.is_some() { 304 } else { 200 }, "{has}");
+            assert_eq!((head.header("etag"), head.header("vary")), (tag.or(Some("\"v1\"")), Some("accept-encoding")));
+        }
     }
 
     async fn what_the_application_validates_is_not_encoded_again(backend: &Backend) {
@@ -484,6 +596,41 @@ mod validators {
             let response = app.get("/", &fields).await;
             assert_eq!((response.x_cache(), coding(&response), response.text()), (x_cache, "identity", &*page()));
             assert_eq!(response.header("vary"), None);
+        }
+    }
+
+    /// In Redis without a first tier, nothing but a load writes an entry.
+    async fn what_the_application_validates_is_encoded_if_it_is_not_yet(backend: &Backend) {
+        let clock = Clock::manual();
+        let cache = async || backend.cache().await.clock(clock.clone()).build();
+        let (origin, _) = pages(true);
+        let before = App::new(cache().await, &origin, |layer| layer);
+        let app = App::new(cache().await, &origin, |layer| layer.encode(all()));
+        let best = App::new(cache().await, &origin, |layer| layer.encode(all().level(Coding::Zstd, 9).unwrap()));
+        before.get("/", &[]).await;
+        for (app, tag) in [(&app, "\"v1-cl~zstd\""), (&best, "\"v1-cl~zstd9\"")] {
+            clock.advance(Duration::from_secs(61));
+            let fields = [("accept-encoding", "zstd")];
+            let validated = app.get("/", &fields).await;
+            assert_eq!((validated.x_cache(), decoded(&validated)), ("REVALIDATED", page().into()));
+            let hit = app.get("/", &fields).await;
+            assert_eq!((hit.x_cache(), hit.header("etag"), decoded(&hit)), ("HIT", Some(tag), page().into()));
+        }
+    }
+
+    /// What a 304 says holds for the answer, also if the response is not stored any more.
+    async fn a_304_may_forbid_it_for_its_own_answer(backend: &Backend) {
+        let clock = Clock::manual();
+        let cache = backend.cache().await.clock(clock.clone());
+        let app = App::new(cache.build(), &pages(true).0, |layer| layer.encode(all().in_store(true)));
+        for (uri, says) in [("/a", "no-store"), ("/b", "no-store, no-transform")] {
+            warm(&app, uri, "gzip", &[]).await;
+            clock.advance(Duration::from_secs(61));
+            let fields = [("accept-encoding", "gzip"), ("x-say-cache-control", says)];
+            let response = app.get(uri, &fields).await;
+            let expected = if says.contains("no-transform") { "identity" } else { "gzip" };
+            assert_eq!((response.x_cache(), coding(&response)), ("REVALIDATED", expected), "{says}");
+            assert_eq!((response.header("cache-control"), decoded(&response)), (Some(says), page().into()));
         }
     }
 
@@ -540,6 +687,9 @@ mod validators {
         clock.advance(Duration::from_secs(61));
         let stale = app.get("/", &[("accept-encoding", "gzip"), ("x-status", "503")]).await;
         assert_eq!((stale.x_cache(), coding(&stale), decoded(&stale)), ("STALE", "gzip", page().into()));
+        // In Redis, there is only the frame of it.
+        let stale = app.get("/", &[("x-status", "503")]).await;
+        assert_eq!((stale.x_cache(), coding(&stale), decoded(&stale)), ("STALE", "identity", page().into()));
     }
 
     over_each_store!(
@@ -548,12 +698,17 @@ mod validators {
         a_client_of_an_error_gets_what_is_there,
         a_weak_tag_is_of_every_coding,
         minted_tags_are_told_apart_as_well,
+        a_version_is_not_taken_for_a_coding_of_another,
         a_write_is_about_what_the_application_knows,
+        a_part_of_another_representation_is_not_asked_for,
+        what_is_forwarded_alone_says_by_what_it_varies,
         what_the_application_validates_is_not_encoded_again,
         a_targeted_field_may_forbid_it,
         what_was_sent_coded_is_compared_as_it_was_stored,
         a_head_outdates_a_response_of_another_length_only,
         what_is_stale_is_sent_coded,
+        what_the_application_validates_is_encoded_if_it_is_not_yet,
+        a_304_may_forbid_it_for_its_own_answer,
     );
 }
 
@@ -598,21 +753,21 @@ mod ranges {
         let app = app(backend, &pages(false).0).await;
         warm_all(&app, "/", &[]).await;
         for (accepts, if_range, expected) in [
-            ("gzip", "\"v1-gzip\"", Some("gzip")),
+            ("gzip", "\"v1-cl~gzip\"", Some("gzip")),
             // The client began before there was a coded representation.
             ("gzip", "\"v1\"", Some("identity")),
-            ("gzip, br", "\"v1-gzip\"", Some("gzip")),
-            ("gzip, br, zstd", "\"v1-br\"", Some("br")),
+            ("gzip, br", "\"v1-cl~gzip\"", Some("gzip")),
+            ("gzip, br, zstd", "\"v1-cl~br\"", Some("br")),
             ("", "\"v1\"", Some("identity")),
-            ("gzip", "\"v1-br\"", None),
-            ("", "\"v1-gzip\"", None),
-            ("gzip", "\"v0-gzip\"", None),
-            ("gzip", "W/\"v1-gzip\"", None),
+            ("gzip", "\"v1-cl~br\"", None),
+            ("", "\"v1-cl~gzip\"", None),
+            ("gzip", "\"v0-cl~gzip\"", None),
+            ("gzip", "W/\"v1-cl~gzip\"", None),
             ("gzip, identity;q=0", "\"v1\"", None),
-            // A date belongs to all representations: it holds for a client that accepts only one.
+            // A date is that of all representations, and the client may have accepted another one before.
             ("gzip", MODIFIED, None),
-            ("", MODIFIED, Some("identity")),
-            ("gzip;q=0", MODIFIED, Some("identity")),
+            ("", MODIFIED, None),
+            ("gzip;q=0", MODIFIED, None),
         ] {
             let response = ask(&app, accepts, "bytes=5-", Some(if_range)).await;
             let came = (response.status == StatusCode::PARTIAL_CONTENT).then(|| coding(&response));
@@ -626,7 +781,7 @@ mod ranges {
     async fn a_client_whose_coding_is_not_there_starts_again(backend: &Backend) {
         let app = App::new(backend.cache().await.build(), &pages(false).0, |layer| layer.encode(all()));
         warm(&app, "/", "zstd", &[]).await;
-        let response = ask(&app, "zstd, gzip", "bytes=5-", Some("\"v1-gzip\"")).await;
+        let response = ask(&app, "zstd, gzip", "bytes=5-", Some("\"v1-cl~gzip\"")).await;
         assert_eq!((response.status.as_u16(), coding(&response), decoded(&response)), (200, "zstd", page().into()));
     }
 
@@ -990,6 +1145,17 @@ mod stores {
         assert_eq!(origin.calls(), 1);
     }
 
+    /// Nobody would ever get a coding otherwise.
+    #[tokio::test]
+    async fn redis_alone_has_all_codings_where_none_of_them_is_its_frame() {
+        let backend = Backend::redis();
+        let set = |layer: CacheLayer| layer.encode([Coding::Brotli, Coding::Gzip]);
+        let app = App::new(backend.cache().await.build(), &pages(false).0, set);
+        for accepts in ["br", "gzip"] {
+            warm(&app, "/", accepts, &[]).await;
+        }
+    }
+
     /// Instances that encode and instances that do not read the same entries.
     #[tokio::test]
     async fn an_instance_that_encodes_nothing_reads_what_others_wrote() {
@@ -1059,24 +1225,39 @@ mod stores {
     /// On the one thread that requests and encoders share.
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn a_client_is_answered_before_anything_is_encoded() {
-        let encoded = Arc::new(AtomicUsize::new(0));
-        let count = encoded.clone();
-        let cache = Cache::builder(MemoryStore::new(1 << 20)).observer(move |event: Event| {
-            count.fetch_add(usize::from(matches!(event, Event::Encoded { .. })), Ordering::SeqCst);
-        });
-        let app = App::new(cache.build(), &pages(false).0, |layer| layer.encode(all()));
-        let client = tokio::spawn({
-            let (app, encoded) = (app.clone(), encoded.clone());
-            async move {
-                for (number, coding) in ["gzip", "br"].into_iter().enumerate() {
-                    drop(app.begin(tests::request(Method::GET, "/", &[("accept-encoding", coding)])).await.unwrap());
-                    assert_eq!(encoded.load(Ordering::SeqCst), number, "the answer to {coding} came first");
+        for backend in [Backend::memory(), Backend::redis(), Backend::tiered()] {
+            let encoded = Arc::new(AtomicUsize::new(0));
+            let count = encoded.clone();
+            let cache = backend.cache().await.observer(move |event: Event| {
+                count.fetch_add(usize::from(matches!(event, Event::Encoded { .. })), Ordering::SeqCst);
+            });
+            let app = App::new(cache.build(), &pages(false).0, |layer| layer.encode(all()));
+            let is_in_memory = matches!(backend, Backend::Memory(_));
+            let client = tokio::spawn({
+                let (app, encoded) = (app.clone(), encoded.clone());
+                async move {
+                    for uri in ["/a", "/b", "/c"] {
+                        let before = encoded.load(Ordering::SeqCst);
+                        let request = tests::request(Method::GET, uri, &[("accept-encoding", "zstd")]);
+                        drop(app.begin(request).await.unwrap());
+                        assert_eq!(
+                            encoded.load(Ordering::SeqCst),
+                            before,
+                            "the answer to the miss of {uri} came first"
+                        );
+                        app.settled().await;
+                        assert_eq!(encoded.load(Ordering::SeqCst), before + 1);
+                    }
+                    // By a hit, where what it makes is kept.
+                    let request = tests::request(Method::GET, "/a", &[("accept-encoding", "br")]);
+                    drop(app.begin(request).await.unwrap());
+                    assert_eq!(encoded.load(Ordering::SeqCst), 3, "the answer to the hit came first");
                     app.settled().await;
-                    assert_eq!(encoded.load(Ordering::SeqCst), number + 1);
+                    assert!(!is_in_memory || encoded.load(Ordering::SeqCst) == 4);
                 }
-            }
-        });
-        client.await.unwrap();
+            });
+            client.await.unwrap();
+        }
     }
 
     /// An entry that was invalidated while it was encoded does not come back.

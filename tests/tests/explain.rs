@@ -132,6 +132,7 @@ async fn by_response() -> Vec<(R, Explanation)> {
         (R::Dictionary, says(&[FRESH, ("content-encoding", "dcb")]).await),
         (R::BodyTooLarge, answered(&layer().max_body(3), &[], 200, &[FRESH]).await),
         (R::TooManyTags, says(&[FRESH, ("cache-tag", &many)]).await),
+        (R::TooManyFields, says(&[&[FRESH][..], &[("x-many", ""); 1_000]].concat()).await),
         (R::StatedPort, port.if_answered(&response(200, &[FRESH]))),
         (R::RedirectToItself, circle),
         (R::ServiceFailed, of_get(&plain, &[]).await.if_failed()),

@@ -97,6 +97,7 @@ fn of_response(reason: NoCacheReason) -> Option<&'static str> {
         R::BodyFailed => "The content ended in an error.",
         R::ServiceFailed => "The service failed and gave no response.",
         R::TooManyTags => "More than 1,024 tags, or one of more than 256 bytes: an invalidation could not reach it.",
+        R::TooManyFields => "More than 1,000 header fields.",
         R::MadeFromStale => {
             "It was made from something stored that is stale, or that may have been invalidated meanwhile."
         }

@@ -150,10 +150,10 @@ impl Encoder {
         self.level
     }
 
-    /// Whether this is zstd, and takes no longer than what large entries are compressed with unless a store is set otherwise.
-    pub(crate) fn is_quick_zstd(self) -> bool {
+    /// Whether it takes longer than the coding usually does.
+    pub(crate) fn is_above_default(self) -> bool {
         // 0 is the default level.
-        self.coding.is_zstd() && self.level <= self.coding.levels().1
+        self.level > self.coding.levels().1
     }
 
     /// The content in this coding; `None` unless it is shorter by a tenth.
@@ -321,10 +321,11 @@ mod tests {
     }
 
     #[test]
-    fn zstd_is_quick_up_to_its_default_level() {
-        let quick = |coding, level| Encoder::at(coding, level).unwrap().is_quick_zstd();
-        assert!(Encoder::usual(Coding::Zstd).is_quick_zstd() && quick(Coding::Zstd, 1) && quick(Coding::Zstd, 3));
-        assert!(!quick(Coding::Zstd, 4) && !quick(Coding::Zstd, 19) && !quick(Coding::Gzip, 1));
+    fn a_level_is_above_the_default_or_not() {
+        let above = |coding, level| Encoder::at(coding, level).unwrap().is_above_default();
+        assert!(Coding::ALL.iter().all(|coding| !Encoder::usual(*coding).is_above_default()));
+        assert!(!above(Coding::Zstd, 1) && !above(Coding::Zstd, 3) && !above(Coding::Gzip, 1));
+        assert!(above(Coding::Zstd, 4) && above(Coding::Zstd, 19) && above(Coding::Gzip, 9));
     }
 
     #[test]

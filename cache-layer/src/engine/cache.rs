@@ -26,7 +26,7 @@ use crate::{
     clock::{Clock, Moment},
     entry::{Entry, EntryId},
     key::Key,
-    store::{LeaseToken, Lookup, Seen, StoreBackend, StoreError, SweepListener},
+    store::{Amended, LeaseToken, Lookup, Seen, StoreBackend, StoreError, SweepListener},
     switches::{Switch, Switches},
     tag::Tags,
     telemetry::{Counts, Event, Named, NoCacheReason, Telemetry, Tier},
@@ -259,8 +259,8 @@ impl Cache {
         self.0.store.keeps_additions()
     }
 
-    /// Adds something to the entry with this id, in the memory of this process; `true` if the entry is there, and there is room.
-    pub(crate) fn amend(&self, key: &Key, of: EntryId, amends: impl Fn(&Entry) -> Entry) -> bool {
+    /// Adds something to the entry with this id, in the memory of this process, if it is there, and if there is room.
+    pub(crate) fn amend(&self, key: &Key, of: EntryId, amends: impl Fn(&Entry) -> Entry) -> Amended {
         self.0.store.amend(key, of, &amends)
     }
 

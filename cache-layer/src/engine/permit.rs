@@ -569,7 +569,7 @@ impl WritePermit {
                 return Err(if is_first { FillOutcome::FirstSight } else { FillOutcome::Shed });
             }
         };
-        let bytes = fill.writes.sizes().sum::<u64>() + BESIDE_THE_PAYLOAD;
+        let bytes = fill.writes.total() + BESIDE_THE_PAYLOAD;
         let turn = timeout(cache.lock_timeout(), cache.turn_to_commit(room, bytes));
         let store = async {
             let Ok(_turn) = turn.await else {

@@ -70,8 +70,9 @@ impl Entry {
             return (Written::FORMS, forms);
         }
         #[cfg(any(feature = "zstd", feature = "encode-zstd"))]
-        if let Some(frame) =
-            (!self.contents.is_compressed).then(|| zstd::compress(self.payload(), compression)).flatten()
+        if !self.contents.is_compressed
+            && !self.is_zstd_in_vain()
+            && let Some(frame) = zstd::compress(self.payload(), compression)
         {
             return (Written::ZSTD, frame);
         }

@@ -21,6 +21,14 @@ impl Entry {
         codings.map_or(&UNMADE, |codings| &codings.forms[number])
     }
 
+    /// Whether a zstd encoder, at any level, has found that the payload does not shrink.
+    #[cfg(all(feature = "redis", any(feature = "zstd", feature = "encode-zstd")))]
+    pub(super) fn is_zstd_in_vain(&self) -> bool {
+        let forms = self.contents.codings.as_ref().map(|codings| &codings.forms);
+        let zstd = Coding::ALL.iter().find(|coding| coding.is_zstd());
+        forms.zip(zstd).is_some_and(|(forms, zstd)| forms[zstd.number()] == Form::InVain)
+    }
+
     /// The codings in which the payload is here, and the size in each.
     pub(crate) fn made_codings(&self) -> impl Iterator<Item = (Coding, u64)> {
         let codings = self.contents.codings.as_ref();

@@ -25,9 +25,8 @@ impl Context {
         let (first, longest) = self.policy.failure_backoff;
         // The permission that holds for every kind of failure.
         let any = StatusCode::INTERNAL_SERVER_ERROR.as_u16();
-        let heed = unawaited
-            || self.shares_failures(request)
-            || self.stale_if_error_entry(request, stale, Some(any)).is_some();
+        let heed =
+            unawaited || self.shares_failures(request) || self.usable_on_error(request, stale, Some(any)).is_some();
         FailurePolicy { back_off: BackOff::new(first, longest), heed }
     }
 

@@ -717,7 +717,7 @@ impl Context {
     fn is_usable(&self, headers: &HeaderMap, entry: &ResponseEntry) -> bool {
         let now = self.cache.now();
         now < entry.deadlines_at(now).stale_while_revalidate
-            || self.stale_if_error_entry(headers, Some(entry), None).is_some()
+            || self.usable_on_error(headers, Some(entry), None).is_some()
     }
 
     fn stale_after_miss<R: Body>(&self, stale: ResponseEntry, headers: &HeaderMap) -> Response<ResponseBody<R>> {
@@ -731,13 +731,16 @@ impl Context {
         learns: bool,
     ) -> Result<Response<ResponseBody<S::Content>>, S::Error> {
         if !learns {
-            return self.forward_uncached(forward).await;
+            return self.forward_alone(forward).await;
         }
         let (key, stale, is_head) = (forward.key, forward.stale, forward.request().method() == Method::HEAD);
-        let response = self.forward_and_learn(forward).await?;
+        let asked = self.would_be_stored(&mut forward);
+        let mut response = self.forward_and_learn(forward).await?;
         if is_head && is_outdated_by(&response, stale) {
             self.drop_outdated(key).await;
         }
+        // Not before: what is learned is about the application's response.
+        self.as_stored(asked, &mut response);
         Ok(response)
     }
 
@@ -755,7 +758,7 @@ impl Context {
 /// Whether a response to HEAD shows that the stored response has changed.
 fn is_outdated_by<R>(head: &Response<R>, stored: Option<&Entry>) -> bool {
     stored.cloned().and_then(ResponseEntry::new).is_some_and(|stored| {
-        let length = stored.payload().len() as u64;
+        let length = stored.payload_length();
         head_outdates(head.status(), head.headers(), &stored.stored_headers(), length)
     })
 }

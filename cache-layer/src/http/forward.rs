@@ -2,7 +2,10 @@
 
 use std::pin::Pin;
 
-use http::{HeaderMap, Method, Request, Response};
+use http::{
+    HeaderMap, Method, Request, Response, StatusCode,
+    header::{CONTENT_LENGTH, CONTENT_RANGE, IF_RANGE, RANGE},
+};
 use http_body::Body;
 use tokio::time::Instant;
 
@@ -13,12 +16,23 @@ use super::{
     context::Context,
     oneshot::Oneshot,
     origin::Origin,
-    plan::CacheRequest,
+    plan::{CacheRequest, OriginResponse},
+    record::content_length,
 };
 use crate::{
     entry::Entry,
+    inherit::Reads,
     key::Key,
-    semantics::{coded_tag::add_plain_tags, invalidation::is_safe, staleness::is_replaceable_error},
+    policy::Freshness,
+    semantics::{
+        coded_tag::{self, asks_for_part_by_date},
+        conditional::{is_not_modified, retain_not_modified_fields},
+        invalidation::is_safe,
+        names::Shapes,
+        range::complete_length,
+        staleness::is_replaceable_error,
+    },
+    tag::Tags,
     telemetry::{Event, NoCacheReason},
 };
 
@@ -39,6 +53,13 @@ impl<S: Origin<B>, B> Forward<'_, S, B> {
     }
 }
 
+/// Adds the application's own entity tags to the conditions of a forwarded request, also in a layer that encodes nothing: others of
+/// the fleet may, or may have.
+pub(super) fn add_plain_tags<B>(request: &mut Request<B>) {
+    let is_safe = is_safe(request.method());
+    coded_tag::add_plain_tags(request.headers_mut(), is_safe);
+}
+
 impl Context {
     /// The response to a request that was not looked up.
     pub(super) fn bypassed<R: Body>(
@@ -52,15 +73,37 @@ impl Context {
         if refusal.reason != NoCacheReason::Nested {
             self.policy.strip_internal(response.headers_mut());
         }
+        if self.may_be_coded_for_others(&response, refusal.reason) {
+            vary(response.headers_mut());
+        }
         annotate::bypass(response.headers_mut(), &self.signature, refusal);
         response
     }
 
-    /// Adds the application's own entity tags to the conditions of a forwarded request.
-    pub(super) fn add_plain_tags<B>(&self, request: &mut Request<B>) {
-        if let Some(encode) = &self.policy.encode {
-            let is_safe = is_safe(request.method());
-            add_plain_tags(request.headers_mut(), encode.encoders(), is_safe);
+    /// Whether other requests for the same target may get this response from the cache, in a coding. `reason`: why this one did not.
+    fn may_be_coded_for_others<C>(&self, response: &Response<C>, reason: NoCacheReason) -> bool {
+        use NoCacheReason as R;
+        let is_of_request = matches!(
+            reason,
+            R::ConditionalRequest | R::RequestNoStore | R::RangeRequest | R::Hint | R::BypassIf | R::Switched
+        );
+        let Some(encode) = self.policy.encode.as_ref().filter(|_| is_of_request) else { return false };
+        let may_be_encoded = |(status, headers, length): (StatusCode, HeaderMap, Option<u64>)| {
+            encode.may_encode(status, &headers, length.unwrap_or(0))
+                && !self.policy.caching.directives(&headers).cache_control.no_store
+        };
+        complete(response).is_some_and(may_be_encoded)
+    }
+
+    /// Asks for the whole response in place of a part that its client identifies by a date: the client may have a part of a
+    /// representation that this cache has coded. Not if the `reason` why the request is forwarded is one why the response is never
+    /// stored.
+    pub(super) fn ask_for_whole<B>(&self, request: &mut Request<B>, reason: NoCacheReason) {
+        use NoCacheReason as R;
+        let is_never_stored = matches!(reason, R::Remembered | R::Rule | R::Off | R::Nested);
+        if self.policy.encode.is_some() && !is_never_stored && asks_for_part_by_date(request.headers()) {
+            request.headers_mut().remove(RANGE);
+            request.headers_mut().remove(IF_RANGE);
         }
     }
 
@@ -86,6 +129,7 @@ impl Context {
             },
         };
         let fallback = stale.map(|stale| (stale, request.method().clone(), request.headers().clone()));
+        self.ask_for_whole(request, reason);
         // An inner layer must not wait for the load that this one has waited for, nor for this one's place.
         self.enclose(request, key, None);
         let answer = forward.sending;
@@ -109,25 +153,80 @@ impl Context {
         Ok(response)
     }
 
+    /// As [`forward_uncached`](Self::forward_uncached), with the fields that a response would have that is stored.
+    pub(super) async fn forward_alone<S: Origin<B>, B>(
+        &self,
+        mut forward: Forward<'_, S, B>,
+    ) -> Result<Response<ResponseBody<S::Content>>, S::Error> {
+        let asked = self.would_be_stored(&mut forward);
+        let mut response = self.forward_uncached(forward).await?;
+        self.as_stored(asked, &mut response);
+        Ok(response)
+    }
+
     /// As [`forward_uncached`](Self::forward_uncached), and learns from the response how to handle the next request for a range.
     pub(super) async fn forward_and_learn<S: Origin<B>, B>(
         &self,
         mut forward: Forward<'_, S, B>,
     ) -> Result<Response<ResponseBody<S::Content>>, S::Error> {
         let request = CacheRequest::of_get(self, forward.key.clone(), forward.request());
-        let is_head = forward.request().method() == Method::HEAD;
-        let mut response = self.forward_uncached(forward).await?;
-        // As for GET.
-        if is_head
-            && let Some(encode) = &self.policy.encode
-            && encode.may_encode(response.status(), response.headers(), 0)
-        {
-            vary(response.headers_mut());
-        }
+        let response = self.forward_uncached(forward).await?;
         if let Some(request) = request {
             self.learn_from_answer(&request, &response);
         }
         Ok(response)
+    }
+
+    /// The request, and whether it is HEAD, if a response to it that is stored may be sent in codings.
+    pub(super) fn would_be_stored<S: Origin<B>, B>(
+        &self,
+        forward: &mut Forward<'_, S, B>,
+    ) -> Option<Box<(CacheRequest, bool)>> {
+        // Boxed: few layers and requests have it.
+        self.policy.encode.as_ref().filter(|_| forward.reason != NoCacheReason::Remembered)?;
+        let key = forward.key.clone();
+        let request = forward.request();
+        Some(Box::new((CacheRequest::of_get(self, key, request)?, request.method() == Method::HEAD)))
+    }
+
+    /// Adapts the response to a request that was forwarded, if a response that is stored would be sent in codings: to other
+    /// clients, or to this one next time. A part is judged by what it is a part of.
+    pub(super) fn as_stored<R: Body>(
+        &self,
+        asked: Option<Box<(CacheRequest, bool)>>,
+        response: &mut Response<ResponseBody<R>>,
+    ) {
+        let (Some(encode), Some(asked)) = (&self.policy.encode, asked) else { return };
+        let (asked, is_head) = *asked;
+        let Some((status, headers, length)) = complete(response) else { return };
+        let length = length.unwrap_or(0);
+        // This takes less than the plan.
+        if !encode.may_encode(status, &headers, length) {
+            return;
+        }
+        let whole = OriginResponse {
+            status,
+            headers: &headers,
+            names: Shapes::of(headers.keys()),
+            time: self.cache.now(),
+            tags: Tags::default(),
+            freshness: response.extensions().get::<Freshness>().copied(),
+            inherited: response.extensions().get::<Reads>().cloned(),
+            length,
+        };
+        if !self.plan(&asked, whole).is_ok_and(|plan| plan.is_encodable()) {
+            return;
+        }
+        if !is_head {
+            return vary(response.headers_mut());
+        }
+        // As GET would be answered.
+        self.as_it_came(Some(&*asked.headers), status, response.headers_mut());
+        if is_not_modified(&asked.headers, status, response.headers(), self.cache.now() / 1000) {
+            retain_not_modified_fields(response.headers_mut());
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            *response.body_mut() = ResponseBody::empty();
+        }
     }
 
     /// The answer if there was no place at the application.
@@ -142,4 +241,19 @@ impl Context {
             None => self.overloaded(),
         }
     }
+}
+
+/// The status, the fields and the length, where it is known, of the complete response that this one is, or is a part of.
+fn complete<R>(response: &Response<R>) -> Option<(StatusCode, HeaderMap, Option<u64>)> {
+    let (mut headers, mut status) = (response.headers().clone(), response.status());
+    let length = match status {
+        StatusCode::PARTIAL_CONTENT => complete_length(&headers),
+        _ => content_length(&headers).ok()?,
+    };
+    if status == StatusCode::PARTIAL_CONTENT {
+        status = StatusCode::OK;
+        headers.remove(CONTENT_RANGE);
+        headers.remove(CONTENT_LENGTH);
+    }
+    Some((status, headers, length))
 }

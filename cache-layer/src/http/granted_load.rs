@@ -167,7 +167,10 @@ impl<R: Body, E> GrantedLoad<R, E> {
     /// conditions and ranges are handled here. Returns the stored response, and whether the application is asked to validate it.
     fn prepare<B>(&mut self, request: &mut Request<B>, purpose: Purpose) -> (Option<ResponseEntry>, bool) {
         unconditional(request.headers_mut());
-        let stored = self.asked.miss.stale.clone().and_then(ResponseEntry::new);
+        // Here and not at the look-up, so that of all requests that find it stale only the one that leads the load inflates it.
+        let stale = self.asked.miss.stale.take().and_then(|stale| stale.inflated());
+        self.asked.miss.stale.clone_from(&stale);
+        let stored = stale.and_then(ResponseEntry::new);
         let validator = stored.as_ref().map(ResponseEntry::response).filter(|stored| stored.can_be_validated());
         if let Some(stored) = validator {
             validating(request.headers_mut(), &stored.headers);
@@ -193,6 +196,11 @@ impl<R: Body, E> GrantedLoad<R, E> {
         let context = &asked.context;
         let asking = context.with_reads(room.clone().unwrap_or_default(), answer);
         permit.while_loading(asking, || context.demand(reply_to.is_awaited()))
+    }
+
+    /// The commit of its response, if that may be sent in codings.
+    pub(super) fn encoding(&self) -> Encoding {
+        Encoding { context: self.asked.context.clone(), request: self.asked.request.headers.clone() }
     }
 
     /// The stale response, in place of an error of the application.
@@ -352,10 +360,6 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
             Ok(plan) if !is_replaceable_error(parts.status) && permit.is_for_followers() => Ok(plan),
             _ => Err(NoCacheReason::MadeFromStale),
         }
-    }
-
-    fn encoding(&self) -> Encoding {
-        Encoding { context: self.asked.context.clone(), request: self.asked.request.headers.clone() }
     }
 
     /// `names`: the shapes of the names of its fields. `encodable`: the stored response may be sent in content codings of the

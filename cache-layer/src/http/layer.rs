@@ -386,7 +386,7 @@ impl CacheLayer {
     ///
     /// The weights in `Accept-Encoding` decide first (RFC 9110, section 12.5.3); for equal weights, the order of this list
     /// does. A response that another client could get in another coding says `Vary: Accept-Encoding`. If the application's
-    /// strong `ETag` is `"v"`, the response in gzip has `"v-gzip"`, and the cache understands both in conditional requests.
+    /// strong `ETag` is `"v"`, the response in gzip has `"v-cl~gzip"`, and the cache understands both in conditional requests.
     /// Ranges are of the representation that is sent.
     ///
     /// Each coding counts towards the size of a store in memory. [`Encode`] has more settings, and says what Redis keeps.

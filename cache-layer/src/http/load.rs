@@ -121,8 +121,7 @@ impl<S: Origin<B>, B: Send + 'static> Load<S, B> {
         let Asked { context, request, .. } = &*asked;
         let (key, stale) = (&request.key, stale.as_ref());
         let forward = Forward { sending, key, reason, deadline: patience.end(), stale };
-        let reply =
-            async { context.forward_uncached(forward).await.map_or_else(LoadReply::Failed, LoadReply::Response) };
+        let reply = async { context.forward_alone(forward).await.map_or_else(LoadReply::Failed, LoadReply::Response) };
         reply_to.send_while_awaited(reply).await;
     }
 }

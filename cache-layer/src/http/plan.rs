@@ -16,7 +16,7 @@ use super::{
     remaining_freshness::RemainingFreshness,
     response_entry::ResponseEntry,
     select::Varies,
-    stored::{Stored, StoredInfo, StoredVaries, Traits},
+    stored::{MOST_FIELDS, Stored, StoredInfo, StoredVaries, Traits},
     target::Target,
 };
 use crate::{
@@ -185,6 +185,11 @@ impl Draft {
 }
 
 impl Plan {
+    /// Whether the response may be sent in content codings of the cache's own.
+    pub(super) fn is_encodable(&self) -> bool {
+        self.info.traits.encodable
+    }
+
     /// The remaining freshness of the response, dated by the `local` clock.
     pub(super) fn remaining_freshness(&self, now: u64, local: u64) -> RemainingFreshness {
         RemainingFreshness::new(self.info.age(now), &self.deadlines, now).dated_by(local)
@@ -224,6 +229,9 @@ impl Context {
         }
         if length > self.policy.max_body {
             return Err(NoCacheReason::BodyTooLarge);
+        }
+        if headers.len() > MOST_FIELDS {
+            return Err(NoCacheReason::TooManyFields);
         }
         let variation = self.variation_of(request, status, headers);
         let of_path = variation.as_ref().map(|_| request.target.path_tag(&self.key_rules(&request.headers)));
@@ -363,7 +371,7 @@ impl Context {
     }
 
     /// The metadata of a response, with only the fields that are stored.
-    fn stored_head(&self, info: StoredInfo, headers: DatedHeaders<'_>) -> Vec<u8> {
+    pub(super) fn stored_head(&self, info: StoredInfo, headers: DatedHeaders<'_>) -> Vec<u8> {
         let is_stored = is_stored_field(&self.policy.caching, &self.policy.not_stored, headers.own);
         let fields = headers.own.iter().filter(|(name, _)| {
             let field @ Shaped { shape, .. } = Shaped::from(*name);
@@ -453,5 +461,6 @@ pub(super) fn is_lasting(reason: NoCacheReason) -> bool {
             | NoCacheReason::BodyTooLarge
             | NoCacheReason::Trailers
             | NoCacheReason::TooManyTags
+            | NoCacheReason::TooManyFields
     )
 }

@@ -26,6 +26,7 @@ use crate::{
     policy::Remaining,
     semantics::{
         cache_status::ForwardReason,
+        coded_tag::resumes_by_date,
         conditional::{is_not_modified, retain_not_modified_fields},
         range::{self, Selected},
         storable::forbids_length,
@@ -221,10 +222,12 @@ impl Context {
     ) -> Response<ResponseBody<R>> {
         let status = entry.response().info.status;
         let is_whole = matches!(content, Content::Stored(_));
-        let Representation { headers, coded, is_date_of_several } = self.represent(entry, request, is_whole);
+        let Representation { headers, coded } = self.represent(entry, request, is_whole);
         let content = coded.map_or(content, Content::Stored);
         let mut answer = Answer::new(status, &headers, &content, method, request, now_secs);
-        if is_date_of_several && matches!(answer, Answer::Of(_)) {
+        // A date is that of every representation. It does not say of which one the client has a part: it may have accepted another
+        // coding then.
+        if !matches!(answer, Answer::NotModified | Answer::Of(Selected::Whole)) && resumes_by_date(request) {
             answer = Answer::Of(Selected::Whole);
         }
         answer.response(status, headers, content, method)

@@ -67,6 +67,10 @@ impl Deref for ResponseEntry {
 pub(super) fn view(entry: &Entry) -> Option<&Stored> {
     entry.view(|meta| {
         let mut stored = Stored::from_bytes(meta)?;
+        // Written by somebody else: its content would be left out.
+        if entry.is_framed() && !matches!(&stored, Stored::Response(response) if response.info.traits.encodable) {
+            return None;
+        }
         // If no other request holds the entry, nothing is copied.
         if let Stored::Response(response) = &mut stored
             && entry.is_shared()

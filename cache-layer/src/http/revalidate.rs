@@ -14,13 +14,17 @@ use super::{
     plan::{DatedHeaders, OriginResponse, date_for},
     reply::LoadReply,
     response_entry::ResponseEntry,
+    stored::{StoredInfo, Traits},
     target::Target,
 };
 use crate::{
+    entry::{EntryHead, EntryId},
     inherit::Reads,
+    key::Key,
     policy::Freshness,
     semantics::{
         caching_policy::SetCookie,
+        encodable::forbids_transformation,
         groups::names_groups,
         list::has_any,
         names::Shapes,
@@ -34,7 +38,7 @@ impl<R: Body, E> GrantedLoad<R, E> {
     /// Ends a load because `entry` still holds: by the head of a 304, or without one if the application was not asked.
     pub(super) async fn revalidated(mut self, entry: ResponseEntry, head: Option<response::Parts>) {
         self.permit.not_modified();
-        self.permit.reserve(Some(entry.payload().len() as u64));
+        self.permit.reserve(Some(entry.payload_length()));
         let (stored, now) = (entry.response(), self.asked.context.cache.now());
         let asked_about = head.is_some();
         let Some(mut head) = head.filter(|head| selects(&head.headers, &stored.headers, now / 1000)) else {
@@ -52,13 +56,18 @@ impl<R: Body, E> GrantedLoad<R, E> {
                 let (millis, coded) = (self.asked.context.load_time(&self.asked.request), draft.is_encodable());
                 let (writes, tags, again) = draft.complete(|again| again.loaded_again(&entry, millis, coded));
                 let served = Served::Validated { why, not_stored: self.permit.refusal() };
+                let encoding = coded.then(|| self.encoding());
                 self.reply_to.send(reply(again, served, cookies));
-                self.permit.commit(writes, tags).await;
+                match encoding {
+                    // Codings that the stored response does not have are made now: there may be no other load for long.
+                    Some(encoding) => encoding.commit(self.permit, writes, tags).await,
+                    None => self.permit.commit(writes, tags).await,
+                }
             }
             Err(reason) => {
                 let (status, offers_ranges) = (stored.info.status, stored.headers.contains_key(ACCEPT_RANGES));
                 let served = Served::Validated { why, not_stored: Some(reason) };
-                self.reply_to.send(reply(entry.clone(), served, cookies));
+                self.reply_to.send(reply(self.asked.context.as_freshened(&entry, &headers), served, cookies));
                 self.asked.context.record_uncacheable(self.permit, &self.asked.request, status, offers_ranges, reason);
             }
         }
@@ -108,6 +117,22 @@ impl Context {
         headers
     }
 
+    /// The stored response with these fields, which is not stored again.
+    fn as_freshened(&self, entry: &ResponseEntry, headers: &HeaderMap) -> ResponseEntry {
+        let info = entry.response().info;
+        let encodable = info.traits.encodable && !forbids_transformation(headers);
+        let plain = info.traits.plain || (info.traits.encodable && !encodable);
+        let info = StoredInfo { traits: Traits { encodable, plain, ..info.traits }, ..info };
+        let head = EntryHead {
+            key: Key::of_canonical(entry.canonical()),
+            id: EntryId::random(),
+            deadlines: entry.deadlines(),
+            meta: self.stored_head(info, DatedHeaders { own: headers, date: None }),
+            is_compressed: false,
+        };
+        ResponseEntry::written(head.loaded_again(entry, entry.load_time(), encodable))
+    }
+
     /// The stored response, with these fields, and with the tags and freshness that the handler of the 304 set.
     pub(super) fn origin_response<'h>(
         &self,
@@ -130,7 +155,7 @@ impl Context {
             },
             freshness: head.extensions.remove::<Freshness>(),
             inherited: head.extensions.remove::<Reads>().map(|reads| reads.and(&entry.tags())),
-            length: entry.payload().len() as u64,
+            length: entry.payload_length(),
         }
     }
 }

@@ -68,7 +68,7 @@ impl Hit {
             None => (primary.clone(), None),
         };
         // The new response may be any.
-        let (expected, stale) = (Some(Seen::Entry(self.entry.id())), self.entry.inflated());
+        let (expected, stale) = (Some(Seen::Entry(self.entry.id())), Some((*self.entry).clone()));
         Miss { key, expected, stale, detail: Route { why, varies } }
     }
 }
@@ -264,9 +264,19 @@ impl Context {
         is_due(beta, life, fastrand::f64)
     }
 
+    /// The stale entry that may be used in place of an error with this `status`, or of a missing response, with its payload.
+    pub(super) fn stale_if_error_entry(
+        &self,
+        request: &HeaderMap,
+        stale: Option<&Entry>,
+        status: Option<u16>,
+    ) -> Option<ResponseEntry> {
+        self.usable_on_error(request, stale, status)?.inflated().map(ResponseEntry::written)
+    }
+
     /// The stale entry that may be used in place of an error with this `status`, or of a missing response (RFC 5861, section
     /// 4). An entry that may be used while it is refreshed may also be used if the refresh fails.
-    pub(super) fn stale_if_error_entry(
+    pub(super) fn usable_on_error(
         &self,
         request: &HeaderMap,
         stale: Option<&Entry>,
@@ -374,5 +384,62 @@ mod tests {
         assert!(matches!(decision(StatusCode::OK, false), Decision::Answer(_)));
         assert!(matches!(decision(StatusCode::MOVED_PERMANENTLY, true), Decision::Answer(_)));
         assert!(matches!(decision(StatusCode::MOVED_PERMANENTLY, false), Decision::Validate(_, ForwardReason::Miss)));
+    }
+    /// An entry as it comes from Redis, with the frame of its content alone, which is stale, and may be used.
+    #[cfg(all(feature = "redis", feature = "encode-zstd"))]
+    fn framed(key: &Key, encodable: bool) -> Entry {
+        use crate::{
+            coding::Coding,
+            entry::{Form, envelope},
+        };
+
+        let info = StoredInfo {
+            status: StatusCode::OK,
+            response_time: 0,
+            initial_age: 0,
+            stale_if_disconnected: 0,
+            traits: Traits { encodable, plain: !encodable, ..Traits::default() },
+            parent: None,
+        };
+        let deadlines = Deadlines {
+            stale_while_revalidate: 2_000,
+            stale_if_error: 2_000,
+            gone: 2_000,
+            ..Deadlines::fresh_until(1_000)
+        };
+        let content = Bytes::from("number ".repeat(100));
+        let frame = Form::Made(Coding::Zstd.encode(&content).unwrap());
+        let meta = info.with_fields(std::iter::empty()).into();
+        let entry = Entry::new(EntryId::random(), key, deadlines, meta, content).with_form(Coding::Zstd, frame);
+        envelope::decode(key, &envelope::encode(&entry)).unwrap()
+    }
+
+    /// Every request that finds it stale would inflate it, though one of them leads the load.
+    #[cfg(all(feature = "redis", feature = "encode-zstd"))]
+    #[test]
+    fn what_is_refreshed_is_not_inflated_for_that() {
+        use http::{HeaderValue, header::ACCEPT_ENCODING};
+
+        let mut context = Context::new(Cache::new(MemoryStore::new(1 << 20)));
+        context.policy.set_encode([crate::Coding::Zstd].into());
+        let (key, mut request) = (Key::new(["k"]), HeaderMap::new());
+        request.insert(ACCEPT_ENCODING, HeaderValue::from_static("zstd"));
+        let Decision::AnswerAndRefresh(entry) = context.decide(framed(&key, true), &key, &request, 1_500) else {
+            panic!("it is refreshed")
+        };
+        let stale = Hit { entry, variant: None }.miss(&key, ForwardReason::Stale).stale.unwrap();
+        assert!(stale.is_framed());
+    }
+
+    /// Its content would be left out, under the length of the whole.
+    #[cfg(all(feature = "redis", feature = "encode-zstd"))]
+    #[test]
+    fn a_frame_of_what_is_not_encodable_is_not_read() {
+        let context = Context::new(Cache::new(MemoryStore::new(1 << 20)));
+        let key = Key::new(["k"]);
+        let decide = |encodable| context.decide(framed(&key, encodable), &key, &HeaderMap::new(), 500);
+        let Decision::Answer(entry) = decide(true) else { panic!("it is fresh") };
+        assert_eq!(entry.payload().len() as u64, entry.payload_length());
+        assert!(matches!(decide(false), Decision::Unreadable(_)));
     }
 }

@@ -18,6 +18,7 @@ use super::{
     body::ResponseBody,
     context::Context,
     fetch::{Known, fetch, fetch_missing, fetch_unless_nested},
+    forward::add_plain_tags,
     future::ResponseFuture,
     hints::Hints,
     origin::Origin,
@@ -258,7 +259,8 @@ impl<S: Clone> CacheService<S> {
         S: Service<Request<B>>,
     {
         let refusal = refusal.into();
-        self.context.add_plain_tags(&mut request);
+        add_plain_tags(&mut request);
+        self.context.ask_for_whole(&mut request, refusal.reason);
         self.context.report_bypass(&request, refusal.reason);
         ResponseFuture::bypass(self.inner.clone(), request, self.context.clone(), refusal)
     }

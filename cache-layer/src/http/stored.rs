@@ -19,6 +19,11 @@ use crate::{
 };
 
 const NO_PARENT: EntryId = EntryId([0; 16]);
+/// The most field lines of a response that is stored.
+pub(super) const MOST_FIELDS: usize = 1_000;
+/// The most lines that are read: with `Date` and `ETag`, which the cache may add. Somebody else may have written the entry, and a
+/// map of fields panics where it is given more names than it can have.
+const MOST_READ: usize = MOST_FIELDS + 2;
 /// The capacity for the metadata of most responses, in bytes.
 const METADATA: usize = 512;
 /// The capacity for the fields of most responses, with those that the cache adds.
@@ -195,6 +200,9 @@ impl Stored {
                     let value = bytes.slice_ref(take(&mut rest, usize::try_from(length).ok()?)?);
                     headers.try_append(name, HeaderValue::from_maybe_shared(value).ok()?).ok()?;
                 }
+                if headers.len() > MOST_READ {
+                    return None;
+                }
                 let info = StoredInfo { status, response_time, initial_age, stale_if_disconnected, traits, parent };
                 Some(Self::Response(StoredResponse { headers, info, shapes, coded: None }))
             }
@@ -298,6 +306,21 @@ mod tests {
         let whole = Bytes::from(Stored::Response(response()).to_bytes());
         for length in 0..whole.len() {
             assert_ne!(Stored::from_bytes(&whole.slice(..length)), Some(Stored::Response(response())));
+        }
+    }
+
+    #[test]
+    fn a_response_has_no_more_fields_than_answers_can_have() {
+        let of = |count: usize| {
+            let mut headers = HeaderMap::new();
+            for number in 0..count {
+                headers.insert(HeaderName::try_from(format!("x-{number}")).unwrap(), HeaderValue::from_static(""));
+            }
+            Bytes::from(response().info.with_fields(headers.iter()))
+        };
+        assert!(Stored::from_bytes(&of(MOST_FIELDS)).is_some());
+        for count in [MOST_READ + 1, 24_573, 24_576] {
+            assert_eq!(Stored::from_bytes(&of(count)), None, "{count}");
         }
     }
 

@@ -11,6 +11,7 @@ use tracing::Span;
 use super::{
     body::ResponseBody,
     context::Context,
+    forward::add_plain_tags,
     granted_load::{Asked, GrantedLoad},
     oneshot::Oneshot,
     origin::Origin,
@@ -97,7 +98,7 @@ pub(super) async fn write_through<S: Origin<B>, B>(
     let method = request.method().clone();
     let headers = request.headers().clone();
     let is_hinted = is_hinted(request.extensions());
-    settings.context(&target, &Method::GET).add_plain_tags(&mut request);
+    add_plain_tags(&mut request);
     let voids = &settings.context(&target, &method).policy.voids;
     let (changes, request) = if is_safe(&method) { (false, request) } else { voids.judge(request) };
     let context = settings.context(&target, &Method::GET);

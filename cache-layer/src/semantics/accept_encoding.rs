@@ -71,13 +71,9 @@ impl Acceptance {
         self.codings[coding.number()].or(self.others).unwrap_or(0)
     }
 
-    /// The weight of `identity`: not more than that of codings, unless the field says so.
+    /// The weight of `identity`, which `*` stands for as well: not more than that of codings, unless the field says so.
     pub(crate) fn identity(&self) -> u16 {
-        match (self.identity, self.others) {
-            (Some(weight), _) => weight,
-            (None, Some(0)) => 0,
-            (None, _) => 1,
-        }
+        self.identity.or(self.others).unwrap_or(1)
     }
 
     /// The encoder whose coding has the greatest weight, the first of equals, if the client prefers it to `identity`.
@@ -143,6 +139,9 @@ mod tests {
             ("identity;q=0, gzip;q=0.001", "gzip"),
             ("identity;q=1, *;q=0", "identity"),
             ("gzip;q=0.001", "gzip"),
+            ("gzip;q=0.1, br;q=0.1, zstd;q=0.1, *;q=0.9", "identity"),
+            ("gzip;q=0.9, br;q=0.1, zstd;q=0.1, *;q=0.5", "gzip"),
+            ("gzip;q=0.1, br;q=0.1, zstd;q=0.1, *;q=0.9, identity;q=0", "zstd"),
             ("gzip, gzip;q=0", "identity"),
             ("deflate", "identity"),
             ("dcb, dcz", "identity"),
@@ -171,6 +170,7 @@ mod tests {
             |value, coding: Coding| acceptance(&[value]).best(std::iter::once(coding.into())).map(Encoder::coding);
         assert_eq!(only("zstd, gzip;q=0.5", Coding::Gzip), Some(Coding::Gzip));
         assert_eq!(only("zstd, identity;q=0.9, gzip;q=0.5", Coding::Gzip), None);
+        assert_eq!(only("gzip;q=0.1, *;q=0.9", Coding::Gzip), None);
     }
 
     proptest! {

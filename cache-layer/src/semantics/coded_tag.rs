@@ -1,25 +1,33 @@
 //! The entity tags of representations that this cache has coded (RFC 9110, section 8.8.3.3).
 //!
 //! Representations with different bytes need different strong tags. The tag of a coded representation is the application's tag
-//! with the name of the coding at its end: `"abc"` and `"abc-gzip"`. A weak tag is the same for all representations. The
+//! with the name of the coding at its end: `"abc"` and `"abc-cl~gzip"`. A weak tag is the same for all representations. The
 //! application only knows its own tags.
 
+use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue,
-    header::{ETAG, IF_MATCH, IF_NONE_MATCH, IF_RANGE},
+    HeaderMap, HeaderName, HeaderValue,
+    header::{ETAG, IF_MATCH, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE},
 };
 use smallvec::SmallVec;
 
-use super::validator::{EntityTag, entity_tags, single_line};
+use super::{
+    list::has,
+    validator::{EntityTag, entity_tags, single_line},
+};
 use crate::coding::Encoder;
 
-/// Whether representations of a response with these fields can have different tags: it has one tag, in quotes, or none.
+/// Stands between the application's tag and the name of a coding. With the name alone, a coded representation of version `"a"` would
+/// have the tag of a version that an application, or a server in front of it, calls `"a-gzip"`.
+const MARK: &[u8] = b"-cl~";
+
+/// Whether representations of a response with these fields can have different tags: it has one tag, in quotes, that is not that of
+/// a coded representation, or none.
 pub(crate) fn can_be_coded(headers: &HeaderMap) -> bool {
-    let is_quoted = |tag: &[u8]| tag.len() >= 2 && tag.starts_with(b"\"") && tag.ends_with(b"\"");
-    match single_line(headers, &ETAG) {
-        Some(tag) => is_quoted(tag.strip_prefix(b"W/").unwrap_or(tag)),
-        None => !headers.contains_key(ETAG),
-    }
+    let Some(tag) = single_line(headers, &ETAG) else { return !headers.contains_key(ETAG) };
+    let tag = tag.strip_prefix(b"W/").unwrap_or(tag);
+    let inside = tag.strip_prefix(b"\"").and_then(|tag| tag.strip_suffix(b"\""));
+    inside.is_some_and(|inside| without_name(inside).is_none())
 }
 
 /// The strong tag of a response, in its quotes.
@@ -33,11 +41,11 @@ pub(crate) fn coded(tag: &HeaderValue, encoder: impl Into<Encoder>) -> HeaderVal
     let name = Name::of(encoder.into());
     let (tag, name) = (tag.as_bytes(), name.as_bytes());
     let opaque = tag.strip_suffix(b"\"").unwrap_or(tag);
-    let mut text = Vec::with_capacity(tag.len() + 1 + name.len());
-    for part in [opaque, b"-", name, b"\""] {
+    let mut text = Vec::with_capacity(tag.len() + MARK.len() + name.len());
+    for part in [opaque, MARK, name, b"\""] {
         text.extend_from_slice(part);
     }
-    HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).unwrap_or_else(|_| unreachable!("a tag with a name in it"))
+    HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or_else(|_| unreachable!("a tag with a name in it"))
 }
 
 /// Identifies a representation of a response.
@@ -65,6 +73,13 @@ impl Name {
     }
 }
 
+/// What is in the quotes of the tag of a coded representation, without the name of the coding, be it one that this program was
+/// not built with; `None` for any other tag.
+fn without_name(inside: &[u8]) -> Option<&[u8]> {
+    let end = inside.iter().rposition(|byte| !byte.is_ascii_alphanumeric())? + 1;
+    inside[..end].strip_suffix(MARK).filter(|_| end < inside.len())
+}
+
 /// Whether a tag is that of this representation of a response with the strong tag `base`; compared weakly.
 fn names(tag: EntityTag<'_>, base: &HeaderValue, representation: RepresentationId) -> bool {
     let base = base.as_bytes();
@@ -73,7 +88,7 @@ fn names(tag: EntityTag<'_>, base: &HeaderValue, representation: RepresentationI
         RepresentationId::Coded(encoder) => encoder,
     };
     let rest = base.strip_suffix(b"\"").and_then(|opaque| tag.opaque().strip_prefix(opaque));
-    let rest = rest.and_then(|rest| rest.strip_prefix(b"-")).and_then(|rest| rest.strip_suffix(b"\""));
+    let rest = rest.and_then(|rest| rest.strip_prefix(MARK)).and_then(|rest| rest.strip_suffix(b"\""));
     rest == Some(Name::of(encoder).as_bytes())
 }
 
@@ -108,34 +123,53 @@ pub(crate) fn resumes_by_date(request: &HeaderMap) -> bool {
     request.get(IF_RANGE).is_some_and(|value| !value.as_bytes().ends_with(b"\""))
 }
 
-/// Adds the application's own tags to the conditions of a forwarded request: `"abc"` beside `"abc-gzip"`.
-/// `is_safe`: the method is safe, so that only `If-Match` is changed: a 304 would name a tag that the client doesn't know.
-pub(crate) fn add_plain_tags(request: &mut HeaderMap, encoders: &[Encoder], is_safe: bool) {
-    for name in [IF_MATCH, IF_NONE_MATCH] {
-        if is_safe && name == IF_NONE_MATCH {
+/// Whether a client asks for a part of what it has by a date alone, which is that of every representation.
+pub(crate) fn asks_for_part_by_date(request: &HeaderMap) -> bool {
+    has(request, &RANGE) && (resumes_by_date(request) || has(request, &IF_UNMODIFIED_SINCE))
+}
+
+/// The most tags that are added to one field of a request: a few bytes of it must not become many.
+const MOST_PLAIN_TAGS: usize = 64;
+
+/// Adds the application's own tags to the conditions of a forwarded request, in one line: `"abc"` beside `"abc-cl~gzip"`,
+/// whichever process of a fleet has sent that. `is_safe`: the method is safe.
+pub(crate) fn add_plain_tags(request: &mut HeaderMap, is_safe: bool) {
+    static CONDITIONS: [HeaderName; 2] = [IF_MATCH, IF_NONE_MATCH];
+    let fields = match is_safe {
+        false => &CONDITIONS[..],
+        // The application would answer with a part of another representation than the one whose tag the client sent. Without its own
+        // tag it says 412.
+        true if has(request, &RANGE) => &[],
+        // A 304 would name a tag that the client does not know.
+        true => &CONDITIONS[..1],
+    };
+    for name in fields {
+        if !has(request, name) {
             continue;
         }
-        let plain: Vec<_> = request
-            .get_all(&name)
-            .iter()
-            .flat_map(|line| entity_tags(line.as_bytes()))
-            .filter_map(|tag| plain(tag, encoders))
-            .collect();
-        for tag in plain {
-            request.append(&name, tag);
+        let mut tags: Vec<&[u8]> = Vec::new();
+        let lines = request.get_all(name).iter();
+        for tag in lines.flat_map(|line| entity_tags(line.as_bytes())).filter_map(plain) {
+            if tags.len() == MOST_PLAIN_TAGS {
+                break;
+            }
+            if !tags.contains(&tag) {
+                tags.push(tag);
+            }
+        }
+        let tags: Vec<_> = tags.into_iter().map(|tag| [b"\"", tag, b"\""].concat()).collect();
+        if let Ok(line) = HeaderValue::from_maybe_shared(Bytes::from(tags.join(&b", "[..])))
+            && !line.is_empty()
+        {
+            request.append(name, line);
         }
     }
 }
 
-/// The strong tag without the name of one of these encoders.
-fn plain(tag: EntityTag<'_>, encoders: &[Encoder]) -> Option<HeaderValue> {
+/// What is in the quotes of the application's strong tag, by that of a coded representation. A weak tag can't match in `If-Match`.
+fn plain(tag: EntityTag<'_>) -> Option<&[u8]> {
     let inside = tag.opaque().strip_prefix(b"\"")?.strip_suffix(b"\"")?;
-    let plain = encoders.iter().find_map(|encoder| {
-        let rest = inside.strip_suffix(Name::of(*encoder).as_bytes())?.strip_suffix(b"-")?;
-        Some([b"\"", rest, b"\""].concat())
-    })?;
-    // The result is strong, so that `If-Match` can match; a weak tag is not changed.
-    tag.is_strong().then(|| HeaderValue::from_bytes(&plain).ok()).flatten()
+    without_name(inside).filter(|_| tag.is_strong())
 }
 
 #[cfg(all(test, feature = "encode"))]
@@ -158,35 +192,39 @@ mod tests {
 
     #[test]
     fn a_strong_tag_has_the_name_of_the_coding_in_its_quotes() {
-        for (tag, coded_tag) in [("\"abc\"", "\"abc-gzip\""), ("\"\"", "\"-gzip\""), ("\"a-gzip\"", "\"a-gzip-gzip\"")]
+        for (tag, coded_tag) in
+            [("\"abc\"", "\"abc-cl~gzip\""), ("\"\"", "\"-cl~gzip\""), ("\"a-cl~gzip\"", "\"a-cl~gzip-cl~gzip\"")]
         {
             assert_eq!(coded(&value(tag), Coding::Gzip), coded_tag);
         }
-        assert_eq!(coded(&value("\"abc\""), Coding::Brotli), "\"abc-br\"");
-        assert_eq!(coded(&value("\"abc\""), Coding::Zstd), "\"abc-zstd\"");
-        assert_eq!(coded(&value("\"abc\""), Encoder::at(Coding::Brotli, 11).unwrap()), "\"abc-br11\"");
+        assert_eq!(coded(&value("\"abc\""), Coding::Brotli), "\"abc-cl~br\"");
+        assert_eq!(coded(&value("\"abc\""), Coding::Zstd), "\"abc-cl~zstd\"");
+        assert_eq!(coded(&value("\"abc\""), Encoder::at(Coding::Brotli, 11).unwrap()), "\"abc-cl~br11\"");
     }
 
     #[test]
     fn another_level_is_another_representation() {
         let best = Encoder::at(Coding::Gzip, 9).unwrap();
         let representations = [RepresentationId::Coded(best), PLAIN];
-        for (condition, expected) in [("\"abc-gzip9\"", Some(representations[0])), ("\"abc-gzip\"", None)] {
+        for (condition, expected) in [("\"abc-cl~gzip9\"", Some(representations[0])), ("\"abc-cl~gzip\"", None)] {
             let request = headers(&[("if-none-match", condition)]);
             assert_eq!(none_match(&request, &value("\"abc\""), &representations), expected, "{condition}");
         }
-        let mut request = headers(&[("if-match", "\"a-gzip9\", \"b-gzip\"")]);
-        add_plain_tags(&mut request, &[best], true);
-        assert_eq!(request, headers(&[("if-match", "\"a-gzip9\", \"b-gzip\""), ("if-match", "\"a\"")]));
+        let mut request = headers(&[("if-match", "\"a-cl~gzip9\", \"b-cl~gzip\"")]);
+        add_plain_tags(&mut request, true);
+        assert_eq!(request, headers(&[("if-match", "\"a-cl~gzip9\", \"b-cl~gzip\""), ("if-match", "\"a\", \"b\"")]));
     }
 
     #[test]
     fn what_can_t_be_told_apart_is_not_coded() {
-        let cases: [(Fields<'_>, bool, bool); 8] = [
+        let cases: [(Fields<'_>, bool, bool); 11] = [
             (&[], true, false),
             (&[("etag", "\"a\"")], true, true),
             (&[("etag", "\"\"")], true, true),
             (&[("etag", "W/\"a\"")], true, false),
+            (&[("etag", "\"a-gzip\"")], true, true),
+            (&[("etag", "\"a-cl~gzip\"")], false, true),
+            (&[("etag", "W/\"a-cl~br9\"")], false, false),
             (&[("etag", "a")], false, false),
             (&[("etag", "\"")], false, false),
             (&[("etag", "W/a")], false, false),
@@ -202,22 +240,22 @@ mod tests {
     fn a_client_has_what_its_tags_name() {
         for (condition, expected) in [
             ("\"abc\"", Some(PLAIN)),
-            ("\"abc-gzip\"", Some(GZIP)),
-            ("W/\"abc-gzip\"", Some(GZIP)),
-            ("\"abc-br\", \"abc-gzip\"", Some(BR)),
-            ("\"abc\", \"abc-gzip\"", Some(GZIP)),
+            ("\"abc-cl~gzip\"", Some(GZIP)),
+            ("W/\"abc-cl~gzip\"", Some(GZIP)),
+            ("\"abc-cl~br\", \"abc-cl~gzip\"", Some(BR)),
+            ("\"abc\", \"abc-cl~gzip\"", Some(GZIP)),
             ("\"x\", W/\"abc\"", Some(PLAIN)),
-            ("\"abc-deflate\"", None),
+            ("\"abc-cl~deflate\"", None),
             ("\"abcgzip\"", None),
-            ("\"abc-gzip-gzip\"", None),
-            ("\"ab-gzip\"", None),
-            ("abc-gzip", None),
+            ("\"abc-cl~gzip-cl~gzip\"", None),
+            ("\"ab-cl~gzip\"", None),
+            ("abc-cl~gzip", None),
             ("*", None),
         ] {
             let request = headers(&[("if-none-match", condition)]);
             assert_eq!(none_match(&request, &value("\"abc\""), &ANY), expected, "{condition}");
         }
-        let lines = headers(&[("if-none-match", "\"x\""), ("if-none-match", "\"abc-zstd\"")]);
+        let lines = headers(&[("if-none-match", "\"x\""), ("if-none-match", "\"abc-cl~zstd\"")]);
         assert_eq!(none_match(&lines, &value("\"abc\""), &ANY), Some(ZSTD));
         assert_eq!(none_match(&lines, &value("\"abc\""), &[GZIP, PLAIN]), None);
     }
@@ -226,8 +264,8 @@ mod tests {
     fn a_client_resumes_what_it_has_a_part_of() {
         for (condition, expected) in [
             ("\"abc\"", Some(PLAIN)),
-            ("\"abc-br\"", Some(BR)),
-            ("W/\"abc-br\"", None),
+            ("\"abc-cl~br\"", Some(BR)),
+            ("W/\"abc-cl~br\"", None),
             ("\"abd\"", None),
             ("Sun, 06 Nov 1994 08:49:37 GMT", None),
         ] {
@@ -240,28 +278,85 @@ mod tests {
 
     #[test]
     fn the_application_is_asked_by_its_own_tags_as_well() {
-        let encoders = [Coding::Gzip, Coding::Brotli].map(Encoder::usual);
-        let cases: [(Fields<'_>, bool, Fields<'_>); 7] = [
-            (&[("if-match", "\"a-gzip\"")], false, &[("if-match", "\"a-gzip\""), ("if-match", "\"a\"")]),
+        let cases: [(Fields<'_>, bool, Fields<'_>); 12] = [
+            (&[("if-match", "\"a-cl~gzip\"")], false, &[("if-match", "\"a-cl~gzip\""), ("if-match", "\"a\"")]),
             (
-                &[("if-match", "\"a-br\", \"b\", \"c-gzip\"")],
+                &[("if-match", "\"a-cl~br\", \"b\", \"c-cl~gzip\"")],
                 true,
-                &[("if-match", "\"a-br\", \"b\", \"c-gzip\""), ("if-match", "\"a\""), ("if-match", "\"c\"")],
+                &[("if-match", "\"a-cl~br\", \"b\", \"c-cl~gzip\""), ("if-match", "\"a\", \"c\"")],
             ),
-            (&[("if-none-match", "\"a-gzip\"")], true, &[("if-none-match", "\"a-gzip\"")]),
-            (&[("if-none-match", "\"a-br\"")], false, &[("if-none-match", "\"a-br\""), ("if-none-match", "\"a\"")]),
             (
-                &[("if-match", "W/\"a-gzip\", \"a-zstd\", a-gzip, *")],
+                &[("if-match", "\"a-cl~br\""), ("range", "bytes=5-")],
+                true,
+                &[("if-match", "\"a-cl~br\""), ("range", "bytes=5-")],
+            ),
+            (
+                &[("if-match", "\"a-cl~gzip\""), ("range", "bytes=5-")],
                 false,
-                &[("if-match", "W/\"a-gzip\", \"a-zstd\", a-gzip, *")],
+                &[("if-match", "\"a-cl~gzip\""), ("range", "bytes=5-"), ("if-match", "\"a\"")],
+            ),
+            (
+                &[("if-match", "\"a-cl~gzip\", \"a-cl~br\""), ("if-match", "\"a-cl~br\"")],
+                false,
+                &[("if-match", "\"a-cl~gzip\", \"a-cl~br\""), ("if-match", "\"a-cl~br\""), ("if-match", "\"a\"")],
+            ),
+            (&[("if-none-match", "\"a-cl~gzip\"")], true, &[("if-none-match", "\"a-cl~gzip\"")]),
+            (
+                &[("if-none-match", "\"a-cl~br\"")],
+                false,
+                &[("if-none-match", "\"a-cl~br\""), ("if-none-match", "\"a\"")],
+            ),
+            (
+                &[("if-match", "W/\"a-cl~gzip\", \"a-gzip\", a-cl~gzip, *")],
+                false,
+                &[("if-match", "W/\"a-cl~gzip\", \"a-gzip\", a-cl~gzip, *")],
             ),
             (&[("if-match", "\"gzip\"")], false, &[("if-match", "\"gzip\"")]),
-            (&[("if-range", "\"a-gzip\"")], false, &[("if-range", "\"a-gzip\"")]),
+            // Another process encodes at another level, or in what this one does not know.
+            (
+                &[("if-match", "\"a-cl~br9\", \"b-cl~dcz\"")],
+                false,
+                &[("if-match", "\"a-cl~br9\", \"b-cl~dcz\""), ("if-match", "\"a\", \"b\"")],
+            ),
+            (&[("if-match", "\"a-cl~\", \"~gzip\"")], false, &[("if-match", "\"a-cl~\", \"~gzip\"")]),
+            (&[("if-range", "\"a-cl~gzip\"")], false, &[("if-range", "\"a-cl~gzip\"")]),
         ];
         for (before, is_safe, after) in cases {
             let mut request = headers(before);
-            add_plain_tags(&mut request, &encoders, is_safe);
+            add_plain_tags(&mut request, is_safe);
             assert_eq!(request, headers(after), "{before:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_condition_becomes_little_longer() {
+        type Tag = fn(usize) -> String;
+        let cases: [(Tag, usize); 2] =
+            [(|_| "\"-cl~gzip\"".to_owned(), 1), (|number| format!("\"{number}-cl~gzip\""), 64)];
+        for (tag, added) in cases {
+            let line = (0..50_000).map(tag).collect::<Vec<_>>().join(",");
+            let mut request = HeaderMap::new();
+            request.insert(IF_MATCH, HeaderValue::from_str(&line).unwrap());
+            add_plain_tags(&mut request, false);
+            let lines: Vec<_> = request.get_all(IF_MATCH).iter().collect();
+            assert_eq!((lines.len(), entity_tags(lines[1].as_bytes()).count()), (2, added));
+        }
+    }
+
+    #[test]
+    fn a_date_says_nothing_of_the_representation() {
+        let range = ("range", "bytes=5-");
+        let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+        let cases: [(Fields<'_>, bool); 6] = [
+            (&[range, ("if-range", date)], true),
+            (&[range, ("if-unmodified-since", date)], true),
+            (&[("if-unmodified-since", date)], false),
+            (&[("if-range", date)], false),
+            (&[range, ("if-range", "\"a\"")], false),
+            (&[range, ("if-modified-since", date)], false),
+        ];
+        for (fields, expected) in cases {
+            assert_eq!(asks_for_part_by_date(&headers(fields)), expected, "{fields:?}");
         }
     }
 }

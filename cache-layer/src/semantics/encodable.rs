@@ -101,7 +101,7 @@ impl Encode {
     /// highest levels take many times as long as the defaults, which were chosen for content that changes; no request waits for
     /// an encoder.
     ///
-    /// Another level makes other bytes, so the entity tag differs as well: `"v-br"` at the default, `"v-br9"` at 9. So
+    /// Another level makes other bytes, so the entity tag differs as well: `"v-cl~br"` at the default, `"v-cl~br9"` at 9. So
     /// instances may have different levels, as happens during a roll-out: an instance encodes again what another instance
     /// encoded at another level.
     ///
@@ -150,7 +150,8 @@ impl Encode {
     ///
     /// A client that accepts `zstd` gets that frame as Redis returns it. For other clients the content is decompressed or
     /// encoded in another coding; the result is kept in the first tier. Without a first tier, these clients get the content
-    /// without a coding, unless this is set. With it, the process that loads makes all codings before it writes the entry, and
+    /// without a coding, unless this is set, or `zstd` is not one of the codings: nothing would ever be coded then, so that all of
+    /// them are kept. With it, the process that loads makes all codings before it writes the entry, and
     /// each entry takes correspondingly more memory in Redis. If no encoder is free then, the entry is written without the
     /// other codings, until it is loaded again. This also holds for `zstd` at a [level](Self::level) above its default.
     pub fn in_store(mut self, all: bool) -> Self {
@@ -162,9 +163,12 @@ impl Encode {
         &self.encoders
     }
 
-    /// The encoders whose results are written to a store outside of this process.
-    pub(crate) fn stored_encoders(&self) -> impl Iterator<Item = Encoder> + '_ {
-        self.encoders.iter().copied().filter(|encoder| self.in_store || encoder.coding().is_zstd())
+    /// The encoders whose results are written to a store outside of this process. `keeps_additions`: this process keeps what it
+    /// encodes afterwards.
+    pub(crate) fn stored_encoders(&self, keeps_additions: bool) -> impl Iterator<Item = Encoder> + '_ {
+        let has_zstd = || self.encoders.iter().any(|encoder| encoder.coding().is_zstd());
+        let all = self.in_store || !(keeps_additions || has_zstd());
+        self.encoders.iter().copied().filter(move |encoder| all || encoder.coding().is_zstd())
     }
 
     pub(crate) fn most_at_once(&self) -> Option<usize> {

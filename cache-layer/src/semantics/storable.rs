@@ -135,6 +135,8 @@ labels! {
         WaitedTooLong => "waited-too-long",
         /// More tags, or longer ones, than an entry can carry.
         TooManyTags => "too-many-tags",
+        /// More than 1,000 header fields.
+        TooManyFields => "too-many-fields",
         /// The store did not answer in time.
         StoreUnavailable => "store-unavailable",
         /// The store is full, and evicts nothing.

@@ -50,10 +50,9 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
     }
 
     /// Replaces the entry with this id, in the memory of this process, by what `amends` makes of it: the same entry with an
-    /// addition. `true` if the entry is there, and if there is room. This may drop the entry, but never restores one that is
-    /// gone.
-    fn amend(&self, _key: &Key, _of: EntryId, _amends: &dyn Fn(&Entry) -> Entry) -> bool {
-        false
+    /// addition. This may drop the entry, but never restores one that is gone.
+    fn amend(&self, _key: &Key, _of: EntryId, _amends: &dyn Fn(&Entry) -> Entry) -> Amended {
+        Amended::Gone
     }
 
     /// Whether the whole store is in this process.
@@ -466,6 +465,22 @@ impl Writes {
     pub(crate) fn sizes(&self) -> impl Iterator<Item = u64> {
         self.entries.iter().map(|(_, entry)| entry.payload().len() as u64)
     }
+
+    /// The size of all payloads, in all codings in which they are written.
+    pub(crate) fn total(&self) -> u64 {
+        let codings = self.entries.iter().flat_map(|(_, entry)| entry.made_codings()).map(|(_, bytes)| bytes);
+        self.sizes().chain(codings).sum()
+    }
+}
+
+/// What became of an [addition](StoreBackend::amend) to an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Amended {
+    Kept,
+    /// The entry is not there any more, or another one is in its place.
+    Gone,
+    /// The entry has become too large: it stays as it was.
+    NoRoom,
 }
 
 /// How a commit ended.
@@ -569,3 +584,25 @@ impl fmt::Display for StoreError {
 }
 
 impl std::error::Error for StoreError {}
+
+#[cfg(all(test, feature = "encode-gzip"))]
+mod tests {
+    use super::*;
+    use crate::{
+        coding::Coding,
+        entry::{Deadlines, Form},
+    };
+
+    #[test]
+    fn what_is_written_counts_in_all_its_codings() {
+        let key = Key::new(["k"]);
+        let entry = |payload: &'static [u8]| {
+            Entry::new(EntryId([0; 16]), &key, Deadlines::fresh_until(0), Bytes::new(), Bytes::from_static(payload))
+        };
+        let coded = entry(b"payload").with_form(Coding::Gzip, Form::Made(Bytes::from_static(b"coded")));
+        let entries = vec![(key.clone(), entry(b"parent")), (key.clone(), coded)];
+        let writes = Writes { entries, guard: None };
+        assert_eq!(writes.sizes().collect::<Vec<_>>(), [6, 7]);
+        assert_eq!(writes.total(), 6 + 7 + 5);
+    }
+}

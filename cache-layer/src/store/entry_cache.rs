@@ -17,6 +17,7 @@ use quick_cache::{
 };
 use smallvec::SmallVec;
 
+use super::Amended;
 use crate::{
     clock::{Clock, millis},
     entry::{Entry, EntryId},
@@ -258,36 +259,39 @@ impl<P: Place> EntryCache<P> {
         shard.entries.insert_with_lifecycle(id, Slot { entry, source, generation, expires_at, weight }, &mut made_room);
     }
 
-    /// Replaces the entry with this id by what `amends` makes of it, if the entry is still there, and if there is room: `true` if
-    /// so. An entry that is removed meanwhile stays removed.
-    pub(super) fn amend(&self, id: P, of: EntryId, amends: impl FnOnce(&Entry) -> Entry) -> bool {
+    /// Replaces the entry with this id by what `amends` makes of it, if the entry is still there, and if there is room. An entry
+    /// that is removed meanwhile stays removed.
+    pub(super) fn amend(&self, id: P, of: EntryId, amends: impl FnOnce(&Entry) -> Entry) -> Amended {
         self.amend_if(id, |slot| slot.entry.id() == of, amends)
     }
 
     /// As [`amend`](Self::amend), if the entry came from `source`.
-    pub(super) fn amend_this(&self, id: P, of: EntryId, source: u64, amends: impl FnOnce(&Entry) -> Entry) -> bool {
+    pub(super) fn amend_this(&self, id: P, of: EntryId, source: u64, amends: impl FnOnce(&Entry) -> Entry) -> Amended {
         self.amend_if(id, |slot| slot.entry.id() == of && slot.source == source, amends)
     }
 
-    fn amend_if(&self, id: P, which: impl Fn(&Slot) -> bool, amends: impl FnOnce(&Entry) -> Entry) -> bool {
+    fn amend_if(&self, id: P, which: impl Fn(&Slot) -> bool, amends: impl FnOnce(&Entry) -> Entry) -> Amended {
         let is_it = |slot: &Slot| slot.generation == self.generation() && which(slot);
         // Without this check, a missing key would get a placeholder.
         if !self.shard(id).entries.peek(&id).is_some_and(|slot| is_it(&slot)) {
-            return false;
+            return Amended::Gone;
         }
         let amended = self.shard(id).entries.entry(&id, Some(Duration::ZERO), |_, slot| {
             if !is_it(slot) {
-                return EntryAction::Retain(false);
+                return EntryAction::Retain(Amended::Gone);
             }
             let entry = amends(&slot.entry);
             let weight = entry.weight() as u64;
             if weight > self.largest {
-                return EntryAction::Retain(false);
+                return EntryAction::Retain(Amended::NoRoom);
             }
             (slot.entry, slot.weight) = (entry, weight);
-            EntryAction::Retain(true)
+            EntryAction::Retain(Amended::Kept)
         });
-        matches!(amended, EntryResult::Retained(true))
+        match amended {
+            EntryResult::Retained(amended) => amended,
+            _ => Amended::Gone,
+        }
     }
 
     /// The number of shards.
@@ -513,27 +517,28 @@ mod tests {
             let coded = Form::Made(vec![0; bytes].into());
             cache.amend(key.hash(), of, |entry| entry.clone().with_form(Coding::Gzip, coded))
         };
-        assert!(!add(EntryId::random(), 1_000), "there is nothing");
+        assert_eq!(add(EntryId::random(), 1_000), Amended::Gone, "there is nothing");
         assert_eq!(cache.size().0, 0);
         let first = entry(&key, 0);
         cache.insert(key.hash(), first.clone(), 7);
         let before = cache.size().1;
-        assert!(!add(EntryId::random(), 1_000), "it is another one");
-        assert!(add(first.id(), 1_000));
+        assert_eq!(add(EntryId::random(), 1_000), Amended::Gone, "it is another one");
+        assert_eq!(add(first.id(), 1_000), Amended::Kept);
         assert!((before + 1_000..before + 1_500).contains(&cache.size().1), "{} {before}", cache.size().1);
         let (amended, source) = cache.get(key.hash()).unwrap();
         assert_eq!((amended.form(Coding::Gzip), source), (&Form::Made(vec![0; 1_000].into()), 7));
-        assert!(!add(first.id(), SHARD as usize), "it would be larger than any");
+        assert_eq!(add(first.id(), SHARD as usize), Amended::NoRoom, "it would be larger than any");
         assert_eq!(cache.get(key.hash()).unwrap().0.form(Coding::Gzip), amended.form(Coding::Gzip));
         cache.insert(key.hash(), entry(&key, 0), 8);
-        assert!(!add(first.id(), 1_000), "it has been replaced");
+        assert_eq!(add(first.id(), 1_000), Amended::Gone, "it has been replaced");
         assert_eq!(cache.size().1, before);
         cache.clear();
-        assert!(!add(cache.slot(key.hash()).map_or(first.id(), |slot| slot.entry.id()), 1_000));
+        let swept = cache.slot(key.hash()).map_or(first.id(), |slot| slot.entry.id());
+        assert_eq!(add(swept, 1_000), Amended::Gone);
         let second = entry(&key, 0);
         cache.insert(key.hash(), second.clone(), 9);
         cache.remove(key.hash());
-        assert!(!add(second.id(), 1_000), "it was removed");
+        assert_eq!(add(second.id(), 1_000), Amended::Gone, "it was removed");
         assert!(cache.get(key.hash()).is_none());
     }
 

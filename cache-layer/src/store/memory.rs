@@ -17,7 +17,7 @@ use smallvec::SmallVec;
 use tokio::{runtime::Handle, sync::Notify, task::spawn_blocking, time::sleep};
 
 use super::{
-    Acquired, BoxFuture, Committed, Estimate, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseState,
+    Acquired, Amended, BoxFuture, Committed, Estimate, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseState,
     LeaseToken, Lookup, Reach, Scope, Seen, Store, StoreBackend, StoreError, Sweep, SweepListener, SweepListeners,
     Swept, entry_cache::EntryCache, recent_invalidations::RecentInvalidations,
 };
@@ -783,7 +783,7 @@ impl Inner {
                 };
                 let softened =
                     |entry: &Entry| covering.iter().rev().fold(entry.clone(), |entry, ban| soften(&entry, ban));
-                self.entries.amend_this(id, entry.id(), stored, softened)
+                self.entries.amend_this(id, entry.id(), stored, softened) == Amended::Kept
             };
             swept.removed += u64::from(removed);
         }
@@ -854,7 +854,7 @@ impl StoreBackend for MemoryStore {
         true
     }
 
-    fn amend(&self, key: &Key, of: EntryId, amends: &dyn Fn(&Entry) -> Entry) -> bool {
+    fn amend(&self, key: &Key, of: EntryId, amends: &dyn Fn(&Entry) -> Entry) -> Amended {
         self.0.entries.amend(key.hash(), of, amends)
     }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 
 use super::{
-    Acquired, BoxFuture, Committed, Estimate, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseState,
+    Acquired, Amended, BoxFuture, Committed, Estimate, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseState,
     LeaseToken, Lookup, Reach, RedisStore, Reserved, Scope, Seen, Store, StoreBackend, StoreError, SweepListener,
     redis::LocalTier,
 };
@@ -108,7 +108,7 @@ impl StoreBackend for TieredStore {
         true
     }
 
-    fn amend(&self, key: &Key, of: EntryId, amends: &dyn Fn(&Entry) -> Entry) -> bool {
+    fn amend(&self, key: &Key, of: EntryId, amends: &dyn Fn(&Entry) -> Entry) -> Amended {
         self.local_tier.amend(key, of, amends)
     }
 

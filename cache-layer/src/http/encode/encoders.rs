@@ -14,12 +14,13 @@ use crate::{
     engine::Cache,
     entry::{Entry, EntryId, Form},
     key::Key,
+    store::Amended,
     sync::Mutex,
     telemetry::Event,
 };
 
 /// Content of this length or more is encoded on another thread, so that it does not delay requests on this one; for shorter
-/// content, switching threads would take longer.
+/// content, at the default level or a lower one, switching threads would take longer.
 const LONG: usize = 32 * 1024;
 /// The most entries that are remembered because their encoded form could not be kept for lack of room.
 const NOT_KEPT: usize = 10_000;
@@ -72,6 +73,15 @@ impl Encoders {
         }
     }
 
+    /// As [`encode`](Self::encode), for a store that compresses what has no coding: a short zstd frame costs no more than that,
+    /// so that it needs no free encoder.
+    pub(super) async fn encode_for_store(&self, cache: &Cache, entry: &Entry, encoder: Encoder) -> Form {
+        match encoder.coding().is_zstd() && is_quick(encoder, entry.payload().len()) {
+            true => encode_here(cache, entry.payload(), encoder),
+            false => self.encode(cache, entry, encoder).await,
+        }
+    }
+
     /// The right to encode this entry; `None` if all encoders are busy, or if it is already being encoded, or could not be kept
     /// before.
     fn job(&self, entry: EntryId, encoder: Encoder) -> Option<Job> {
@@ -98,7 +108,9 @@ impl Job {
         let encoder = self.encoder;
         let form = encode(&cache, entry.payload().clone(), encoder).await;
         drop(entry);
-        if form == Form::Unmade || !cache.amend(&key, self.entry, |kept| kept.clone().with_form(encoder, form.clone()))
+        // An entry that is gone may come back from the store behind this memory, with the same id.
+        if form == Form::Unmade
+            || cache.amend(&key, self.entry, |kept| kept.clone().with_form(encoder, form.clone())) == Amended::NoRoom
         {
             self.is_not_kept();
         }
@@ -120,9 +132,14 @@ impl Drop for Job {
     }
 }
 
+/// Whether content of this length is encoded so soon that requests on the same thread can wait for it.
+fn is_quick(encoder: Encoder, length: usize) -> bool {
+    length < LONG && !encoder.is_above_default()
+}
+
 /// Encodes content without delaying requests on this thread.
 async fn encode(cache: &Cache, content: Bytes, encoder: Encoder) -> Form {
-    if content.len() < LONG {
+    if is_quick(encoder, content.len()) {
         return encode_here(cache, &content, encoder);
     }
     let cache = cache.clone();
@@ -131,7 +148,7 @@ async fn encode(cache: &Cache, content: Bytes, encoder: Encoder) -> Form {
 }
 
 /// Encodes content, and emits the event.
-pub(super) fn encode_here(cache: &Cache, content: &Bytes, encoder: Encoder) -> Form {
+fn encode_here(cache: &Cache, content: &Bytes, encoder: Encoder) -> Form {
     let begun = Instant::now();
     let coded = encoder.encode(content);
     cache.emit(Event::Encoded {
@@ -209,7 +226,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_removed_meanwhile_stays_gone_and_is_not_tried_again() {
+    async fn what_was_removed_meanwhile_stays_gone() {
         let entry = entry(0);
         let cache = cache_with(std::slice::from_ref(&entry)).await;
         let encoders = Encoders::at_once(1);
@@ -217,8 +234,67 @@ mod tests {
         cache.invalidate(&key(&entry)).await.unwrap();
         assert!(cache.drain(std::time::Duration::from_secs(10)).await);
         assert!(cache.peek(&key(&entry)).is_none());
+        encoders.start(&cache, &entry, GZIP);
+        assert_eq!(cache.loads_in_flight(), 0, "there is nothing to encode");
+    }
+
+    /// The memory may be the first tier of a store that still has it.
+    #[tokio::test]
+    async fn what_left_the_memory_meanwhile_is_encoded_when_it_is_back() {
+        let entry = entry(0);
+        let cache = cache_with(std::slice::from_ref(&entry)).await;
+        let encoders = Encoders::at_once(1);
+        encoders.start(&cache, &entry, GZIP);
+        cache.invalidate(&key(&entry)).await.unwrap();
+        assert!(cache.drain(std::time::Duration::from_secs(10)).await);
+        cache.put_alias((key(&entry), entry.clone())).await;
+        encoders.start(&cache, &entry, GZIP);
+        assert!(cache.drain(std::time::Duration::from_secs(10)).await);
+        assert_eq!(forms(&cache, std::slice::from_ref(&entry)), 1);
+    }
+
+    #[tokio::test]
+    async fn what_has_no_room_in_its_store_is_not_tried_again() {
+        let noise: String = (0..4_000).map(|_| fastrand::char('a'..='f')).collect();
+        let deadlines = Deadlines::fresh_until(crate::clock::Clock::system().now() + 60_000);
+        let entry = Entry::new(EntryId::random(), &Key::new(["noise"]), deadlines, Bytes::new(), noise.into());
+        let store = MemoryStore::new(1 << 20);
+        Cache::new(store.clone()).put_alias((key(&entry), entry.clone())).await;
+        // An entry may take 95 of 100 bytes of its shard.
+        let cache = Cache::new(MemoryStore::new((store.bytes() / 95 + 1) * 100));
+        cache.put_alias((key(&entry), entry.clone())).await;
+        assert!(cache.peek(&key(&entry)).is_some());
+        let encoders = Encoders::at_once(1);
+        encoders.start(&cache, &entry, GZIP);
+        assert!(cache.drain(std::time::Duration::from_secs(10)).await);
+        assert_eq!(forms(&cache, std::slice::from_ref(&entry)), 0);
         assert!(encoders.job(entry.id(), GZIP).is_none());
         assert!(encoders.job(entry.id(), BROTLI).is_some());
+    }
+
+    /// What takes long has a thread of its own, and needs a free encoder, whatever the store.
+    #[tokio::test]
+    async fn only_what_a_store_would_do_as_well_needs_no_free_encoder() {
+        let key = Key::new(["long"]);
+        let deadlines = Deadlines::fresh_until(crate::clock::Clock::system().now() + 60_000);
+        let text = Bytes::from("number. ".repeat(LONG));
+        let (short, long) = (entry(0), Entry::new(EntryId::random(), &key, deadlines, Bytes::new(), text));
+        let cache = cache_with(&[short.clone(), long.clone()]).await;
+        let [usual, highest] = [3, 19].map(|level| Encoder::at(Coding::Zstd, level).unwrap());
+        assert!(is_quick(usual, LONG - 1) && !is_quick(usual, LONG));
+        assert!(!is_quick(highest, 1), "its level makes up for its length");
+        assert!(is_quick(Encoder::at(Coding::Brotli, 1).unwrap(), LONG - 1));
+
+        let encoders = Encoders::at_once(1);
+        let busy = encoders.job(EntryId::random(), GZIP);
+        for (entry, encoder, is_made) in [(&short, usual, true), (&short, highest, false), (&long, usual, false)] {
+            let form = encoders.encode_for_store(&cache, entry, encoder).await;
+            assert_eq!(form != Form::Unmade, is_made, "{encoder} {}", entry.payload().len());
+        }
+        drop(busy);
+        for (entry, encoder) in [(&short, highest), (&long, usual)] {
+            assert!(matches!(encoders.encode_for_store(&cache, entry, encoder).await, Form::Made(_)));
+        }
     }
 
     #[tokio::test]

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 
-use super::encoders::encode_here;
+use tokio::task::yield_now;
+
 use crate::{
     engine::permit::{Demand, WritePermit},
     entry::Form,
@@ -55,13 +56,19 @@ impl Context {
         if !encode.is_long_enough(entry.payload_length()) {
             return;
         }
-        for encoder in encode.stored_encoders() {
-            // Every commit compresses large entries as much anyway: a limit would save nothing.
-            let form = match encoder.is_quick_zstd() {
-                true => encode_here(&self.cache, entry.payload(), encoder),
-                false => self.encoders.encode(&self.cache, entry, encoder).await,
-            };
-            if form != Form::Unmade && *entry.form(encoder) == Form::Unmade {
+        // A validated response may have some of them.
+        let unmade: Vec<_> = encode
+            .stored_encoders(self.cache.keeps_additions())
+            .filter(|encoder| *entry.form(*encoder) == Form::Unmade)
+            .collect();
+        if unmade.is_empty() {
+            return;
+        }
+        // The client whose request caused this is answered first.
+        yield_now().await;
+        for encoder in unmade {
+            let form = self.encoders.encode_for_store(&self.cache, entry, encoder).await;
+            if form != Form::Unmade {
                 *entry = entry.clone().with_form(encoder, form);
             }
         }

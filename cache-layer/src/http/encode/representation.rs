@@ -32,8 +32,6 @@ pub(super) struct Choice {
     encoder: Option<Encoder>,
     /// The representation that it would get if that existed.
     pub(super) wanted: Option<Encoder>,
-    /// Whether the client resumes by a date, though it accepts more than one representation of that date.
-    is_date_of_several: bool,
 }
 
 /// A representation, apart from its status.
@@ -41,8 +39,6 @@ pub(in crate::http) struct Representation {
     pub(in crate::http) headers: HeaderMap,
     /// The coded content, if the representation is coded and the content is present. It is absent if the client already has it.
     pub(in crate::http) coded: Option<Bytes>,
-    /// Whether the client resumes by a date, which does not identify the representation of which it has a part.
-    pub(in crate::http) is_date_of_several: bool,
 }
 
 /// Codings, the one that the client prefers first.
@@ -123,21 +119,18 @@ impl Context {
         let Some(accepted) = self.accepted(request) else { return Choice::default() };
         let stored = entry.response();
         let is_made = |encoder: Encoder| matches!(entry.form(encoder), Form::Made(_));
-        let is_date_of_several = accepted.is_decided_by_more && coded_tag::resumes_by_date(request);
         match accepted.named(request, (stored.info.status, &stored.headers), is_made) {
-            Some(RepresentationId::Coded(encoder)) => {
-                return Choice { encoder: Some(encoder), wanted: None, is_date_of_several };
-            }
-            Some(RepresentationId::Plain) => return Choice { encoder: None, wanted: None, is_date_of_several },
+            Some(RepresentationId::Coded(encoder)) => return Choice { encoder: Some(encoder), wanted: None },
+            Some(RepresentationId::Plain) => return Choice { encoder: None, wanted: None },
             None => {}
         }
         let best = accepted.best(|encoder| *entry.form(encoder) != Form::InVain);
         if best.is_none_or(is_made) {
-            return Choice { encoder: best, wanted: None, is_date_of_several };
+            return Choice { encoder: best, wanted: None };
         }
         let is_long_enough =
             self.policy.encode.as_ref().is_some_and(|encode| encode.is_long_enough(entry.payload_length()));
-        Choice { encoder: accepted.best(is_made), wanted: best.filter(|_| is_long_enough), is_date_of_several }
+        Choice { encoder: accepted.best(is_made), wanted: best.filter(|_| is_long_enough) }
     }
 
     /// The entry in a form that can answer a request: with its payload, unless the client gets the frame as it came from Redis.
@@ -170,7 +163,7 @@ impl Context {
         request: &HeaderMap,
         is_whole: bool,
     ) -> Representation {
-        let Choice { encoder, wanted, is_date_of_several } = self.choose(&entry, request);
+        let Choice { encoder, wanted } = self.choose(&entry, request);
         if let Some(wanted) = wanted.filter(|_| is_whole) {
             self.encoders.start(&self.cache, &entry, wanted);
         }
@@ -179,7 +172,7 @@ impl Context {
             Form::Unmade | Form::InVain => None,
         });
         let headers = headers_of(entry, encoder, coded.as_ref().map(Bytes::len));
-        Representation { headers, coded, is_date_of_several }
+        Representation { headers, coded }
     }
 
     /// Adapts the fields of a new response, which may have other representations later, for its client, which gets this

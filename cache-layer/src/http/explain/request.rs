@@ -255,7 +255,7 @@ impl Examined {
         let stale = miss.stale.as_ref();
         self.explanation.stands_in = [None, Some(StatusCode::INTERNAL_SERVER_ERROR.as_u16())]
             .iter()
-            .any(|status| context.stale_if_error_entry(self.headers(), stale, *status).is_some());
+            .any(|status| context.usable_on_error(self.headers(), stale, *status).is_some());
         self.explanation.is_loading = context.cache.flights().has(&miss.key);
         if self.only_if_cached() {
             return self.refused(NoCacheReason::OnlyIfCached);

@@ -1,6 +1,6 @@
 //! Leases that look-ups take, and what happens to those that no load takes.
 
-use std::time::Duration;
+use std::{task::Poll, time::Duration};
 
 use futures_util::poll;
 use tests::{RedisServer, wait_until};
@@ -147,5 +147,32 @@ async fn an_invalidation_after_the_look_up_is_none_of_the_load() {
         let Acquired::Granted(lease) = acquire(&store, &place, Seen::Nothing).await else { panic!("no lease") };
         assert!(!store.overtaken(&lease), "round {round}");
         assert_eq!(commit(&store, lease, "value", &[]).await, Committed::Stored, "round {round}");
+    }
+}
+
+/// Its client may leave while the command that takes it is on its way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_is_given_back_where_the_load_that_asks_for_it_is_cancelled() {
+    // Longer than the test waits.
+    const LIFE: Duration = Duration::from_secs(600);
+    let server = RedisServer::start();
+    // It has read what a load asks for besides, so that the lease is asked for at once.
+    let (store, other) = (working(&server).await, connect(server.url()).await);
+    for round in 0..60 {
+        let place = key(&round.to_string());
+        let mut acquired = store.acquire(&place, Seen::Nothing, LIFE, Failures::Heed);
+        let at_once = poll!(&mut acquired);
+        for _ in 0..round % 20 {
+            tokio::task::yield_now().await;
+        }
+        drop(acquired);
+        // On a busy machine, the reply may have come first.
+        if let Poll::Ready(Ok(Acquired::Granted(lease))) = at_once {
+            store.release(&lease, None);
+        }
+        wait_until("another process to have it", async || {
+            matches!(acquire(&other, &place, Seen::Nothing).await, Acquired::Granted(_))
+        })
+        .await;
     }
 }

@@ -74,18 +74,22 @@ impl RedisStore {
         let lease = Lease::new(key, Lease::random_token(), [0; 16]).knowing(bans);
         let wanted = Wanted { entry: names.entry(key), place: names.lease(key), lease, life, seen, failures };
         let request = self.0.context.leases.begin(key, wanted.lease.token);
+        let mut sent = SentLease { store: self, lease: &wanted.lease, is_settled: false };
         let (moment, answer, ()) = tokio::join!(
             self.moment(&tags, &tags_session),
             self.take_lease(&connection, &session, &wanted),
             self.learn_life_of_everything(&tags, &tags_session)
         );
-        // The server may still grant it, without a holder: the next command takes it back.
-        let give_back = |_: &StoreError| self.release_lease(&wanted.lease, None);
-        let (failures, watched) = match answer.inspect_err(give_back)? {
+        let (failures, watched) = match answer? {
             Answer::Granted { failures, watched } => (failures, watched),
-            Answer::Refused(refused) => return Ok(refused),
+            Answer::Refused(refused) => {
+                sent.is_settled = true;
+                return Ok(refused);
+            }
         };
-        let started = moment.inspect_err(give_back)?;
+        let started = moment?;
+        sent.is_settled = true;
+        drop(sent);
         if watched && session.tracking && tags_session.tracking {
             request.granted();
         }
@@ -287,10 +291,12 @@ impl RedisStore {
         }
     }
 
-    /// As [`release_lease`](Self::release_lease), and waits until that is done: the next read of this process finds no lease.
+    /// As [`release_lease`](Self::release_lease), and waits until that is done: the next read of this process finds no lease. It is
+    /// given back even if the caller is dropped before that.
     pub(super) async fn give_back(&self, lease: &Lease) {
         if let Some(release) = self.release(lease, None) {
-            release.await;
+            // It fails only if the runtime is shutting down.
+            let _ = self.0.runtime.spawn(release.in_current_span()).await;
         }
     }
 
@@ -343,6 +349,23 @@ impl RedisStore {
             }
             Ok(_) => {}
             Err(_) => sleep(pause_untracked()).await,
+        }
+    }
+}
+
+/// A lease that was asked for. It is given back, if it is not settled when this is dropped: after an error, or if its load was dropped
+/// before the reply came, the server may grant it, without a holder. The command that gives it back follows over the same connection.
+struct SentLease<'a> {
+    store: &'a RedisStore,
+    lease: &'a Lease,
+    /// Whether it has a holder, or was not granted.
+    is_settled: bool,
+}
+
+impl Drop for SentLease<'_> {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            self.store.release_lease(self.lease, None);
         }
     }
 }

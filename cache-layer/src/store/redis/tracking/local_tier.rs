@@ -21,7 +21,7 @@ use crate::{
     entry::{Entry, EntryId},
     key::{Key, KeyId, readable_in_full},
     pattern::Pattern,
-    store::{Eviction, entry_cache::EntryCache},
+    store::{Amended, Eviction, entry_cache::EntryCache},
 };
 
 pub(crate) struct LocalTier {
@@ -98,7 +98,7 @@ impl LocalTier {
     }
 
     /// Replaces the entry with this id, if it is here, by what `amends` makes of it.
-    pub(crate) fn amend(&self, key: &Key, of: EntryId, amends: impl FnOnce(&Entry) -> Entry) -> bool {
+    pub(crate) fn amend(&self, key: &Key, of: EntryId, amends: impl FnOnce(&Entry) -> Entry) -> Amended {
         self.entries.amend(key.id(), of, amends)
     }
 
