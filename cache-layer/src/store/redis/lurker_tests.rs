@@ -275,8 +275,10 @@ mod cluster {
         // Longer than it takes until the list would be shortened.
         tokio::time::sleep(Duration::from_secs(7)).await;
         assert!(lurker.has_bans().await, "the entry is on a node that was not swept");
+        wait_until("an operator to hear of it", async || lurker.state().bans_held_up.is_some()).await;
         cluster.finish_to_move_slot(moving, from, added);
         wait_until("the ban to be taken off", async || !lurker.has_bans().await).await;
+        assert_eq!(lurker.state().bans_held_up, None);
         // All of them again, if the connection to it took longer.
         assert!(scans() >= 8, "the node that was added, twice");
         assert!(!cluster.node_mut(added).keys().contains(&name));
