@@ -244,6 +244,37 @@ async fn one_process_reclaims_and_the_others_leave_it_alone() {
     wait_until("it to be told", async || *sweeps.lock() == 1).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_process_has_reclaimed_no_other_looks_for_again() {
+    let server = RedisServer::start();
+    let sweeps = Arc::new(Mutex::new(0));
+    let heard = sweeps.clone();
+    let listener: Arc<SweepListener> = Arc::new(move |_: &Sweep| *heard.lock() += 1);
+    let mut stores = Vec::new();
+    for _ in 0..3 {
+        let store = connect_with(builder(server.url()).reclaim_every(Duration::from_secs(1))).await;
+        store.on_sweep(&listener);
+        stores.push(store);
+    }
+    let asked = |store: &RedisStore| {
+        let count = store.round_trips().find(|(name, _)| *name == "last_invalidation");
+        count.map_or(0, |(_, count)| count)
+    };
+    let names = &stores[0].0.context.names;
+    for passes in 1..=2 {
+        wait_until("a pass", async || *sweeps.lock() == passes).await;
+        wait_until("its term to be over", async || server.command::<u64>(&["EXISTS", &names.reclaimer()]) == 0).await;
+        let before: Vec<u64> = stores.iter().map(asked).collect();
+        wait_until("each to have asked again", async || {
+            stores.iter().zip(&before).all(|(store, before)| asked(store) >= before + 2)
+        })
+        .await;
+        assert_eq!(*sweeps.lock(), passes, "nothing was invalidated since the last pass of the fleet");
+        invalidate_tag(&stores[0], "t").await.unwrap();
+    }
+    wait_until("a pass after the invalidation", async || *sweeps.lock() == 3).await;
+}
+
 #[cfg(feature = "cluster")]
 mod cluster {
     use tests::{RedisCluster, slot};
