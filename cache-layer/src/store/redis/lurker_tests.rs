@@ -14,7 +14,7 @@ use tests::{RedisServer, wait_until};
 use super::{
     fleet_tests::{LEASE, builder, commit, connect_with, fill, invalidate_tag, key, read},
     tracking::tag_tracker::SharedTurn,
-    wire::names::EVERYTHING,
+    wire::{names::EVERYTHING, scripts},
     *,
 };
 use crate::{
@@ -65,6 +65,7 @@ async fn a_load_that_knows_of_a_ban_keeps_its_lease_while_that_is_swept() {
     // The look-up takes the lease.
     assert!(matches!(node.get(&key("claimed")).await, Ok(Lookup::Absent)));
     late.push(lease(&node, &key("claimed")).await);
+    fill(&node, &key("fresh"), "fresh", &[]).await;
     // As of a load that knew of a younger ban, of another line of tokens.
     let of_another_line = node.0.context.names.lease(&key("another line"));
     let value = format!("{:016x}{}{:015x}", 7, "f".repeat(16), 7);
@@ -75,6 +76,7 @@ async fn a_load_that_knows_of_a_ban_keeps_its_lease_while_that_is_swept() {
     assert_eq!((&patterns[..], swept.removed), (&["redis:*".to_owned()][..], 1));
     assert!(swept.examined > 0);
     assert_eq!(server.command::<u64>(&["EXISTS", &of_another_line]), 0);
+    assert_eq!(read(&other, &key("fresh")).await.as_deref(), Some("fresh"), "it was loaded after the ban");
     assert_eq!(commit(&node, early, "old", &[]).await, Committed::Refused);
     for lease in late {
         let key = lease.key.clone();
@@ -82,6 +84,21 @@ async fn a_load_that_knows_of_a_ban_keeps_its_lease_while_that_is_swept() {
         assert!(StoreBackend::is_held_by(&other, &key, lease.token).await.unwrap(), "{key:?}");
         assert_eq!(commit(&node, lease, "new", &[]).await, Committed::Stored, "{key:?}");
         assert_eq!(read(&other, &key).await.as_deref(), Some("new"), "{key:?}");
+    }
+}
+
+/// This makes it safe to join a load under way, as after an invalidation of a tag.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_read_after_a_ban_by_another_node_knows_that_a_lease_is_overtaken() {
+    let server = RedisServer::start();
+    let (node, other) = (idle(server.url()).await, idle(server.url()).await);
+    for place in [key("a"), key("b").variant(b"de")] {
+        let held = lease(&node, &place).await;
+        assert!(!node.overtaken(&held), "it is still to come");
+        ban(&other, "redis:*").await;
+        // All pushes before this reply have been received.
+        node.get(&key("nothing")).await.unwrap();
+        assert!(node.overtaken(&held), "{place:?}");
     }
 }
 
@@ -177,6 +194,17 @@ async fn what_tags_made_void_is_reclaimed_and_nothing_else() {
     other.invalidate(Scope::Everything, Hardness::Hard).await.unwrap();
     assert_eq!(other.reclaim_now().await.removed, 151);
     assert_eq!(entries(), 1, "the one that is none");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_taken_the_place_of_a_void_entry_is_not_reclaimed() {
+    let server = RedisServer::start();
+    let node = idle(server.url()).await;
+    fill(&node, &key("a"), "new", &[]).await;
+    let mut driver = node.connection_to_tags().session().unwrap().driver();
+    let mut reclaim = scripts::RECLAIM.key(node.0.context.names.entry(&key("a")));
+    let removed: u64 = reclaim.arg("0123456789abcdef").invoke_async(&mut driver).await.unwrap();
+    assert_eq!((removed, read(&node, &key("a")).await.as_deref()), (0, Some("new")));
 }
 
 /// A token that was read before an entry was written says nothing about that entry.
