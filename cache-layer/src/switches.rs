@@ -96,7 +96,8 @@ impl Switches {
         if until > 0 && matches!(switch, Switch::BypassReads | Switch::VerificationRate) {
             self.has_changed_hits.store(true, Ordering::SeqCst);
         }
-        if switch == Switch::VerificationRate {
+        // Of a switch that is turned off, the rate stays: a hit may have seen the switch on, and be about to read it.
+        if until > 0 && switch == Switch::VerificationRate {
             self.rate.store(rate.to_bits(), Ordering::SeqCst);
         }
         self.until(switch).store(until, Ordering::SeqCst);
@@ -179,6 +180,11 @@ mod tests {
         assert_eq!((switches.rate(), switches.changes_hits()), (Some(0.0), true));
         switches.set(SwitchState::off(Switch::VerificationRate));
         assert_eq!((switches.rate(), switches.changes_hits()), (None, false));
+        let as_read_by_a_hit_that_saw_it_on = f64::from_bits(switches.rate.load(Ordering::SeqCst));
+        assert_eq!(
+            as_read_by_a_hit_that_saw_it_on, 0.0,
+            "verification was off, and no hit is verified while that ends"
+        );
         switches.set(SwitchState::new(Switch::BypassReads, Some(Duration::from_secs(60))));
         assert_eq!((switches.rate(), switches.changes_hits()), (None, true));
     }

@@ -369,6 +369,18 @@ mod tests {
     #[cfg(all(feature = "redis", feature = "memory"))]
     use crate::ramp::MOST;
 
+    #[cfg(feature = "redis")]
+    #[test]
+    fn what_a_load_knows_of_bans_counts_under_their_token_alone() {
+        let record = |line: &str| {
+            let text = format!("{:016x}{line}i|{:016x}", 1, 9);
+            TagRecord::parse(text.as_bytes()).expect("a record")
+        };
+        let (one, other) = (record("0123456789abcde"), record("1123456789abcde"));
+        let known = one.bans_known();
+        assert_eq!((known.under(&one.token), known.under(&other.token)), (9, 0));
+    }
+
     #[cfg(feature = "memory")]
     #[test]
     fn only_an_invalidation_overtakes_a_load() {

@@ -240,6 +240,35 @@ async fn what_a_load_leaves_behind_keeps_its_place(backend: &Backend) {
     assert_eq!(cache.get::<usize>("part").await, Some(2));
 }
 
+/// Before it needs a place, a load may wait for another process, for longer than the load that needs its value.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_is_not_lent_to_a_load_that_waits_for_another_process_once_its_lender_has_gone() {
+    let backend = Backend::redis();
+    let (here, elsewhere) = (with_one_place(&backend).await, with_one_place(&backend).await);
+    let (begun, gate) = (Gate::closed(), Gate::closed());
+    let slow = {
+        let (begun, gate) = (begun.clone(), gate.clone());
+        async move || {
+            begun.open();
+            gate.pass().await;
+            Ok::<_, &str>(1)
+        }
+    };
+    let slow = tokio::spawn(elsewhere.get_or_load("inner", slow).into_future());
+    begun.pass().await;
+    let inner = |cache: &Cache| cache.get_or_load("inner", async || Ok::<_, &str>(2));
+    let waiting = tokio::spawn(inner(&here).into_future());
+    wait_until("it to wait for the other process", async || here.loads_in_flight() == 1).await;
+    let needs_it = inner(&here).hard_timeout(20 * SOON, "too late");
+    let outer = here.get_or_load("outer", async move || Ok::<_, &str>(needs_it.await.is_ok()));
+    assert_eq!(outer.await, Ok(false), "it gave up");
+    let next = here.get_or_load("next", async || Ok::<_, &str>(3)).into_future();
+    assert_eq!(tokio::time::timeout(LIMIT, next).await, Ok(Ok(3)), "the place is free");
+    assert!(!waiting.is_finished());
+    gate.open();
+    assert_eq!((waiting.await.unwrap(), slow.await.unwrap()), (Ok(1), Ok(1)));
+}
+
 async fn a_place_of_one_cache_is_none_of_another(backend: &Backend) {
     let pages = backend.cache().await.max_loads(8).build();
     let values = backend.cache().await.max_loads(2).build();

@@ -6,12 +6,13 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use cache_layer::{Cache, CacheLayer, Clock, Rule, Verify, store::MemoryStore, telemetry::Event};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use tests::{App, Backend, Gate, Origin, full, over_each_store, request};
+use tower::{Layer as _, ServiceExt as _};
 
 const FIELDS: &[(&str, &str)] = &[("cache-control", "public, max-age=3600, stale-while-revalidate=60")];
 
@@ -177,7 +178,49 @@ mod a_response {
         assert!((1..=16).contains(&loads), "{loads} at one time");
     }
 
+    async fn is_loaded_whole_whatever_the_client_asked_for(backend: &Backend) {
+        const CONDITIONS: [&str; 3] = ["range", "if-none-match", "if-modified-since"];
+        let conditional = Arc::new(AtomicUsize::new(0));
+        let origin = Origin::new({
+            let conditional = conditional.clone();
+            move |_, request: http::Request<_>| {
+                let some = CONDITIONS.iter().any(|name| request.headers().contains_key(*name));
+                conditional.fetch_add(usize::from(some), Ordering::SeqCst);
+                let mut response = http::Response::new(full("the whole"));
+                response.headers_mut().insert("cache-control", HeaderValue::from_static("max-age=3600"));
+                async move { Ok(response) }
+            }
+        });
+        let app = app(backend, &origin, |layer| layer.verify(1.0)).await;
+        app.get("/", &[]).await;
+        let fields = [
+            ("range", "bytes=0-2"),
+            ("if-none-match", "\"x\""),
+            ("if-modified-since", "Thu, 01 Jan 1970 00:00:00 GMT"),
+        ];
+        for field in fields {
+            app.get("/", &[field]).await;
+        }
+        let counts = app.cache.counts();
+        assert_eq!((counts.verified, counts.differing, conditional.load(Ordering::SeqCst)), (3, 0, 0));
+    }
+
+    async fn is_compared_with_what_the_application_says_and_not_with_a_layer_further_in(backend: &Backend) {
+        let told = Told::default();
+        let (origin, cache) = (told.origin(), backend.cache().await.build());
+        let layer = CacheLayer::new(cache.clone());
+        let service = layer.clone().verify(1.0).layer(layer.layer(origin.clone()));
+        for text in ["one", "another"] {
+            told.say(StatusCode::OK, text);
+            tests::ask(&service, request(Method::GET, "/", &[])).await.unwrap();
+            assert!(cache.drain(Duration::from_secs(60)).await);
+        }
+        assert_eq!((origin.calls(), cache.counts().verified, cache.counts().differing), (2, 1, 1));
+    }
+
     over_each_store!(
+        is_loaded_whole_whatever_the_client_asked_for,
+        is_compared_with_what_the_application_says_and_not_with_a_layer_further_in,
         that_is_the_same_is_said_to_be_and_nothing_is_stored,
         that_has_changed_is_found_and_is_stale_for_certain_once_two_loads_have_said_so,
         that_is_stale_for_certain_is_softened_if_that_is_wanted,
@@ -279,6 +322,50 @@ async fn the_share_that_differs_is_that_of_what_has_changed() {
     assert!((measured - expected).abs() <= 3.0 * sigma, "{measured} instead of {expected}, {sigma}");
     assert!(ages.lock().unwrap().iter().all(|age| *age == Duration::from_secs(30)));
     assert_eq!(counts.stored, KEYS, "nothing of it is stored");
+}
+
+/// With and without, in turn, in one run. Each hit takes another path with verification, at a constant cost; the loads in the
+/// background make none slower than that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement, for a quiet machine"]
+async fn of_a_hundred_hits_the_slowest_is_no_further_from_the_others_with_verification() {
+    const ROUNDS: usize = 31;
+    const HITS: usize = 10_000;
+    let origin = Origin::echo(FIELDS);
+    let without = app(&Backend::memory(), &origin, |layer| layer).await.unexplained();
+    let with = app(&Backend::memory(), &origin, |layer| layer.verify(0.001)).await.unexplained();
+    // The median, and the 99th percentile.
+    let percentiles = async |app: &App| {
+        let service = app.service();
+        let mut times = Vec::with_capacity(HITS);
+        for _ in 0..HITS {
+            let (request, service) = (request(Method::GET, "/", &[]), service.clone());
+            let begun = Instant::now();
+            let answer = service.oneshot(request).await.unwrap();
+            times.push(begun.elapsed());
+            assert_eq!(answer.headers()["x-cache"], "HIT");
+        }
+        times.sort_unstable();
+        [HITS / 2, HITS * 99 / 100].map(|place| times[place].as_secs_f64())
+    };
+    for app in [&without, &with] {
+        app.get("/", &[]).await;
+    }
+    let (mut usual, mut slowest) = (Vec::with_capacity(ROUNDS), Vec::with_capacity(ROUNDS));
+    for _ in 0..ROUNDS {
+        let (before, verified) = (percentiles(&without).await, percentiles(&with).await);
+        usual.push(verified[0] / before[0]);
+        slowest.push(verified[1] / before[1]);
+    }
+    with.settled().await;
+    let [usual, slowest] = [usual, slowest].map(|mut ratios| {
+        ratios.sort_unstable_by(f64::total_cmp);
+        ratios[ROUNDS / 2]
+    });
+    let verified = with.cache.counts().verified;
+    println!("with verification, beside hits without it: half {usual:.3}, 99 % {slowest:.3}; {verified} verified");
+    assert!((1..=(ROUNDS * HITS) as u64 / 1000).contains(&verified), "{verified} of {}", ROUNDS * HITS);
+    assert!(slowest <= usual * 1.1, "{slowest} beside {usual}");
 }
 
 mod a_value {

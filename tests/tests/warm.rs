@@ -145,6 +145,9 @@ async fn no_more_is_read_than_was_to_be_and_what_is_here_is_not_read_again() {
     assert_eq!((warmed.asked, warmed.found, warmed.complete), (70, 70, true), "{warmed:?}");
     let warmed = new.warm(70, PATIENCE).await;
     assert_eq!((warmed.asked, warmed.found), (70, 70), "seventy others: {warmed:?}");
+    // One hit in sixteen is counted, so that some of the keys may not be on the list.
+    let warmed = new.warm(200, PATIENCE).await;
+    assert!((40..=60).contains(&warmed.asked) && warmed.found == warmed.asked, "the others: {warmed:?}");
     assert_eq!(new.warm(0, PATIENCE).await.asked, 0);
     // A process does not warm itself by its own list.
     assert_eq!(old.warm(70, PATIENCE).await.nodes, 0);

@@ -6,7 +6,7 @@
 //! invalidation overtook the load: a load that was overtaken reaches no request that came after the invalidation.
 
 #[cfg(feature = "typed")]
-use std::any::Any;
+use std::{any::Any, sync::Weak};
 use std::{
     collections::{HashMap, hash_map},
     future::poll_fn,
@@ -116,6 +116,9 @@ pub(crate) struct Flight {
 pub(crate) struct Follower {
     stage: watch::Receiver<Stage>,
     shared: Arc<Shared>,
+    /// The place that this follower offers the load, for as long as it waits.
+    #[cfg(feature = "typed")]
+    offered: Option<Arc<LoadPermit>>,
 }
 
 /// The state that leader and followers share.
@@ -139,8 +142,9 @@ struct Progress {
 #[cfg(feature = "typed")]
 #[derive(Debug)]
 enum Loan {
-    /// The load has not asked for a place yet; a follower may have offered one.
-    Offered(Option<LoadPermit>),
+    /// The load has not asked for a place yet: it may wait for another process first, for longer than a follower waits. So an
+    /// offer ends with its follower.
+    Offered(Vec<Weak<LoadPermit>>),
     /// The load has asked. It waits, or needs no place from a follower any more: then the other end is gone.
     Awaited(Option<oneshot::Sender<LoadPermit>>),
 }
@@ -148,7 +152,7 @@ enum Loan {
 #[cfg(feature = "typed")]
 impl Default for Loan {
     fn default() -> Self {
-        Self::Offered(None)
+        Self::Offered(Vec::new())
     }
 }
 
@@ -190,7 +194,12 @@ impl Flights {
                 let shared = flight.get().clone();
                 // This happens before the flight can be left: its end is reported to the followers that it has then.
                 let stage = shared.progress.lock().follow();
-                Role::Follower(Follower { stage, shared })
+                Role::Follower(Follower {
+                    stage,
+                    shared,
+                    #[cfg(feature = "typed")]
+                    offered: None,
+                })
             }
             hash_map::Entry::Vacant(vacant) => {
                 let shared = vacant.insert(Arc::default()).clone();
@@ -237,13 +246,17 @@ impl Flight {
     pub(super) fn lent_place(&self) -> LentPlace {
         let (lender, lent) = oneshot::channel();
         let mut progress = self.shared.progress.lock();
-        progress.loan = match &mut progress.loan {
-            Loan::Offered(Some(place)) => {
+        let offered = match &progress.loan {
+            Loan::Offered(offers) => offers.iter().find_map(Weak::upgrade),
+            Loan::Awaited(_) => None,
+        };
+        progress.loan = match offered {
+            Some(place) => {
                 // The load does not wait yet, so that no task is woken while a lock is held.
-                let _ = lender.send(place.clone());
+                let _ = lender.send((*place).clone());
                 Loan::Awaited(None)
             }
-            Loan::Offered(None) | Loan::Awaited(_) => Loan::Awaited(Some(lender)),
+            None => Loan::Awaited(Some(lender)),
         };
         lent
     }
@@ -292,13 +305,14 @@ impl Follower {
         self.shared.load.get().cloned()
     }
 
-    /// Lends this place to the load, if the load needs one.
+    /// Lends this place to the load, if the load needs one while this follower waits.
     #[cfg(feature = "typed")]
-    pub(crate) fn lend(&self, place: LoadPermit) {
+    pub(crate) fn lend(&mut self, place: LoadPermit) {
         let mut progress = self.shared.progress.lock();
         let lender = match &mut progress.loan {
-            Loan::Offered(offered) => {
-                *offered = Some(place);
+            Loan::Offered(offers) => {
+                offers.retain(|offer| offer.strong_count() > 0);
+                offers.push(Arc::downgrade(self.offered.insert(Arc::new(place))));
                 return;
             }
             Loan::Awaited(lender) => lender.take(),
@@ -557,7 +571,7 @@ mod tests {
         let limit = crate::engine::load_limit::LoadLimit::new(1);
         let flights = Arc::default();
         for asks_first in [false, true] {
-            let (leader, follower) = (lead(&flights), follow(&flights));
+            let (leader, mut follower) = (lead(&flights), follow(&flights));
             let place = limit.take().expect("it is free");
             let early = asks_first.then(|| leader.lent_place());
             follower.lend(place.clone());
@@ -574,12 +588,36 @@ mod tests {
     async fn a_load_that_needs_no_place_keeps_none() {
         let limit = crate::engine::load_limit::LoadLimit::new(1);
         let flights = Arc::default();
-        let (leader, followers) = (lead(&flights), [follow(&flights), follow(&flights)]);
+        let (leader, mut followers) = (lead(&flights), [follow(&flights), follow(&flights)]);
         drop(leader.lent_place());
-        for follower in &followers {
+        for follower in &mut followers {
             follower.lend(limit.take().expect("it is free"));
             assert!(limit.take().is_some());
         }
+    }
+
+    /// The load may wait for another process for longer than its followers wait.
+    #[cfg(feature = "typed")]
+    #[tokio::test]
+    async fn a_place_that_was_offered_leaves_with_its_follower_and_the_others_are_still_lent() {
+        let limit = crate::engine::load_limit::LoadLimit::new(2);
+        let flights = Arc::default();
+        let (leader, mut stays, mut leaves) = (lead(&flights), follow(&flights), follow(&flights));
+        stays.lend(limit.take().expect("it is free"));
+        leaves.lend(limit.take().expect("there are two"));
+        assert!(limit.take().is_none(), "the followers have both");
+        drop(leaves);
+        let other = limit.take().expect("one is free again");
+        let mut lent = leader.lent_place();
+        assert!(lent.try_recv().is_ok(), "the other one is still offered");
+        drop((stays, lent));
+        drop((other, limit.take().expect("it is free again")));
+        drop(leader);
+
+        let (leader, mut leaves) = (lead(&flights), follow(&flights));
+        leaves.lend(limit.take().expect("it is free"));
+        drop(leaves);
+        assert!(leader.lent_place().try_recv().is_err(), "nobody lends anything any more");
     }
 
     #[test]

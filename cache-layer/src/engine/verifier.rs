@@ -277,6 +277,20 @@ mod tests {
     }
 
     #[test]
+    fn no_more_entries_are_in_doubt_than_there_is_room_for() {
+        let verifier = Verifier::new(Some(&Verify::new(1.0)), None).unwrap();
+        let (entry, print) = (EntryId::random(), Print { status: 200, fields: 0, body: 0 });
+        let keys: Vec<Key> = (0..3 * DOUBTS).map(|number| Key::from(("k", number))).collect();
+        for key in &keys {
+            verifier.doubts(key, entry, print);
+        }
+        assert_eq!(verifier.0.doubted.load(Ordering::Relaxed), DOUBTS);
+        let (forgotten, kept) = keys.split_at(2 * DOUBTS);
+        assert!(forgotten.iter().all(|key| verifier.take_doubt(key, entry).is_none()), "the oldest make room");
+        assert!(kept.iter().all(|key| verifier.take_doubt(key, entry).is_some()));
+    }
+
+    #[test]
     fn a_switch_has_precedence_while_it_is_on() {
         let switches = Arc::new(Switches::default());
         let minute = Some(Duration::from_secs(60));

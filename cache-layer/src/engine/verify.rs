@@ -196,7 +196,9 @@ mod tests {
             let limit = limit.clone();
             async move { limit.wait(Instant::now() + Duration::from_secs(60)).await }
         });
+        let began = Instant::now();
         assert!(verification.load(place, std::future::pending::<()>()).await.is_none());
+        assert!(began.elapsed() < cache.longest_load() / 2, "a request waits");
         assert!(waiting.await.unwrap().is_some());
         drop(other);
         let place = verification.place().expect("both are free again");

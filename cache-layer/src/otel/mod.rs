@@ -240,7 +240,7 @@ impl Metrics {
             .with_description("Invalidations that Redis has not been told of yet")
             .with_callback(move |gauge| gauge.observe(pending.state().pending_invalidations as u64, &label))
             .build();
-        let [listed, swept, overflows] = std::array::from_fn(|_| redis.clone());
+        let [listed, swept, held_up, overflows] = std::array::from_fn(|_| redis.clone());
         meter
             .u64_observable_gauge("cache_layer.bans")
             .with_unit("{pattern}")
@@ -252,6 +252,16 @@ impl Metrics {
             .with_unit("{pattern}")
             .with_description("Patterns that this process has swept, and taken off the list")
             .with_callback(move |counter| counter.observe(swept.state().swept_bans, &[]))
+            .build();
+        meter
+            .f64_observable_gauge("cache_layer.bans.held_up")
+            .with_unit("s")
+            .with_description(
+                "How long swept patterns have stayed listed because a slot of the cluster is being handed over; else 0",
+            )
+            .with_callback(move |gauge| {
+                gauge.observe(held_up.state().bans_held_up.unwrap_or_default().as_secs_f64(), &[]);
+            })
             .build();
         meter
             .u64_observable_counter("cache_layer.bans.overflows")

@@ -691,6 +691,12 @@ contract! {
         subject.invalidate_tag("t").await;
         subject.lose_token("t");
         assert_eq!(subject.commit(lease, "old", &["t"]).await, Committed::Refused);
+        // So does a soft one.
+        subject.fill(&key("other"), "x", &["t"]).await;
+        let lease = subject.lease(&key("b")).await;
+        subject.soften("tag", "", "t").await;
+        subject.lose_token("t");
+        assert_eq!(subject.commit(lease, "old", &["t"]).await, Committed::Refused);
     }
 
     async fn invalidation_of_a_tag_forgotten_and_brought_back_wins(subject) {
@@ -896,6 +902,9 @@ contract! {
             // A key's mark is a second earlier, so that it differs.
             assert!((first - 1_000..=first).contains(&second), "{scope}: {first} {second}");
             assert!(subject.fresh_until(&key("late")).await < made, "{scope}");
+            both(LONG).await;
+            let third = subject.fresh_until(&key("early")).await;
+            assert!((second - 1_000..=second).contains(&third), "{scope}: a longer one moves no turn back");
             // An invalidation at once ends both.
             both(Duration::ZERO).await;
             assert_eq!(subject.state(&key("early")).await, State::Stale, "{scope}");
@@ -1126,6 +1135,7 @@ contract! {
     async fn a_soft_everything_leaves_void_what_a_pattern_voided(subject) {
         subject.fill(&key("a"), "a", &[]).await;
         subject.fill(&key("b"), "b", &[]).await;
+        subject.fill(&key("c"), "c", &[]).await;
         subject.ban("contract:a").await;
         subject.soften("everything", "", "").await;
         assert_eq!((subject.state(&key("a")).await, subject.state(&key("b")).await), (State::Void, State::Stale));
@@ -1134,6 +1144,7 @@ contract! {
         assert_eq!(subject.state(&key("b")).await, State::Void);
         subject.swept().await;
         assert_eq!((subject.state(&key("a")).await, subject.state(&key("b")).await), (State::Void, State::Void));
+        assert_eq!(subject.state(&key("c")).await, State::Stale, "that no pattern is left changes nothing");
     }
 
     async fn no_load_slips_through_a_pattern(subject) {

@@ -1032,6 +1032,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_ban_that_comes_during_a_sweep_stays() {
+        let store = MemoryStore::new(1 << 20);
+        assert!(store.0.ban(&Pattern::new("a*"), Hardness::Hard));
+        let listed = store.0.bans.read().clone();
+        assert!(store.0.ban(&Pattern::new("b*"), Hardness::Hard));
+        store.0.take_off(&listed);
+        let left = store.0.bans.read().clone();
+        let left: Vec<&str> = left.as_slice().iter().map(|ban| ban.pattern.as_str()).collect();
+        assert_eq!(left, ["b*"]);
+    }
+
     #[tokio::test]
     async fn what_is_remembered_as_uncacheable_is_bounded() {
         let store = MemoryStore::new(1 << 20);

@@ -357,7 +357,7 @@ impl<V> Ask<V> {
     /// Waits for another call's load.
     pub(super) async fn follow<E: Clone + 'static>(
         &self,
-        follower: Follower,
+        mut follower: Follower,
         miss: &Miss,
         patience: &mut Patience,
         span: &mut LookupSpan,

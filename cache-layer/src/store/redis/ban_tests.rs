@@ -11,6 +11,7 @@ use super::{
     *,
 };
 use crate::{
+    ban::MOST,
     clock::Clock,
     store::TieredStore,
     tag::{TagRecord, TagState, TagToken},
@@ -44,6 +45,37 @@ async fn a_ban_is_younger_than_all_before_it_though_the_clock_of_the_server_was_
     fill(&store, &key("hard"), "new", &[]).await;
     assert_eq!(read(&store, &key("hard")).await.as_deref(), Some("new"));
     assert_eq!(read(&store, &key("other")).await.as_deref(), Some("old"));
+}
+
+/// The list may have been shortened between the read of the entry and that of the list.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_each_that_is_in_doubt_is_looked_up_again() {
+    let server = RedisServer::start();
+    let writer = connect_with(builder(server.url()).lurker(false)).await;
+    fill(&writer, &key("a"), "x", &[]).await;
+    ban(&writer, "nobody's:*", Hardness::Hard).await.unwrap();
+    // It knows of no ban yet.
+    let reader = connect_with(builder(server.url()).lurker(false)).await;
+    let found = reader.lookup_many(&[key("a")]).await;
+    assert!(matches!(&found[..], [Ok(Lookup::Found(_))]), "{found:?}");
+    let again = reader.round_trips().find(|(name, _)| *name == "GET").map(|(_, count)| count);
+    assert!(again > Some(0), "it was judged by a list from after the read");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_that_is_full_takes_no_more_and_says_so() {
+    let server = RedisServer::start();
+    let store = connect_with(builder(server.url()).lurker(false)).await;
+    for name in ["other".to_owned()].into_iter().chain((0..=MOST).map(|n| n.to_string())) {
+        fill(&store, &key(&name), "x", &[]).await;
+    }
+    for n in 0..=MOST {
+        ban(&store, &format!("redis:{n}"), Hardness::Hard).await.unwrap();
+        assert_eq!(store.state().overflowed_bans, u64::from(n == MOST), "{n}");
+        assert_eq!(read(&store, &key(&n.to_string())).await, None, "{n}");
+    }
+    assert_eq!(read(&store, &key("other")).await.as_deref(), Some("x"), "the list is still read");
+    assert_eq!(store.bans_listed().map(|bans| bans.as_slice().len()), Some(MOST));
 }
 
 #[tokio::test]

@@ -264,7 +264,7 @@ impl RedisStoreBuilder {
     /// them; every 10 minutes unless set, and `None` for never; 1 s to 24 h. Nothing depends on it but room: a void entry is never
     /// used, and leaves by itself when it expires, is evicted, or is loaded again.
     ///
-    /// One process of a fleet looks at a time, and only if anything was invalidated since the last time. It examines every entry,
+    /// One process of a fleet looks at a time, and only if anything was invalidated since the fleet last looked. It examines every entry,
     /// in small steps with pauses, and rests for twenty times as long as that took, so that it takes a hundredth of the server's
     /// time at most. Stale entries stay, as they may still be used. Without the permission to `SCAN`, with
     /// [`lurker(false)`](Self::lurker), and where entries are sealed, it does not look.

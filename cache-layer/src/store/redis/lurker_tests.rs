@@ -14,7 +14,7 @@ use tests::{RedisServer, wait_until};
 use super::{
     fleet_tests::{LEASE, builder, commit, connect_with, fill, invalidate_tag, key, read},
     tracking::tag_tracker::SharedTurn,
-    wire::names::EVERYTHING,
+    wire::{names::EVERYTHING, scripts},
     *,
 };
 use crate::{
@@ -65,6 +65,7 @@ async fn a_load_that_knows_of_a_ban_keeps_its_lease_while_that_is_swept() {
     // The look-up takes the lease.
     assert!(matches!(node.get(&key("claimed")).await, Ok(Lookup::Absent)));
     late.push(lease(&node, &key("claimed")).await);
+    fill(&node, &key("fresh"), "fresh", &[]).await;
     // As of a load that knew of a younger ban, of another line of tokens.
     let of_another_line = node.0.context.names.lease(&key("another line"));
     let value = format!("{:016x}{}{:015x}", 7, "f".repeat(16), 7);
@@ -75,6 +76,7 @@ async fn a_load_that_knows_of_a_ban_keeps_its_lease_while_that_is_swept() {
     assert_eq!((&patterns[..], swept.removed), (&["redis:*".to_owned()][..], 1));
     assert!(swept.examined > 0);
     assert_eq!(server.command::<u64>(&["EXISTS", &of_another_line]), 0);
+    assert_eq!(read(&other, &key("fresh")).await.as_deref(), Some("fresh"), "it was loaded after the ban");
     assert_eq!(commit(&node, early, "old", &[]).await, Committed::Refused);
     for lease in late {
         let key = lease.key.clone();
@@ -82,6 +84,21 @@ async fn a_load_that_knows_of_a_ban_keeps_its_lease_while_that_is_swept() {
         assert!(StoreBackend::is_held_by(&other, &key, lease.token).await.unwrap(), "{key:?}");
         assert_eq!(commit(&node, lease, "new", &[]).await, Committed::Stored, "{key:?}");
         assert_eq!(read(&other, &key).await.as_deref(), Some("new"), "{key:?}");
+    }
+}
+
+/// This makes it safe to join a load under way, as after an invalidation of a tag.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_read_after_a_ban_by_another_node_knows_that_a_lease_is_overtaken() {
+    let server = RedisServer::start();
+    let (node, other) = (idle(server.url()).await, idle(server.url()).await);
+    for place in [key("a"), key("b").variant(b"de")] {
+        let held = lease(&node, &place).await;
+        assert!(!node.overtaken(&held), "it is still to come");
+        ban(&other, "redis:*").await;
+        // All pushes before this reply have been received.
+        node.get(&key("nothing")).await.unwrap();
+        assert!(node.overtaken(&held), "{place:?}");
     }
 }
 
@@ -179,6 +196,17 @@ async fn what_tags_made_void_is_reclaimed_and_nothing_else() {
     assert_eq!(entries(), 1, "the one that is none");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_taken_the_place_of_a_void_entry_is_not_reclaimed() {
+    let server = RedisServer::start();
+    let node = idle(server.url()).await;
+    fill(&node, &key("a"), "new", &[]).await;
+    let mut driver = node.connection_to_tags().session().unwrap().driver();
+    let mut reclaim = scripts::RECLAIM.key(node.0.context.names.entry(&key("a")));
+    let removed: u64 = reclaim.arg("0123456789abcdef").invoke_async(&mut driver).await.unwrap();
+    assert_eq!((removed, read(&node, &key("a")).await.as_deref()), (0, Some("new")));
+}
+
 /// A token that was read before an entry was written says nothing about that entry.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_loaded_while_it_is_reclaimed_stays() {
@@ -244,6 +272,37 @@ async fn one_process_reclaims_and_the_others_leave_it_alone() {
     wait_until("it to be told", async || *sweeps.lock() == 1).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_process_has_reclaimed_no_other_looks_for_again() {
+    let server = RedisServer::start();
+    let sweeps = Arc::new(Mutex::new(0));
+    let heard = sweeps.clone();
+    let listener: Arc<SweepListener> = Arc::new(move |_: &Sweep| *heard.lock() += 1);
+    let mut stores = Vec::new();
+    for _ in 0..3 {
+        let store = connect_with(builder(server.url()).reclaim_every(Duration::from_secs(1))).await;
+        store.on_sweep(&listener);
+        stores.push(store);
+    }
+    let asked = |store: &RedisStore| {
+        let count = store.round_trips().find(|(name, _)| *name == "last_invalidation");
+        count.map_or(0, |(_, count)| count)
+    };
+    let names = &stores[0].0.context.names;
+    for passes in 1..=2 {
+        wait_until("a pass", async || *sweeps.lock() == passes).await;
+        wait_until("its term to be over", async || server.command::<u64>(&["EXISTS", &names.reclaimer()]) == 0).await;
+        let before: Vec<u64> = stores.iter().map(asked).collect();
+        wait_until("each to have asked again", async || {
+            stores.iter().zip(&before).all(|(store, before)| asked(store) >= before + 2)
+        })
+        .await;
+        assert_eq!(*sweeps.lock(), passes, "nothing was invalidated since the last pass of the fleet");
+        invalidate_tag(&stores[0], "t").await.unwrap();
+    }
+    wait_until("a pass after the invalidation", async || *sweeps.lock() == 3).await;
+}
+
 #[cfg(feature = "cluster")]
 mod cluster {
     use tests::{RedisCluster, slot};
@@ -275,8 +334,10 @@ mod cluster {
         // Longer than it takes until the list would be shortened.
         tokio::time::sleep(Duration::from_secs(7)).await;
         assert!(lurker.has_bans().await, "the entry is on a node that was not swept");
+        wait_until("an operator to hear of it", async || lurker.state().bans_held_up.is_some()).await;
         cluster.finish_to_move_slot(moving, from, added);
         wait_until("the ban to be taken off", async || !lurker.has_bans().await).await;
+        assert_eq!(lurker.state().bans_held_up, None);
         // All of them again, if the connection to it took longer.
         assert!(scans() >= 8, "the node that was added, twice");
         assert!(!cluster.node_mut(added).keys().contains(&name));

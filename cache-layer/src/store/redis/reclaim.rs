@@ -14,9 +14,16 @@ use super::{
     connection::{context::Context, handle::Limit},
     election::{Over, Term},
     store::Inner,
-    wire::{operation::Operation, reclaim::Reclaim, replies::AnyType, scripts::Batch, sweep::reclaim_void},
+    wire::{
+        operation::Operation,
+        reclaim::Reclaim,
+        replies::{AnyType, Done},
+        scripts::Batch,
+        sweep::reclaim_void,
+    },
 };
 use crate::{
+    clock::millis,
     store::{StoreError, Sweep, Swept},
     telemetry::SweepCause,
 };
@@ -24,6 +31,8 @@ use crate::{
 /// The pause after a sweep, as a multiple of its duration, of which a fifth is work. It is up to a quarter shorter, so that this
 /// takes a hundredth of a server's time at most.
 const PAUSE: u32 = 30;
+/// For how long the server remembers after which invalidation it was last swept. If it forgets that, it is swept once more.
+const REMEMBERED: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 impl RedisStore {
     /// Starts the task that reclaims, each time after a pause of `every`.
@@ -80,8 +89,9 @@ async fn reclaim(store: Weak<Inner>, every: Duration) {
     }
 }
 
-/// Sweeps, unless nothing was invalidated since the `last` sweep of this process, or another process does; returns the pause until
-/// the next time. The store is held only while the next step is determined.
+/// Sweeps, unless nothing was invalidated since the last sweep of the fleet, or another process sweeps; returns the pause until the
+/// next time. `last` is what this process swept, in case the server has forgotten it, or has no room for it. The store is held
+/// only while the next step is determined.
 async fn reclaim_once(
     store: &Weak<Inner>,
     every: Duration,
@@ -90,8 +100,10 @@ async fn reclaim_once(
     let Some((context, tags)) = over(store)? else { return Ok(every) };
     let mut batch = Batch::default();
     batch.get_any(&context.names.last_invalidation());
-    let (AnyType(note),): (AnyType,) = tags.0.run(Operation::LastInvalidation, &tags.1, &batch).await?;
-    if note.is_some() && note == *last {
+    batch.get_any(&context.names.reclaimed());
+    let (AnyType(note), AnyType(swept)): (AnyType, AnyType) =
+        tags.0.run(Operation::LastInvalidation, &tags.1, &batch).await?;
+    if note.is_some() && (note == *last || note == swept) {
         return Ok(every);
     }
     let Some(term) = Term::begin(&context, &tags, context.names.reclaimer()).await? else { return Ok(every) };
@@ -99,6 +111,9 @@ async fn reclaim_once(
     match sweep_all(store, &term).await {
         Ok(swept) => {
             let duration = begun.elapsed();
+            if let Some(note) = &note {
+                remember(&context, &tags, note).await;
+            }
             *last = note;
             context.sweeps.tell(&Sweep { cause: SweepCause::Tag, patterns: Vec::new(), swept, duration });
             let pause = every.max(PAUSE * duration);
@@ -110,6 +125,16 @@ async fn reclaim_once(
             term.end().await;
             Err(error)
         }
+    }
+}
+
+/// Tells the other processes that everything is swept that was void by the time of this invalidation.
+async fn remember(context: &Context, (connection, session): &Over, note: &[u8]) {
+    let mut batch = Batch::default();
+    batch.set_for(&context.names.reclaimed(), note, millis(REMEMBERED));
+    let told: Result<(Done,), StoreError> = connection.run(Operation::Elect, session, &batch).await;
+    if let Err(error) = told {
+        tracing::debug!(%error, "other processes reclaim once more what was reclaimed");
     }
 }
 

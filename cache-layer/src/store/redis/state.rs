@@ -1,5 +1,7 @@
 //! The state of the connections to Redis, without asking the server.
 
+use std::time::Duration;
+
 use super::{RedisStore, connection::counters::Push, tracking::server_clock::ClockOffset};
 
 /// Whether operations are sent to Redis at this moment.
@@ -47,6 +49,10 @@ pub struct RedisState {
     pub bans: usize,
     /// Patterns that this process has swept and taken off the list.
     pub swept_bans: u64,
+    /// For how long this process has waited to take swept patterns off the list, because a node of the cluster says that it hands
+    /// a slot over; `None` if it does not wait. One process of a fleet sweeps at a time. A slot that was left so, by a move that
+    /// was given up, keeps the patterns listed until `redis-cli --cluster fix` ends it.
+    pub bans_held_up: Option<Duration>,
     /// Patterns of this process that were swept at once, because the list had no room for them.
     pub overflowed_bans: u64,
 }
@@ -83,6 +89,7 @@ impl RedisStore {
             clock: self.0.context.clock.offset(),
             bans: self.bans_listed().map_or(0, |bans| bans.as_slice().len()),
             swept_bans: self.0.context.counters.bans_swept(),
+            bans_held_up: self.0.context.counters.bans_held_up(),
             overflowed_bans: self.0.context.counters.overflows(),
         }
     }

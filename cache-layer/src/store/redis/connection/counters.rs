@@ -57,6 +57,8 @@ pub(crate) struct Counters {
     overflows: AtomicU64,
     overflow: Throttle,
     swept_bans: AtomicU64,
+    /// When the lurker began to wait for a slot to be handed over, in milliseconds after `begun` and at least 1; 0 if it does not.
+    held_up: AtomicU64,
     round_trips: [AtomicU64; Operation::ALL.len()],
     pushes: [AtomicU64; Push::ALL.len()],
 }
@@ -71,6 +73,7 @@ impl Default for Counters {
             overflows: AtomicU64::new(0),
             overflow: Throttle::new(),
             swept_bans: AtomicU64::new(0),
+            held_up: AtomicU64::new(0),
             round_trips: Default::default(),
             pushes: Default::default(),
         }
@@ -131,6 +134,25 @@ impl Counters {
         self.swept_bans.load(Ordering::Relaxed)
     }
 
+    /// Notes that bans stay listed because a slot is being handed over, until the guard is dropped. There is one lurker at a time.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn hold_up_bans(&self) -> HeldUp<'_> {
+        self.held_up.store(millis(self.begun.elapsed()).max(1), Ordering::Relaxed);
+        tracing::warn!(
+            "bans stay listed until no slot of the Redis cluster is being handed over. If none is being moved, one was left so: \
+             `redis-cli --cluster fix` ends that"
+        );
+        HeldUp(self)
+    }
+
+    /// For how long bans have stayed listed because a slot is being handed over.
+    pub(crate) fn bans_held_up(&self) -> Option<Duration> {
+        match self.held_up.load(Ordering::Relaxed) {
+            0 => None,
+            since => Some(Duration::from_millis(millis(self.begun.elapsed()).saturating_sub(since))),
+        }
+    }
+
     pub(crate) fn sent(&self, operation: Operation) {
         self.round_trips[operation as usize].fetch_add(1, Ordering::Relaxed);
     }
@@ -147,6 +169,17 @@ impl Counters {
     pub(crate) fn pushes(&self) -> impl Iterator<Item = (Push, u64)> + '_ {
         let counts = self.pushes.iter().map(|count| count.load(Ordering::Relaxed));
         Push::ALL.into_iter().zip(counts)
+    }
+}
+
+/// Bans stay listed, until this is dropped.
+#[cfg(feature = "cluster")]
+pub(crate) struct HeldUp<'a>(&'a Counters);
+
+#[cfg(feature = "cluster")]
+impl Drop for HeldUp<'_> {
+    fn drop(&mut self) {
+        self.0.held_up.store(0, Ordering::Relaxed);
     }
 }
 

@@ -205,15 +205,12 @@ impl Cluster {
     /// As [`look_again`](Self::look_again), once no node hands a slot over. The node that gets it may have no slot yet, so that the
     /// topology does not show it, although it has keys.
     pub(crate) async fn look_again_when_still(&self) {
-        let mut waits = false;
+        let mut held_up = None;
         while !self.stop.is_cancelled() && self.is_handing_over().await {
-            if !std::mem::replace(&mut waits, true) {
-                tracing::info!(
-                    "a slot is being handed over in the Redis cluster: bans stay listed until that has ended"
-                );
-            }
+            held_up.get_or_insert_with(|| self.context.counters.hold_up_bans());
             sleep(PATIENCE).await;
         }
+        drop(held_up);
         self.look_again().await;
     }
 

@@ -9,6 +9,7 @@
 //! | `<prefix>:t:<tag>` | the tag's token, followed by the [ramps](crate::ramp) that led to it |
 //! | `<prefix>:t:` | the token of everything, followed by the [bans](crate::ban), too |
 //! | `<prefix>:lurker`, `<prefix>:reclaimer` | the process that sweeps banned entries; the one that sweeps what tags have made void |
+//! | `<prefix>:reclaimed` | the last invalidation before the last sweep of what tags have made void |
 //! | `<prefix>:i` | when a tag was last invalidated |
 //! | `<prefix>:switches` | the operator's switches, and until when they are on |
 //! | `<prefix>:audit` | who changed what: a stream |
@@ -152,6 +153,11 @@ impl Names {
 
     pub(crate) fn reclaimer(&self) -> String {
         self.beside_tags("reclaimer")
+    }
+
+    /// The name of the invalidation that was the last one when void entries were last reclaimed.
+    pub(crate) fn reclaimed(&self) -> String {
+        self.beside_tags("reclaimed")
     }
 
     pub(crate) fn audit(&self) -> String {
