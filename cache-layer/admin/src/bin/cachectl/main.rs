@@ -29,7 +29,7 @@ struct Arguments {
     #[arg(long, global = true, env = "CACHECTL_URL", value_name = "URL", default_value = "http://127.0.0.1:9090")]
     api: String,
 
-    /// A file with the token; without one, a client on the same machine may read
+    /// A file with the token, in its first line; without one, a client on the same machine may read
     #[arg(long, global = true, env = "CACHECTL_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
 
