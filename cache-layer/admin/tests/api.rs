@@ -434,6 +434,10 @@ async fn what_is_wrong_is_said_and_changes_nothing() {
         json!({"tag": "a", "over": 60}),
         json!({"tag": "a", "mode": "soft", "over": 604_801}),
         json!({"tag": "a", "reason": "x".repeat(201)}),
+        json!({"tag": "a", "actor": "x".repeat(201)}),
+        json!({"tag": "a", "reason": "a\u{1b}[2J"}),
+        json!({"tag": "a", "actor": "ada\nbob"}),
+        json!({"tag": "a", "actor": "\u{202e}ada"}),
     ] {
         let (status, headers, text) = shop.post(&body, &[]).await;
         assert_eq!(

@@ -635,3 +635,37 @@ async fn a_recorder_without_sizing_tells_no_curve() {
     let bearer = ("authorization", &*format!("Bearer {TOKEN}"));
     assert_eq!(ask(&admin, "GET", "/api/sizing", &[bearer]).await.status(), 404);
 }
+#[tokio::test]
+async fn purge_as_a_method_says_who_and_why_to_the_audit_and_to_nobody_else() {
+    let bearer = ("authorization", &*format!("Bearer {TOKEN}"));
+    let (cache, app, admin) = shop(vec![PurgeRule::under("/api")], true);
+    is_stored(&cache, &app, "/api/a").await;
+    let long = "ü".repeat(201);
+    // Who it is said to be opens nothing, and is no reason to ask further.
+    assert_eq!(ask(&app, "PURGE", "/api/a", &[("x-actor", "ada"), ("x-reason", &long)]).await.status(), 401);
+    for unfit in [
+        vec![("x-actor", &*long)],
+        vec![("x-reason", &*long)],
+        vec![("x-reason", "a\tb")],
+        vec![("x-actor", "\u{85}")],
+        vec![("x-actor", "\u{202e}ada")],
+        vec![("x-actor", "ada"), ("x-actor", "bob")],
+    ] {
+        let fields = [&[bearer], &unfit[..]].concat();
+        assert_eq!(ask(&app, "PURGE", "/api/a", &fields).await.status(), 400, "{unfit:?}");
+    }
+    let mut broken = Request::builder().method("PURGE").uri("/api/a").header("host", "shop.example");
+    broken = broken.header(bearer.0, bearer.1).header("x-actor", http::HeaderValue::from_bytes(b"\xff").unwrap());
+    let status = app.clone().oneshot(broken.body(Body::empty()).unwrap()).await.unwrap().status();
+    assert_eq!(status, 400, "no text");
+    assert!(is_stored(&cache, &app, "/api/a").await);
+    let longest = "ü".repeat(200);
+    let said = [bearer, ("x-actor", " ada "), ("x-reason", &*longest)];
+    assert_eq!(ask(&app, "PURGE", "/api/a", &said).await.status(), 200);
+    assert_eq!(ask(&app, "PURGE", "/api/a", &[bearer, ("x-actor", "")]).await.status(), 200);
+    let records = ask(&admin, "GET", "/api/audit?by=method", &[bearer]).await.into_body().collect().await.unwrap();
+    let records: Value = serde_json::from_slice(&records.to_bytes()).unwrap();
+    let told: Vec<_> = records.as_array().unwrap().iter().map(|one| (&one["actor"], &one["reason"])).collect();
+    assert_eq!(told, [(&Value::Null, &Value::Null), (&json!("ada"), &json!(longest))]);
+}
+

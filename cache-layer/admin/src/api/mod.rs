@@ -24,7 +24,7 @@ use utoipa::{
     openapi::security::{Http, HttpAuthScheme, SecurityScheme},
 };
 
-pub(crate) use self::purge::purge_url;
+pub(crate) use self::purge::{purge_url, said_in_fields};
 use crate::state::Context;
 
 #[derive(OpenApi)]
