@@ -207,6 +207,10 @@ enum Command {
         /// The command
         command: Option<String>,
     },
+        /// For rediss://, a file with the certificates to trust, in PEM; without it, those of the system, or of SSL_CERT_FILE and
+        /// SSL_CERT_DIR
+        #[arg(long, value_name = "FILE")]
+        tls_ca: Option<PathBuf>,
     /// Completions for a shell, to be evaluated by it
     Completions {
         /// The shell
@@ -260,8 +264,9 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             print(&shown)?;
             Ok(ExitCode::from(u8::from(!well)))
         }
-        Command::Doctor { redis, prefix } => {
-            let findings = doctor::examine(redis, prefix).await;
+        Command::Doctor { redis, prefix, tls_ca } => {
+            let trusted = tls_ca.as_deref().map(content_of).transpose()?;
+            let findings = doctor::examine(redis, prefix, trusted.as_deref()).await;
             print(&doctor::shown(&findings, arguments.json))?;
             Ok(ExitCode::from(u8::from(doctor::is_bad(&findings))))
         }
