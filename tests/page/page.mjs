@@ -140,7 +140,8 @@ async function views(browser, { app, admin }, { width, dark }) {
     await seen("token");
     await browser.type("#token-form [name=token]", TOKEN);
     await browser.press("Enter");
-    await browser.until("!document.getElementById('token-dialog').open");
+    // The dialog is closed before its event comes, by which the token is taken.
+    await browser.until(`!document.getElementById("token-dialog").open && sessionStorage.getItem("token") === ${JSON.stringify(TOKEN)}`, "the token is taken");
     await browser.value("document.querySelector('#purge-form [name=reason]').focus()");
     await browser.press("Enter");
   }

@@ -282,11 +282,12 @@ async function hottest() {
 const moods = { hit: "good", stale: "fair", "backed-off": "fair", wait: "wait", validate: "fair", load: "poor", forward: "poor", refuse: "poor" };
 
 function query(form, several = [], without = []) {
+const lines = (text) => text.split("\n").map((one) => one.trim()).filter(Boolean);
+
   const pairs = [];
   for (const { name, value } of form.elements) {
     if (!name || without.includes(name) || !value.trim()) continue;
-    const values = several.includes(name) ? value.split("\n") : [value];
-    pairs.push(...values.map((one) => one.trim()).filter(Boolean).map((one) => [name, one]));
+    pairs.push(...(several.includes(name) ? lines(value) : [value.trim()]).map((one) => [name, one]));
   }
   return new URLSearchParams(pairs).toString();
 }
@@ -413,13 +414,14 @@ async function tag() {
 
 // ---------------------------------------------------------------------------------------------------------- purge
 
-const which = { url: ["URL", "http://shop.example/api/products/42"], tag: ["Tag", "product:42"], pattern: ["Pattern", "http://shop.example/api/products*"], group: ["Group", "prices"], all: ["", ""] };
+const which = { url: ["URL", "http://shop.example/api/products/42"], key: ["", ""], tag: ["Tag", "product:42"], pattern: ["Pattern", "http://shop.example/api/products*"], group: ["Group", "prices"], all: ["", ""] };
 let tried;
 
 function wanted(dry_run) {
-  const { kind, what, origin, mode, actor, reason } = $("purge-form").elements;
+  const { kind, what, key, origin, mode, over, actor, reason } = $("purge-form").elements;
   const body = { mode: mode.value, dry_run };
-  body[kind.value] = kind.value === "all" ? true : what.value.trim();
+  body[kind.value] = kind.value === "all" ? true : kind.value === "key" ? lines(key.value) : what.value.trim();
+  if (mode.value === "soft" && over.value !== "0") body.over = Number(over.value);
   if (kind.value === "group") body.origin = origin.value.trim();
   if (actor.value.trim()) body.actor = actor.value.trim();
   if (reason.value.trim()) body.reason = reason.value.trim();
@@ -431,7 +433,9 @@ const sameTarget = () => JSON.stringify({ ...wanted(true), actor: "", reason: ""
 function adaptPurge() {
   const form = $("purge-form").elements;
   const [label, example] = which[form.kind.value];
-  $("what-label").hidden = form.kind.value === "all";
+  $("what-label").hidden = ["all", "key"].includes(form.kind.value);
+  $("parts-label").hidden = form.kind.value !== "key";
+  $("over-label").hidden = form.mode.value !== "soft";
   $("origin-label").hidden = form.kind.value !== "group";
   $("what-label").firstChild.textContent = label + " ";
   form.what.placeholder = example;
@@ -454,14 +458,15 @@ async function sendPurge(dry_run) {
   // The form may change before the answer comes.
   const asked = sameTarget();
   if (!dry_run) headers["idempotency-key"] = crypto.randomUUID ? crypto.randomUUID() : String(Math.random());
-  const told = await attempt(() => json("api/purge", { method: "POST", headers, body: JSON.stringify(wanted(dry_run)) }));
+  const body = wanted(dry_run);
+  const told = await attempt(() => json("api/purge", { method: "POST", headers, body: JSON.stringify(body) }));
   tried = told && dry_run && asked === sameTarget() ? asked : undefined;
   adaptPurge();
   if (!told) return;
   if (dry_run && !tried) return $("purged").replaceChildren();
   const reach = told.matched === null ? "not known: the store can't tell" : keys(told.matched, told.matched_error);
   $("purged").replaceChildren(card(dry_run ? "Would be purged" : told.delivered ? "Purged" : "Kept, to be retried",
-    list([["What", told.kind + ": " + told.what], ["How", told.mode], [dry_run ? "Would reach" : "Reached", reach],
+    list([["What", told.kind + ": " + told.what], ["How", told.mode + (body.over ? ", over " + millis(body.over * 1000) : "")], [dry_run ? "Would reach" : "Reached", reach],
       ["To load again", told.reload_ms ? millis(told.reload_ms) : undefined], ["Note", told.note], ["Number in the audit", told.id && count(told.id)]])));
 }
 
