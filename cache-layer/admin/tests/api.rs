@@ -691,7 +691,7 @@ async fn the_counts_of_the_last_minute_the_top_and_the_stored_are_told() {
     let entry = shop.ask("/api/entry?url=http://shop.example/a").await;
     assert_eq!((&entry[0]["layer"], &entry[0]["entry"]["tags"]), (&json!("all"), &json!(["t"])));
     let document = shop.ask("/openapi.json").await;
-    assert_eq!(document["paths"].as_object().unwrap().len(), 10);
+    assert_eq!(document["paths"].as_object().unwrap().len(), 11);
 }
 
 /// The next decision of a stream.

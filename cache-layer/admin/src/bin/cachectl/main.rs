@@ -142,6 +142,12 @@ enum Command {
         #[arg(long, value_parser = ["api", "method", "application"])]
         by: Option<String>,
     },
+    /// Deleted patterns that are in force, and not swept yet
+    Patterns {
+        /// Count what is left of each, in a few seconds
+        #[arg(long)]
+        count: bool,
+    },
     /// Settings that are turned off or on for a while in the whole fleet; with a name, turns one
     Switch {
         /// The switch: bypass-reads, stop-fills, first-tier-off, wider-grace or verification-rate
@@ -201,16 +207,16 @@ enum Command {
         /// The prefix of the cache's keys
         #[arg(long, default_value = "cache")]
         prefix: String,
+        /// For rediss://, a file with the certificates to trust, in PEM; without it, those of the system, or of SSL_CERT_FILE and
+        /// SSL_CERT_DIR
+        #[arg(long, value_name = "FILE")]
+        tls_ca: Option<PathBuf>,
     },
     /// The man page of cachectl, or of one of its commands, for man to read
     Man {
         /// The command
         command: Option<String>,
     },
-        /// For rediss://, a file with the certificates to trust, in PEM; without it, those of the system, or of SSL_CERT_FILE and
-        /// SSL_CERT_DIR
-        #[arg(long, value_name = "FILE")]
-        tls_ca: Option<PathBuf>,
     /// Completions for a shell, to be evaluated by it
     Completions {
         /// The shell
@@ -299,6 +305,7 @@ async fn ask(client: &Client, command: &Command, as_json: bool) -> Result<ExitCo
         Command::Tag { tag } => format!("/api/tag/{}", encoded(tag)),
         Command::Top { limit } => format!("/api/top?limit={limit}"),
         Command::Audit { by } => query("/api/audit", &[("by", by.as_deref())]),
+        Command::Patterns { count } => query("/api/patterns", &[("count", count.then_some("true"))]),
         Command::Entry { url, key, digest, hints } => {
             let mut pairs = vec![("url", url.as_deref()), ("digest", digest.as_deref())];
             pairs.extend(key.iter().map(|part| ("key", Some(part.as_str()))));
@@ -340,6 +347,7 @@ async fn ask(client: &Client, command: &Command, as_json: bool) -> Result<ExitCo
         Command::Sizing => show::sizing(&answer),
         Command::Switch { .. } => show::switches(&answer),
         Command::Audit { .. } => show::audit(&answer),
+        Command::Patterns { .. } => show::patterns(&answer),
         Command::Tag { .. } => show::tag(&answer),
         Command::Entry { .. } => show::places(&answer),
         _ => show::explanation(&answer),
