@@ -449,6 +449,10 @@ async fn what_is_wrong_is_said_and_changes_nothing() {
     }
     assert_eq!(shop.post(&json!({"tagg": "a"}), &[]).await.0, StatusCode::UNPROCESSABLE_ENTITY);
     assert_eq!(shop.post(&json!({"tag": "a".repeat(100_000)}), &[]).await.0, StatusCode::PAYLOAD_TOO_LARGE);
+    for key in ["", &*"k".repeat(201)] {
+        let (status, _, text) = shop.post(&json!({"tag": "a"}), &[("idempotency-key", key)]).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{key:?}: {text}");
+    }
     assert_eq!(shop.cache.counts().invalidations, 0);
     for target in [
         "/api/explain",

@@ -36,13 +36,13 @@ impl LeaseTokens {
     /// A token that no other lease has, made at `now`, in milliseconds since the Unix epoch.
     pub(crate) fn next(&self, now: u64) -> LeaseToken {
         let made = self.made.fetch_add(1, Ordering::Relaxed);
-        hex::of_u64(u64::from(self.process) << 32 | u64::from(second(now)) << 16 | u64::from(made))
+        hex::of_u64((u64::from(self.process) << 32) | (u64::from(second(now)) << 16) | u64::from(made))
     }
 
     /// What the value of a lease tells of its holder at `now`, in milliseconds since the Unix epoch.
     pub(crate) fn holder(&self, value: &[u8], now: u64) -> LeaseHolder {
         let Some(token) = value.get(..16).and_then(hex::parse) else { return LeaseHolder::default() };
-        let [process, made] = [token >> 32, token >> 16 & 0xffff].map(|part| u32::try_from(part).unwrap_or(0));
+        let [process, made] = [token >> 32, (token >> 16) & 0xffff].map(|part| u32::try_from(part).unwrap_or(0));
         let age = second(now).wrapping_sub(u16::try_from(made).unwrap_or(0));
         let age = if age > u16::MAX - SKEW { 0 } else { age };
         LeaseHolder {
@@ -56,7 +56,7 @@ impl LeaseTokens {
 
 /// The second of a time in milliseconds, as a token has it.
 fn second(now: u64) -> u16 {
-    u16::try_from(now / 1000 & 0xffff).unwrap_or(0)
+    u16::try_from((now / 1000) & 0xffff).unwrap_or(0)
 }
 
 #[cfg(test)]
