@@ -140,7 +140,8 @@ async function views(browser, { app, admin }, { width, dark }) {
     await seen("token");
     await browser.type("#token-form [name=token]", TOKEN);
     await browser.press("Enter");
-    await browser.until("!document.getElementById('token-dialog').open");
+    // The dialog is closed before its event comes, by which the token is taken.
+    await browser.until(`!document.getElementById("token-dialog").open && sessionStorage.getItem("token") === ${JSON.stringify(TOKEN)}`, "the token is taken");
     await browser.value("document.querySelector('#purge-form [name=reason]').focus()");
     await browser.press("Enter");
   }
@@ -154,6 +155,23 @@ async function views(browser, { app, admin }, { width, dark }) {
   await browser.value("document.querySelector('#purge-form [value=soft]').click()");
   await browser.value("document.getElementById('dry-run').click()");
   await browser.until(`/pattern: \\*\\/nothing\\*\\s+How\\s+soft/.test(${text("purged")})`, "a pattern can be made stale");
+  const choose = (name, value) => browser.value(`(() => { const field = document.querySelector("#purge-form [name=${name}]");
+    field.value = ${JSON.stringify(value)}; field.dispatchEvent(new Event("input", { bubbles: true })); })()`);
+  await choose("over", "600");
+  assert.ok(await browser.value("document.getElementById('purge-now').disabled"), "another window is another purge");
+  await browser.value("document.getElementById('dry-run').click()");
+  await browser.until(`/How\\s+soft, over 10 min/.test(${text("purged")})`, "over a while");
+  await browser.value(`location.hash = "purge?kind=key&key=product&key=:&key=42"`);
+  await browser.until("document.querySelector('#purge-form [name=kind]').value === 'key'");
+  await browser.value("document.querySelector('#purge-form [value=hard]').click()");
+  assert.ok(await browser.value("document.getElementById('over-label').hidden"), "what is void is void at once");
+  await browser.value("document.getElementById('dry-run').click()");
+  await browser.until(`/key: product:42\\s+How\\s+hard/.test(${text("purged")})`, "a key of the application's own can be purged");
+  await seen("purge-key");
+
+  await browser.value(`location.hash = "patterns"`);
+  await browser.until(`${text("patterns")}.includes("No pattern is in force")`, "there are no patterns");
+  await seen("patterns-none");
 
   await browser.value(`location.hash = "switches"`);
   await browser.until(`${text("switched")}.includes("stop-fills")`, "there are switches");
@@ -227,6 +245,12 @@ async function over_redis(browser, { app, admin, server, name, width }) {
   await browser.value(`sessionStorage.setItem("token", ${JSON.stringify(TOKEN)})`);
   await reach(browser, "pattern", "http://a.million/entries/*", aboutAMillion("Would reach"));
   await seen("million-purge");
+  // Without the permission to look for names nothing is swept, and the pattern stays listed.
+  server.ask("ACL", "SETUSER", "default", "-scan");
+  await browser.value(`ask("api/purge", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ pattern: "http://a.million/nothing/*", actor: "ada", reason: "a test" }) }).then(() => { location.hash = "patterns"; })`);
+  await browser.until(`/ada\\s+http:\\/\\/a.million\\/nothing\\/\\*\\s+hard/.test(${text("patterns")})`, "the pattern is in force, and it is known by whom");
+  await seen("million-patterns");
+  server.ask("ACL", "SETUSER", "default", "+scan");
   // The target changes while what another one would reach is on its way.
   await browser.value(`{
     const held = new Promise((free) => { window.free = free; });

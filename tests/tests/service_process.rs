@@ -574,6 +574,11 @@ mod admin {
             fs::write(folder.path().join("new"), token).unwrap();
             fs::rename(folder.path().join("new"), folder.path().join("token")).unwrap();
         };
+        // Both, for as long as clients change from one to the other.
+        put(&format!("another-token-of-some-length\n{TOKEN}\n"));
+        wait_until("the new one is taken", async || status(&client, at, "another-token-of-some-length").await == 200)
+            .await;
+        assert_eq!(status(&client, at, TOKEN).await, 200);
         put("another-token-of-some-length\n");
         wait_until("the former one is refused", async || status(&client, at, TOKEN).await == 401).await;
         assert_eq!(status(&client, at, "another-token-of-some-length").await, 200);

@@ -2,7 +2,7 @@
 "use strict";
 
 const $ = (id) => document.getElementById(id);
-const views = ["overview", "explain", "stored", "purge", "switches", "audit", "live"];
+const views = ["overview", "explain", "stored", "purge", "patterns", "switches", "audit", "live"];
 
 // ---------------------------------------------------------------------------------------------------------- elements
 
@@ -263,6 +263,7 @@ function stores(stats) {
   if (redis) {
     pairs.push(["Redis", redis.connected ? "connected" : "not connected"], ["Breaker", redis.breaker],
       ["Round trip", micros(redis.ping_us)], ["Memory of the server", redis.used_memory], ["Clients of the server", redis.clients && count(redis.clients)],
+      ["This process, in leases", element("code", {}, redis.process)],
       ["Lost connections", count(redis.lost_connections)], ["Invalidations pending", count(redis.pending_invalidations)], ["Trouble", redis.error]);
   }
   return pairs.length ? list(pairs) : element("p", { class: "quiet" }, "The application names none.");
@@ -281,12 +282,13 @@ async function hottest() {
 
 const moods = { hit: "good", stale: "fair", "backed-off": "fair", wait: "wait", validate: "fair", load: "poor", forward: "poor", refuse: "poor" };
 
+const lines = (text) => text.split("\n").map((one) => one.trim()).filter(Boolean);
+
 function query(form, several = [], without = []) {
   const pairs = [];
   for (const { name, value } of form.elements) {
     if (!name || without.includes(name) || !value.trim()) continue;
-    const values = several.includes(name) ? value.split("\n") : [value];
-    pairs.push(...values.map((one) => one.trim()).filter(Boolean).map((one) => [name, one]));
+    pairs.push(...(several.includes(name) ? lines(value) : [value.trim()]).map((one) => [name, one]));
   }
   return new URLSearchParams(pairs).toString();
 }
@@ -323,9 +325,15 @@ const decisionColumns = [
 
 function lease(of) {
   if (!of) return undefined;
-  const words = { free: "free", "no-room": "none: the store is full", held: "held: somebody is loading", uncacheable: "a recent response could not be stored", failed: "recent loads failed" };
+  const words = { free: "free", "no-room": "none: the store is full", held: "held by a load", uncacheable: "a recent response could not be stored", failed: "recent loads failed" };
   const more = of.state === "failed" ? " (" + of.failures + (of.status ? ", last with " + of.status : "") + (of.back_off_ms ? ", left alone for " + millis(of.back_off_ms) : "") + ")" : "";
-  return (words[of.state] ?? of.state) + more;
+  return (words[of.state] ?? of.state) + more + (of.holder ? holder(of.holder) : "");
+}
+
+function holder({ process, here, age_ms, left_ms }) {
+  const by = here ? "this process" : process ? "the process " + process : "another process";
+  const told = (number, text) => number === null ? "" : ", " + text(number ? millis(number) : "0 s");
+  return " – " + by + told(age_ms, (age) => "since " + age) + told(left_ms, (left) => "for " + left + " more unless it is extended");
 }
 
 function shown(told) {
@@ -413,13 +421,14 @@ async function tag() {
 
 // ---------------------------------------------------------------------------------------------------------- purge
 
-const which = { url: ["URL", "http://shop.example/api/products/42"], tag: ["Tag", "product:42"], pattern: ["Pattern", "http://shop.example/api/products*"], group: ["Group", "prices"], all: ["", ""] };
+const which = { url: ["URL", "http://shop.example/api/products/42"], key: ["", ""], tag: ["Tag", "product:42"], pattern: ["Pattern", "http://shop.example/api/products*"], group: ["Group", "prices"], all: ["", ""] };
 let tried;
 
 function wanted(dry_run) {
-  const { kind, what, origin, mode, actor, reason } = $("purge-form").elements;
+  const { kind, what, key, origin, mode, over, actor, reason } = $("purge-form").elements;
   const body = { mode: mode.value, dry_run };
-  body[kind.value] = kind.value === "all" ? true : what.value.trim();
+  body[kind.value] = kind.value === "all" ? true : kind.value === "key" ? lines(key.value) : what.value.trim();
+  if (mode.value === "soft" && over.value !== "0") body.over = Number(over.value);
   if (kind.value === "group") body.origin = origin.value.trim();
   if (actor.value.trim()) body.actor = actor.value.trim();
   if (reason.value.trim()) body.reason = reason.value.trim();
@@ -431,7 +440,9 @@ const sameTarget = () => JSON.stringify({ ...wanted(true), actor: "", reason: ""
 function adaptPurge() {
   const form = $("purge-form").elements;
   const [label, example] = which[form.kind.value];
-  $("what-label").hidden = form.kind.value === "all";
+  $("what-label").hidden = ["all", "key"].includes(form.kind.value);
+  $("parts-label").hidden = form.kind.value !== "key";
+  $("over-label").hidden = form.mode.value !== "soft";
   $("origin-label").hidden = form.kind.value !== "group";
   $("what-label").firstChild.textContent = label + " ";
   form.what.placeholder = example;
@@ -454,15 +465,32 @@ async function sendPurge(dry_run) {
   // The form may change before the answer comes.
   const asked = sameTarget();
   if (!dry_run) headers["idempotency-key"] = crypto.randomUUID ? crypto.randomUUID() : String(Math.random());
-  const told = await attempt(() => json("api/purge", { method: "POST", headers, body: JSON.stringify(wanted(dry_run)) }));
+  const body = wanted(dry_run);
+  const told = await attempt(() => json("api/purge", { method: "POST", headers, body: JSON.stringify(body) }));
   tried = told && dry_run && asked === sameTarget() ? asked : undefined;
   adaptPurge();
   if (!told) return;
   if (dry_run && !tried) return $("purged").replaceChildren();
   const reach = told.matched === null ? "not known: the store can't tell" : keys(told.matched, told.matched_error);
   $("purged").replaceChildren(card(dry_run ? "Would be purged" : told.delivered ? "Purged" : "Kept, to be retried",
-    list([["What", told.kind + ": " + told.what], ["How", told.mode], [dry_run ? "Would reach" : "Reached", reach],
+    list([["What", told.kind + ": " + told.what], ["How", told.mode + (body.over ? ", over " + millis(body.over * 1000) : "")], [dry_run ? "Would reach" : "Reached", reach],
       ["To load again", told.reload_ms ? millis(told.reload_ms) : undefined], ["Note", told.note], ["Number in the audit", told.id && count(told.id)]])));
+}
+
+// ---------------------------------------------------------------------------------------------------------- patterns
+
+async function patterns(count_left) {
+  const told = await attempt(() => json("api/patterns" + (count_left === true ? "?count=true" : "")));
+  if (!told) return;
+  const mode = ({ mode, over_ms }) => mode + (over_ms ? ", over " + millis(over_ms) : "");
+  const left = (row) => row.left === null ? "" : keys(row.left, row.left_error);
+  $("patterns").replaceChildren(table([
+    { name: "Since", kind: "time", of: (row) => moment(row.since) }, { name: "Who", of: ({ by: record }) => record ? who(record) : "not known" },
+    { name: "Pattern", kind: "key", of: (row) => row.pattern }, { name: "How", of: mode },
+    { name: "Matched", kind: "number", of: ({ by: record }) => record && record.matched !== null ? count(record.matched) : "" },
+    { name: "Left", kind: "number", of: left }, { name: "Why", of: ({ by: record }) => record?.reason }],
+  told.patterns, "No pattern is in force: whatever was deleted by one is swept."),
+  ...(told.patterns.length ? [element("p", { class: "quiet" }, told.sweeper ? "Being swept" + holder({ ...told.sweeper, left_ms: null }) : "No process sweeps at this moment.")] : []));
 }
 
 // ---------------------------------------------------------------------------------------------------------- switches
@@ -499,13 +527,20 @@ async function turn(wanted) {
 
 let by = "";
 
+function who(record) {
+  const from = record.from ?? "?";
+  if (record.by === "application") return "the application";
+  if (record.by === "method") return (record.actor ? record.actor + ", by " : "") + "PURGE from " + from;
+  return record.actor ?? record.from ?? "";
+}
+
 async function audit() {
   const records = await attempt(() => json("api/audit" + (by ? "?by=" + by : "")));
   const choices = [["", "All"], ["api", "Operators"], ["method", "PURGE"], ["application", "Application"]];
   $("audit-by").replaceChildren(...choices.map(([value, name]) => element("button", { type: "button", "aria-pressed": String(by === value), onclick: () => { by = value; audit(); } }, name)));
   if (!records) return;
   $("audited").replaceChildren(table([
-    { name: "At", kind: "time", of: (row) => moment(row.at) }, { name: "Who", of: (row) => row.by === "application" ? "the application" : row.by === "method" ? "PURGE from " + (row.from ?? "?") : row.actor ?? row.from ?? "" },
+    { name: "At", kind: "time", of: (row) => moment(row.at) }, { name: "Who", of: who },
     { name: "What", kind: "key", of: (row) => row.kind + (row.kind === "all" ? "" : ": " + row.what) }, { name: "How", of: (row) => row.mode },
     { name: "Keys", kind: "number", of: (row) => row.matched === null ? "" : count(row.matched) }, { name: "Why", of: (row) => row.reason },
     { name: "Delivered", of: (row) => row.delivered ? "yes" : "not yet" }], records, "Nothing was purged or invalidated yet."));
@@ -568,7 +603,7 @@ function showDecisions() {
 // ---------------------------------------------------------------------------------------------------------- the frame
 
 const shows = {
-  overview, audit, switches, live: showDecisions,
+  overview, audit, patterns, switches, live: showDecisions,
   explain: (parameters) => fill($("explain-form"), parameters) && explain(),
   stored: (parameters) => {
     if (parameters.has("tag")) return fill($("tag-form"), parameters) && tag();
@@ -623,6 +658,7 @@ async function begin() {
     form.addEventListener("input", ({ target }) => names.includes(target.name) && keepOnly(form, target.name));
   }
   submits("purge-form", () => sendPurge(true));
+  $("count-patterns").addEventListener("click", () => patterns(true));
   submits("live-form", watch);
   submits("switch-form", () => {
     const { switch: name, seconds, rate } = adaptSwitch();

@@ -27,28 +27,31 @@ use http::{
     HeaderMap, Method, StatusCode, Uri, Version,
     header::{AUTHORIZATION, HOST, ORIGIN},
 };
-use subtle::ConstantTimeEq as _;
+use subtle::{Choice, ConstantTimeEq as _};
 
 use crate::problem::Problem;
 
-/// The token that is required for changes.
+/// The token that is required for changes; while it is being replaced, one of two.
 #[derive(Clone)]
-pub(crate) struct Token(Arc<[u8]>);
+pub(crate) struct Token(Arc<[Box<[u8]>]>);
 
 impl Token {
     /// The minimum length of a token in bytes, so that it can't be guessed.
     pub(crate) const LEAST: usize = 16;
+    /// The new one, and the one before.
+    const MOST: usize = 2;
 
-    /// `None` if the token is too short, or can't be sent in a field.
-    pub(crate) fn new(token: &str) -> Option<Self> {
-        let token = token.trim();
-        let fit = token.len() >= Self::LEAST && token.bytes().all(|byte| byte.is_ascii_graphic());
-        fit.then(|| Self(token.as_bytes().into()))
+    /// The tokens in these lines. `None` if there are none or too many, or if one is too short, or can't be sent in a field.
+    pub(crate) fn new(lines: &str) -> Option<Self> {
+        let tokens: Vec<&str> = lines.lines().map(str::trim).filter(|token| !token.is_empty()).collect();
+        let fits = |token: &&str| token.len() >= Self::LEAST && token.bytes().all(|byte| byte.is_ascii_graphic());
+        let fit = (1..=Self::MOST).contains(&tokens.len()) && tokens.iter().all(fits);
+        fit.then(|| Self(tokens.iter().map(|token| token.as_bytes().into()).collect()))
     }
 
-    /// Compares in constant time, so that the duration does not reveal the first difference.
+    /// Compares with each in constant time, so that the duration does not reveal the first difference, nor which of them it was.
     pub(crate) fn is(&self, given: &[u8]) -> bool {
-        self.0.ct_eq(given).into()
+        self.0.iter().fold(Choice::from(0), |found, token| found | token.ct_eq(given)).into()
     }
 }
 
@@ -64,7 +67,12 @@ pub struct TokenError;
 
 impl fmt::Display for TokenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a token has at least {} characters of visible ASCII, and no blanks", Token::LEAST)
+        let (least, most) = (Token::LEAST, Token::MOST);
+        write!(
+            f,
+            "a token has at least {least} characters of visible ASCII, and no blanks; there is one, or there are up to {most} \
+             in a line of their own each"
+        )
     }
 }
 
@@ -91,11 +99,13 @@ impl std::error::Error for TokenError {}
 pub struct TokenHandle(Arc<RwLock<Option<Token>>>);
 
 impl TokenHandle {
-    /// Requires this token from now on, and takes no other. White space around it is removed.
+    /// Requires this token from now on, and takes no other. White space around it is removed. Of two tokens, in a line of their own
+    /// each, either is taken, so that clients can change from one to the other, one after the other.
     ///
     /// # Errors
     ///
-    /// If the token has fewer than 16 characters, or characters other than visible ASCII: the former one is still required.
+    /// If a token has fewer than 16 characters, or characters other than visible ASCII, or if there are more than two: the former
+    /// one is still required.
     pub fn replace(&self, token: impl AsRef<str>) -> Result<(), TokenError> {
         let token = Token::new(token.as_ref()).ok_or(TokenError)?;
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(token);
@@ -247,7 +257,7 @@ mod tests {
         let request = request(peer, method, target, fields);
         let access = Access::default();
         if let Some(token) = token {
-            *access.token.0.write().unwrap() = Some(Token(token.as_bytes().into()));
+            *access.token.0.write().unwrap() = Some(Token(Arc::from([Box::from(token.as_bytes())])));
         }
         let checked = check(&access, &request);
         checked.map_or_else(|problem| problem.status().as_u16(), |()| 200)
@@ -389,6 +399,30 @@ mod tests {
         access.token.clone().replace("the-second-one-of-some-length\n").unwrap();
         assert_eq!(status("Bearer the-first-one-of-some-length"), 401);
         assert_eq!(status("Bearer the-second-one-of-some-length"), 200);
+    }
+
+    #[test]
+    fn while_a_token_is_replaced_both_are_taken_and_afterwards_one() {
+        let access = Access::default();
+        let taken = || {
+            ["the-first-one-of-some-length", "the-second-one-of-some-length"].map(|token| {
+                let bearer = format!("Bearer {token}");
+                check(&access, &request(None, "POST", "/api/purge", &[("authorization", &bearer)])).is_ok()
+            })
+        };
+        access.token.replace("the-first-one-of-some-length").unwrap();
+        assert_eq!(taken(), [true, false]);
+        access.token.replace("the-second-one-of-some-length\r\n\n  the-first-one-of-some-length\n").unwrap();
+        assert_eq!(taken(), [true, true]);
+        for unfit in ["the-second-one-of-some-length\nshort", "the-third-of-some-length\n".repeat(3).as_str(), "\n\n"] {
+            assert_eq!(access.token.replace(unfit), Err(TokenError), "{unfit:?}");
+            assert_eq!(taken(), [true, true], "an unfit one replaces nothing");
+        }
+        // The two together are no token.
+        let together = "Bearer the-second-one-of-some-length the-first-one-of-some-length";
+        assert!(check(&access, &request(None, "POST", "/api/purge", &[("authorization", together)])).is_err());
+        access.token.replace("the-second-one-of-some-length").unwrap();
+        assert_eq!(taken(), [false, true]);
     }
 
     #[test]

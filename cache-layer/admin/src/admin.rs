@@ -111,11 +111,12 @@ impl Admin {
     }
 
     /// The token that a request must send as `Authorization: Bearer …` to change anything, or to read from another machine. White
-    /// space around it is removed, so that a file may end with a newline.
+    /// space around it is removed, so that a file may end with a newline. Of two tokens, in a line of their own each, either is
+    /// taken: the new one, and the one that it replaces.
     ///
     /// # Errors
     ///
-    /// If the token has fewer than 16 characters, or characters other than visible ASCII.
+    /// If a token has fewer than 16 characters, or characters other than visible ASCII, or if there are more than two.
     pub fn token(self, token: impl AsRef<str>) -> Result<Self, TokenError> {
         self.0.access.token.replace(token)?;
         Ok(self)

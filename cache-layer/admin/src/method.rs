@@ -14,7 +14,7 @@ use tower_service::Service;
 
 use crate::{
     access::{Access, bearer, is_direct, is_from_elsewhere, peer},
-    api::purge_url,
+    api::{purge_url, said_in_fields},
     state::Context,
 };
 
@@ -59,9 +59,10 @@ impl PurgeRule {
 /// layers that must not see `PURGE`. With the feature `axum` of `cache-layer`, it may be in a nested router: rules and purges go
 /// by the path that the client has sent, as the keys of the cache do.
 ///
-/// The stored response of the URL becomes void with all its variants, as with `POST /api/purge`, and the audit records it. The
-/// response has no content: 200; 202 if the store has not received the purge yet, so that it is delivered later; 401 or 403 if
-/// the rule does not allow it. `PURGE` of other paths goes to the application, as before.
+/// The stored response of the URL becomes void with all its variants, as with `POST /api/purge`, and the audit records it, with
+/// what the fields `X-Actor` and `X-Reason` say: up to 200 characters each, for people, and not verified. The response has no
+/// content: 200; 202 if the store has not received the purge yet, so that it is delivered later; 400 if one of these fields is too
+/// long, or has control characters; 401 or 403 if the rule does not allow it. `PURGE` of other paths goes to the application, as before.
 #[derive(Clone)]
 pub struct PurgeLayer {
     context: Context,
@@ -130,12 +131,13 @@ where
         let peer = peer(&request);
         let refused = is_unclear(path).then_some(StatusCode::BAD_REQUEST);
         let refused = refused.or_else(|| refusal(rule, &self.layer.context.0.access, &request));
+        let said = said_in_fields(request.headers());
         let context = self.layer.context.clone();
         Either::Right(Box::pin(async move {
-            let status = match (refused, uri) {
-                (Some(status), _) => status,
-                (None, None) => StatusCode::BAD_REQUEST,
-                (None, Some(uri)) => purged(&context, &uri.to_string(), peer).await,
+            let status = match (refused, uri, said) {
+                (Some(status), ..) => status,
+                (None, Some(uri), Ok(said)) => purged(&context, &uri.to_string(), peer, said).await,
+                (None, ..) => StatusCode::BAD_REQUEST,
             };
             let mut response = Response::new(R::default());
             *response.status_mut() = status;
@@ -150,8 +152,8 @@ where
     }
 }
 
-async fn purged(context: &Context, url: &str, peer: Option<SocketAddr>) -> StatusCode {
-    match purge_url(context, url, peer.map(|peer| peer.ip().to_string())).await {
+async fn purged(context: &Context, url: &str, peer: Option<SocketAddr>, said: [Option<String>; 2]) -> StatusCode {
+    match purge_url(context, url, peer.map(|peer| peer.ip().to_string()), said).await {
         Ok(true) => StatusCode::OK,
         Ok(false) => StatusCode::ACCEPTED,
         Err(problem) => problem.status(),

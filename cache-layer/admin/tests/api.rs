@@ -434,6 +434,10 @@ async fn what_is_wrong_is_said_and_changes_nothing() {
         json!({"tag": "a", "over": 60}),
         json!({"tag": "a", "mode": "soft", "over": 604_801}),
         json!({"tag": "a", "reason": "x".repeat(201)}),
+        json!({"tag": "a", "actor": "x".repeat(201)}),
+        json!({"tag": "a", "reason": "a\u{1b}[2J"}),
+        json!({"tag": "a", "actor": "ada\nbob"}),
+        json!({"tag": "a", "actor": "\u{202e}ada"}),
     ] {
         let (status, headers, text) = shop.post(&body, &[]).await;
         assert_eq!(
@@ -445,6 +449,10 @@ async fn what_is_wrong_is_said_and_changes_nothing() {
     }
     assert_eq!(shop.post(&json!({"tagg": "a"}), &[]).await.0, StatusCode::UNPROCESSABLE_ENTITY);
     assert_eq!(shop.post(&json!({"tag": "a".repeat(100_000)}), &[]).await.0, StatusCode::PAYLOAD_TOO_LARGE);
+    for key in ["", &*"k".repeat(201)] {
+        let (status, _, text) = shop.post(&json!({"tag": "a"}), &[("idempotency-key", key)]).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{key:?}: {text}");
+    }
     assert_eq!(shop.cache.counts().invalidations, 0);
     for target in [
         "/api/explain",
@@ -687,7 +695,7 @@ async fn the_counts_of_the_last_minute_the_top_and_the_stored_are_told() {
     let entry = shop.ask("/api/entry?url=http://shop.example/a").await;
     assert_eq!((&entry[0]["layer"], &entry[0]["entry"]["tags"]), (&json!("all"), &json!(["t"])));
     let document = shop.ask("/openapi.json").await;
-    assert_eq!(document["paths"].as_object().unwrap().len(), 10);
+    assert_eq!(document["paths"].as_object().unwrap().len(), 11);
 }
 
 /// The next decision of a stream.

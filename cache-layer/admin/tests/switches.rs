@@ -75,6 +75,13 @@ async fn what_is_no_rate_or_has_none_changes_nothing() {
         let (status, problem) = turn(&admin, &json!({"switch": switch, "seconds": seconds, "rate": rate})).await;
         assert!(status.is_client_error(), "{switch} {seconds} {rate}: {problem}");
     }
+    for name in ["actor", "reason"] {
+        for unfit in ["x".repeat(201), "a\nb".to_owned()] {
+            let mut asked = json!({"switch": "stop-fills", "seconds": 60});
+            asked[name] = json!(unfit);
+            assert_eq!(turn(&admin, &asked).await.0, StatusCode::BAD_REQUEST, "{asked}");
+        }
+    }
     assert_eq!(cache.switched_on(), []);
     cache.switch(Switch::VerificationRate, Duration::from_secs(60)).await.unwrap();
     assert_eq!(cache.switched_on().len(), 1);

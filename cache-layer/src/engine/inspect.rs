@@ -7,7 +7,7 @@ use crate::{
     entry::{Deadlines, Entry, Use},
     key::Key,
     pattern::Pattern,
-    store::{Estimate, LeaseState, Lookup, Reach, Seen, StoreError},
+    store::{Estimate, LeaseState, ListedPatterns, Lookup, Reach, Seen, StoreError},
     tag::TagToken,
     telemetry::{Rejection, Tier},
 };
@@ -204,6 +204,26 @@ impl Cache {
     /// If the store did not answer.
     pub async fn inspect_ban(&self, key: &Key) -> Result<Option<String>, InspectError> {
         self.0.store.banned_by(key).await.map_err(InspectError)
+    }
+
+    /// The deleted [patterns](Self::delete_pattern) that are in force and not swept yet, soft ones included, and which process sweeps.
+    ///
+    /// ```
+    /// # use cache_layer::{Cache, store::MemoryStore};
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let cache = Cache::new(MemoryStore::new(1 << 20));
+    /// for listed in cache.inspect_patterns().await?.patterns {
+    ///     println!("{} since {}", listed.pattern, listed.since);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the store did not answer.
+    pub async fn inspect_patterns(&self) -> Result<ListedPatterns, InspectError> {
+        self.0.store.patterns().await.map_err(InspectError)
     }
 
     /// The state of the lease of `key`: which load holds it, or how the last load ended, if that still affects other requests.

@@ -11,6 +11,8 @@ use std::{
 use bytes::Bytes;
 use tokio::runtime::Handle;
 
+#[cfg(any(feature = "memory", feature = "redis"))]
+use crate::ban::Ban;
 #[cfg(feature = "redis")]
 use crate::tag::BansKnown;
 use crate::{
@@ -141,6 +143,11 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
 
     /// The current token of `tag`.
     fn tag_token<'a>(&'a self, tag: &'a str) -> BoxFuture<'a, Result<Option<TagToken>, StoreError>>;
+
+    /// The bans that are listed, and the process that sweeps.
+    fn patterns(&self) -> BoxFuture<'_, Result<ListedPatterns, StoreError>> {
+        Box::pin(ready(Ok(ListedPatterns::default())))
+    }
 
     /// The hard ban that covers the entry of `key`, if there is an entry and one does: its pattern. The youngest of several.
     fn banned_by<'a>(&'a self, _key: &'a Key) -> BoxFuture<'a, Result<Option<String>, StoreError>> {
@@ -383,7 +390,7 @@ pub enum LeaseState {
     /// There is no lease: a load may begin.
     Free,
     /// A load holds the lease.
-    Held,
+    Held(LeaseHolder),
     /// The response of a recent load could not be stored: requests don't wait for each other.
     Uncacheable,
     /// The store has no room, and evicts nothing: no load is granted the right to store its result.
@@ -397,6 +404,59 @@ pub enum LeaseState {
         /// How many loads failed, one after the other.
         failures: u32,
     },
+}
+
+/// What is known of the load that holds a lease.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LeaseHolder {
+    /// Distinguishes the process of the load from the others with the same Redis: there, it is `RedisState::process`. `None` in
+    /// a store in memory, and if another program has written the lease.
+    pub process: Option<u32>,
+    /// Whether that is this process.
+    pub is_here: bool,
+    /// How long ago the lease was taken, to the second, by the server's clock; from 18 hours on, it begins at zero again. `None` in a
+    /// store in memory, and if another program has written the lease.
+    pub age: Option<Duration>,
+    /// How soon the lease ends if it is not extended, which its holder does for as long as it loads. `None` in a store in memory, and
+    /// if the server did not tell.
+    pub remaining: Option<Duration>,
+}
+
+impl LeaseHolder {
+    /// A load of this process, in a store that no other process has.
+    #[cfg(feature = "memory")]
+    pub(crate) const HERE: Self = Self { process: None, is_here: true, age: None, remaining: None };
+}
+
+/// The [deleted patterns](crate::Cache::delete_pattern) that readers obey until their entries are swept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ListedPatterns {
+    /// The oldest first.
+    pub patterns: Vec<ListedPattern>,
+    /// The process that sweeps at this moment; its `age` is that of the sweep.
+    pub sweeper: Option<LeaseHolder>,
+}
+
+/// A deleted pattern.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ListedPattern {
+    /// The pattern, of readable keys.
+    pub pattern: String,
+    /// When it was deleted, in milliseconds since the Unix epoch, by the store's clock.
+    pub since: u64,
+    /// The window over which matching entries become stale, for a soft deletion; `None` if they are void.
+    pub soft_over: Option<Duration>,
+}
+
+impl ListedPattern {
+    #[cfg(any(feature = "memory", feature = "redis"))]
+    pub(crate) fn of(ban: &Ban) -> Self {
+        let (pattern, since) = (ban.pattern.to_string(), ban.at / 1000);
+        Self { pattern, since, soft_over: ban.soft_over.map(Duration::from_millis) }
+    }
 }
 
 /// How many keys an invalidation would reach, by [`Cache::estimate_tag`](crate::Cache::estimate_tag) and its like.

@@ -17,9 +17,9 @@ use smallvec::SmallVec;
 use tokio::{runtime::Handle, sync::Notify, task::spawn_blocking, time::sleep};
 
 use super::{
-    Acquired, Amended, BoxFuture, Committed, Estimate, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseState,
-    LeaseToken, Lookup, Reach, Scope, Seen, Store, StoreBackend, StoreError, Sweep, SweepListener, SweepListeners,
-    Swept, entry_cache::EntryCache, recent_invalidations::RecentInvalidations,
+    Acquired, Amended, BoxFuture, Committed, Estimate, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseHolder,
+    LeaseState, LeaseToken, ListedPattern, ListedPatterns, Lookup, Reach, Scope, Seen, Store, StoreBackend, StoreError,
+    Sweep, SweepListener, SweepListeners, Swept, entry_cache::EntryCache, recent_invalidations::RecentInvalidations,
 };
 use crate::{
     ban::{Ban, Bans, LONGEST_PATTERN},
@@ -576,7 +576,7 @@ impl Inner {
             return LeaseState::Uncacheable;
         }
         if fills.leases.get(id).is_some() {
-            return LeaseState::Held;
+            return LeaseState::Held(LeaseHolder::HERE);
         }
         match fills.failures.get(&id).filter(|failure| now < failure.forgotten) {
             Some(Failure { count, status, ready, .. }) => LeaseState::Failed {
@@ -885,6 +885,14 @@ impl StoreBackend for MemoryStore {
 
     fn tag_token<'a>(&'a self, tag: &'a str) -> BoxFuture<'a, Result<Option<TagToken>, StoreError>> {
         Box::pin(ready(Ok(self.0.tokens.get(tag).map(|record| record.token))))
+    }
+
+    fn patterns(&self) -> BoxFuture<'_, Result<ListedPatterns, StoreError>> {
+        let bans = self.0.bans.read().clone();
+        let patterns: Vec<_> = bans.as_slice().iter().map(ListedPattern::of).collect();
+        // The first ban starts the sweep, which goes on until none is left.
+        let sweeper = (!patterns.is_empty()).then_some(LeaseHolder::HERE);
+        Box::pin(ready(Ok(ListedPatterns { patterns, sweeper })))
     }
 
     fn banned_by<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<String>, StoreError>> {

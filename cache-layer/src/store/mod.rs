@@ -16,6 +16,8 @@ mod contract_tests;
 mod cost_tests;
 #[cfg(feature = "memory")]
 mod entry_cache;
+#[cfg(feature = "redis")]
+mod lease_token;
 #[cfg(feature = "memory")]
 mod memory;
 #[cfg(feature = "memory")]
@@ -44,7 +46,9 @@ pub use tiered::TieredStore;
 #[cfg_attr(docsrs, doc(cfg(feature = "sealed")))]
 pub use crate::entry::KeyRing;
 pub(crate) use contract::*;
-pub use contract::{Estimate, LeaseState, Reserved, Store};
+pub use contract::{Estimate, LeaseHolder, LeaseState, ListedPattern, ListedPatterns, Reserved, Store};
+#[cfg(feature = "redis")]
+pub(crate) use lease_token::LeaseTokens;
 pub(crate) use sweeps::{Sweep, SweepListener};
 #[cfg(any(feature = "memory", feature = "redis"))]
 pub(crate) use sweeps::{SweepListeners, Swept};

@@ -5,8 +5,9 @@ use std::{collections::VecDeque, fmt, ops::RangeInclusive, sync::Arc, time::Dura
 use tokio::{sync::oneshot, time::sleep};
 
 use super::{
-    Acquired, BoxFuture, Committed, Estimate, Failed, Failures, Fill, Hardness, Lease, LeaseState, LeaseToken, Lookup,
-    MemoryStore, OwnedScope, Reach, Scope, Seen, Store, StoreBackend, StoreError, SweepListener,
+    Acquired, BoxFuture, Committed, Estimate, Failed, Failures, Fill, Hardness, Lease, LeaseState, LeaseToken,
+    ListedPatterns, Lookup, MemoryStore, OwnedScope, Reach, Scope, Seen, Store, StoreBackend, StoreError,
+    SweepListener,
 };
 use crate::{
     entry::Entry,
@@ -267,6 +268,13 @@ impl StoreBackend for TestStore {
         Box::pin(async move {
             self.answers().await?;
             self.0.store.tag_token(tag).await
+        })
+    }
+
+    fn patterns(&self) -> BoxFuture<'_, Result<ListedPatterns, StoreError>> {
+        Box::pin(async move {
+            self.answers().await?;
+            self.0.store.patterns().await
         })
     }
 

@@ -7,8 +7,8 @@ use tokio::runtime::Handle;
 
 use super::{
     Acquired, Amended, BoxFuture, Committed, Estimate, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseState,
-    LeaseToken, Lookup, Reach, RedisStore, Reserved, Scope, Seen, Store, StoreBackend, StoreError, SweepListener,
-    redis::LocalTier,
+    LeaseToken, ListedPatterns, Lookup, Reach, RedisStore, Reserved, Scope, Seen, Store, StoreBackend, StoreError,
+    SweepListener, redis::LocalTier,
 };
 use crate::{
     clock::Clock,
@@ -188,6 +188,10 @@ impl StoreBackend for TieredStore {
 
     fn tag_token<'a>(&'a self, tag: &'a str) -> BoxFuture<'a, Result<Option<TagToken>, StoreError>> {
         self.redis.tag_token(tag)
+    }
+
+    fn patterns(&self) -> BoxFuture<'_, Result<ListedPatterns, StoreError>> {
+        self.redis.patterns()
     }
 
     fn banned_by<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<String>, StoreError>> {

@@ -4,6 +4,7 @@ use axum::{Json, extract::State};
 use bytes::Bytes;
 use cache_layer::{
     Explanation, Inspected, Key, PlanDetails, ResponseDetails, ResponseKey, SettingDetails, Verdict,
+    store::LeaseState,
     telemetry::{NoCacheReason, Rejection, Tier},
 };
 use http::{Method, Request, Response, StatusCode};
@@ -295,11 +296,22 @@ async fn of_value(context: &Context, key: &Key) -> Explained {
         rejected: explanation.rejected.map(Rejection::as_str),
         variant: None,
         is_loading: explanation.is_loading,
-        lease: explanation.lease.map(Lease::of),
+        lease: context.lease(Some(key), explanation.lease, explanation.is_loading).await,
         stands_in: explanation.stands_in,
         tags: context.tags(entry.map(|entry| entry.tags.as_slice()).unwrap_or_default()).await,
         plan: None,
         recent: context.recent(key),
+    }
+}
+
+impl Context {
+    /// The state of the lease of `key`, if an explanation `knows` it, or if it is of interest since this process loads.
+    async fn lease(&self, key: Option<&Key>, knows: Option<LeaseState>, is_loading: bool) -> Option<Lease> {
+        let state = match (knows, key) {
+            (None, Some(key)) if is_loading => self.0.cache.inspect_lease(key).await.ok(),
+            (knows, _) => knows,
+        };
+        state.map(Lease::of)
     }
 }
 
@@ -452,7 +464,7 @@ async fn explained(context: &Context, layer: &str, explanation: &Explanation) ->
             variants: variant.variants,
         }),
         is_loading: explanation.is_loading,
-        lease: explanation.lease.map(Lease::of),
+        lease: context.lease(place, explanation.lease, explanation.is_loading).await,
         stands_in: explanation.stands_in,
         tags: context.tags(names).await,
         plan: explanation.plan.as_ref().map(Plan::of),

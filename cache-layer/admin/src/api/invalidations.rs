@@ -5,6 +5,9 @@ use axum::{Json, extract::State};
 use super::parameters::Parameters;
 use crate::{audit::Record, problem::Problem, recorder::Invalidation, state::Context};
 
+/// The number of records that are kept in Redis.
+const MOST: usize = 10_000;
+
 /// The last purges through this API, and the last invalidations by the application, the newest first.
 ///
 /// Over Redis, the purges are those of the whole fleet, whose last 10,000 are kept. Invalidations by the application are those of
@@ -26,22 +29,33 @@ pub(super) async fn audit(
     parameters: Parameters,
 ) -> Result<Json<Vec<Record>>, Problem> {
     let parameters = parameters.known(&["by", "limit"])?;
-    let limit = parameters.number("limit")?.unwrap_or(1_000).clamp(1, 10_000);
+    let limit = parameters.number("limit")?.unwrap_or(1_000).clamp(1, MOST);
     let by = match parameters.get("by") {
         None | Some("api" | "method" | "application") => parameters.get("by"),
         Some(by) => return Err(Problem::bad_request(format!("by {by:?}: must be api, method or application"))),
     };
     let asked = match by {
-        Some("application") => Vec::new(),
-        _ => context.0.audit.last(&context.0.cache, limit).await,
+        Some("application") => 0,
+        _ => limit,
     };
-    let own = context.0.recorder.as_ref().map(|recorder| recorder.invalidations()).unwrap_or_default();
-    let own: Vec<Record> = own.iter().map(record).collect();
-    let asked = asked.into_iter().map(|record| Record { asked: None, ..record });
-    let mut all: Vec<Record> = asked.chain(own).filter(|one| by.is_none_or(|by| by == one.by)).collect();
+    let mut all = context.records(asked).await;
+    all.retain(|one| by.is_none_or(|by| by == one.by));
     all.sort_by_key(|record| std::cmp::Reverse((record.at, record.id)));
     all.truncate(limit);
     Ok(Json(all))
+}
+
+impl Context {
+    /// Up to `most` records of the audit, and the last invalidations by the application of this process.
+    pub(super) async fn records(&self, most: usize) -> Vec<Record> {
+        let asked = match most {
+            0 => Vec::new(),
+            most => self.0.audit.last(&self.0.cache, most.min(MOST)).await,
+        };
+        let own = self.0.recorder.as_ref().map(|recorder| recorder.invalidations()).unwrap_or_default();
+        let asked = asked.into_iter().map(|record| Record { asked: None, ..record });
+        asked.chain(own.iter().map(record)).collect()
+    }
 }
 
 fn record(invalidation: &Invalidation) -> Record {

@@ -6,6 +6,7 @@ mod keys;
 mod live;
 mod once;
 mod parameters;
+mod patterns;
 mod purge;
 mod sizing;
 mod stats;
@@ -24,7 +25,7 @@ use utoipa::{
     openapi::security::{Http, HttpAuthScheme, SecurityScheme},
 };
 
-pub(crate) use self::purge::purge_url;
+pub(crate) use self::purge::{purge_url, said_in_fields};
 use crate::state::Context;
 
 #[derive(OpenApi)]
@@ -42,6 +43,7 @@ use crate::state::Context;
         stored::tag,
         purge::purge,
         invalidations::audit,
+        patterns::patterns,
         switches::switches,
         switches::turn,
         stats::stats,
@@ -73,6 +75,7 @@ pub(crate) fn routes() -> Router<Context> {
         .route("/api/tag/{*tag}", get(stored::tag))
         .route("/api/purge", post(purge::purge))
         .route("/api/audit", get(invalidations::audit))
+        .route("/api/patterns", get(patterns::patterns))
         .route("/api/switches", get(switches::switches).post(switches::turn))
         .route("/api/stats", get(stats::stats))
         .route("/api/sizing", get(sizing::sizing))

@@ -167,9 +167,33 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     key.map(Some).ok_or_else(|| Problem::bad_request("Idempotency-Key: must be 1 to 200 characters of visible ASCII"))
 }
 
+/// Who purges and why, as a `PURGE` request says: the fields `X-Actor` and `X-Reason`. They are for the audit alone, and nothing is
+/// allowed or refused for what they say.
+///
+/// # Errors
+///
+/// If one of them comes twice, or is unfit for the audit.
+pub(crate) fn said_in_fields(headers: &HeaderMap) -> Result<[Option<String>; 2], Problem> {
+    let said = |name: &str| {
+        let mut values = headers.get_all(name).iter();
+        let Some(value) = values.next() else { return Ok(None) };
+        let text = str::from_utf8(value.as_bytes()).ok().filter(|_| values.next().is_none());
+        let text = text.ok_or_else(|| Problem::bad_request(format!("{name}: is to be one text in UTF-8")))?;
+        Ok(Some(text.trim_matches(' ').to_owned()).filter(|text| !text.is_empty()))
+    };
+    let [actor, reason] = [said("x-actor")?, said("x-reason")?];
+    fit_for_the_audit(actor.as_deref(), reason.as_deref())?;
+    Ok([actor, reason])
+}
+
 /// Purges what is stored for a URL, for a request to the application; `false` if the store has not received it yet.
-pub(crate) async fn purge_url(context: &Context, url: &str, from: Option<String>) -> Result<bool, Problem> {
-    let purge = Purge { url: Some(url.to_owned()), by_method: true, ..Purge::default() };
+pub(crate) async fn purge_url(
+    context: &Context,
+    url: &str,
+    from: Option<String>,
+    [actor, reason]: [Option<String>; 2],
+) -> Result<bool, Problem> {
+    let purge = Purge { url: Some(url.to_owned()), by_method: true, actor, reason, ..Purge::default() };
     let (context, order) = (context.clone(), Order::of(context, purge)?);
     let purged = to_its_end(async move { run(&context, &order, from, None).await }).await?;
     Ok(purged["delivered"] == Value::Bool(true))
@@ -200,7 +224,7 @@ impl Order {
             Some(mode) => return Err(Problem::bad_request(format!("mode {mode:?}: must be hard or soft"))),
         };
         let over = over(&purge, soft)?;
-        said_too_much(purge.actor.as_deref(), purge.reason.as_deref())?;
+        fit_for_the_audit(purge.actor.as_deref(), purge.reason.as_deref())?;
         Ok(Self { purge, target, soft, over })
     }
 
@@ -304,14 +328,24 @@ impl Purged {
     }
 }
 
-/// Refuses an actor or a reason that is too long for the audit.
-pub(super) fn said_too_much(actor: Option<&str>, reason: Option<&str>) -> Result<(), Problem> {
+/// Refuses an actor or a reason that is too long for the audit, or has characters that a terminal or a log would obey.
+pub(super) fn fit_for_the_audit(actor: Option<&str>, reason: Option<&str>) -> Result<(), Problem> {
     for (name, said) in [("actor", actor), ("reason", reason)] {
         if said.is_some_and(|said| said.chars().count() > MOST_SAID) {
             return Err(Problem::bad_request(format!("{name}: must have at most {MOST_SAID} characters")));
         }
+        if said.is_some_and(|said| said.contains(is_obeyed)) {
+            return Err(Problem::bad_request(format!("{name}: has a control character in it")));
+        }
     }
     Ok(())
+}
+
+/// Whether a character is an instruction rather than a sign: a control character, an end of line, or a change of the direction in
+/// which the text is read.
+fn is_obeyed(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn target(context: &Context, purge: &Purge) -> Result<Target, Problem> {

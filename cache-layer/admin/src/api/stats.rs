@@ -11,7 +11,7 @@ use cache_layer::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::parameters::Parameters;
+use super::{parameters::Parameters, stored::process};
 use crate::{
     problem::Problem,
     recorder::{Recorder, now},
@@ -104,6 +104,9 @@ pub(crate) struct Named {
 /// The Redis behind the cache.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Redis {
+    /// Distinguishes this process from the others with the same Redis, in leases.
+    #[schema(example = "5f0c66d1")]
+    process: String,
     connected: bool,
     ping_us: Option<u64>,
     used_memory: Option<String>,
@@ -253,6 +256,7 @@ async fn redis(context: &Context) -> Option<Redis> {
     let status = store.status().await;
     let state = store.state();
     Some(Redis {
+        process: process(state.process),
         connected: status.connected,
         ping_us: status.ping.and_then(|ping| u64::try_from(ping.as_micros()).ok()),
         used_memory: status.used_memory_human,

@@ -6,7 +6,9 @@ use axum::{
 };
 use bytes::Bytes;
 use cache_layer::{
-    Coding, EntryDetails, Hints, Inspected, Key, ResponseDetails, TagDetails, store::LeaseState, telemetry::Tier,
+    Coding, EntryDetails, Hints, Inspected, Key, ResponseDetails, TagDetails,
+    store::{LeaseHolder, LeaseState},
+    telemetry::Tier,
 };
 use http::{Request, Uri};
 use http_body_util::Full;
@@ -99,21 +101,57 @@ pub(crate) struct Lease {
     /// How many loads failed, one after the other.
     #[serde(skip_serializing_if = "Option::is_none")]
     failures: Option<u32>,
+    /// The load that holds it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    holder: Option<Holder>,
+}
+
+/// The load that holds a lease, as far as the store knows.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Holder {
+    /// Its process: what `/api/stats` of that process has as `redis.process`. Null without Redis, and if another program has written
+    /// the lease.
+    #[schema(example = "5f0c66d1")]
+    process: Option<String>,
+    /// Whether that is the process that answers.
+    here: bool,
+    /// How long ago it took the lease, in milliseconds, to the second; from 18 hours on, this begins at zero again. Null without Redis.
+    #[schema(example = 2000)]
+    age_ms: Option<u64>,
+    /// How soon the lease ends, in milliseconds, unless it is extended, as it is while the load runs. Null without Redis.
+    #[schema(example = 8000)]
+    left_ms: Option<u64>,
+}
+
+impl Holder {
+    pub(super) fn of(holder: LeaseHolder) -> Self {
+        Self {
+            process: holder.process.map(process),
+            here: holder.is_here,
+            age_ms: holder.age.map(millis),
+            left_ms: holder.remaining.map(millis),
+        }
+    }
+}
+
+/// The name of a process, in leases.
+pub(super) fn process(process: u32) -> String {
+    format!("{process:08x}")
 }
 
 impl Lease {
     pub(super) fn of(lease: LeaseState) -> Self {
-        let plain = |state| Self { state, back_off_ms: None, status: None, failures: None };
+        let plain = |state| Self { state, back_off_ms: None, status: None, failures: None, holder: None };
         match lease {
             LeaseState::Free => plain("free"),
-            LeaseState::Held => plain("held"),
+            LeaseState::Held(holder) => Self { holder: Some(Holder::of(holder)), ..plain("held") },
             LeaseState::Uncacheable => plain("uncacheable"),
             LeaseState::NoRoom => plain("no-room"),
             LeaseState::Failed { remaining, status, failures } => Self {
-                state: "failed",
                 back_off_ms: Some(u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX)),
                 status,
                 failures: Some(failures),
+                ..plain("failed")
             },
             _ => plain("unknown"),
         }

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 use super::{
     parameters::Parameters,
-    purge::{said_too_much, to_its_end},
+    purge::{fit_for_the_audit, to_its_end},
 };
 use crate::{audit::Record, problem::Problem, state::Context};
 
@@ -130,7 +130,7 @@ pub(super) async fn turn(
     if turn.rate.is_some() && (switch != Switch::VerificationRate || turn.seconds == 0) {
         return Err(Problem::bad_request("rate: only verification-rate has a rate, when it is turned on"));
     }
-    said_too_much(turn.actor.as_deref(), turn.reason.as_deref())?;
+    fit_for_the_audit(turn.actor.as_deref(), turn.reason.as_deref())?;
     let from = peer.map(|Extension(ConnectInfo(peer))| peer.ip().to_string());
     to_its_end(async move {
         turned(&context, switch, turn, from).await?;

@@ -300,7 +300,7 @@ impl Examined {
         };
         match state {
             Some(LeaseState::Uncacheable) => self.forwarded(NoCacheReason::Remembered.into(), None),
-            Some(LeaseState::Held) => self.waits(),
+            Some(LeaseState::Held(_)) => self.waits(),
             Some(LeaseState::Failed { remaining, status, .. }) if !remaining.is_zero() && heeds() => {
                 match self.backed_off(miss.stale.as_ref(), status) {
                     true => self.explanation,

@@ -100,7 +100,7 @@ impl Cache {
         told.lease = self.inspect_lease(key).await.ok();
         match told.lease {
             None => told.is(Verdict::Load, Some(NoCacheReason::StoreUnavailable)),
-            Some(LeaseState::Held) => told.is(Verdict::Wait, None),
+            Some(LeaseState::Held(_)) => told.is(Verdict::Wait, None),
             Some(LeaseState::Uncacheable) => told.is(Verdict::Forward, Some(NoCacheReason::Remembered)),
             Some(LeaseState::NoRoom) => told.is(Verdict::Load, Some(NoCacheReason::StoreFull)),
             Some(LeaseState::Failed { remaining, .. }) if !remaining.is_zero() && told.stands_in => {

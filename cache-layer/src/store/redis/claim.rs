@@ -58,7 +58,7 @@ impl RedisStore {
         let bans = self.known_bans(tags, tags_session).await?;
         let watch = tags_session.tokens.watch_bans();
         let (life, outcome) = (lease_life.load(Ordering::Relaxed), Arc::default());
-        let lease = Lease::new(key, Lease::random_token(), [0; 16]).knowing(bans);
+        let lease = Lease::new(key, self.lease_token(), [0; 16]).knowing(bans);
         let request = leases.begin(key, lease.token);
         let (name, note) = (names.lease(key), names.last_invalidation());
         let asked = Claim { lease: name, note, value: lease.value(), life, outcome: Arc::clone(&outcome) };

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     clock::millis,
-    store::{Lease, LeaseToken, StoreError},
+    store::{LeaseToken, StoreError},
 };
 
 /// For how long a process is elected. It renews that while it works.
@@ -40,7 +40,8 @@ pub(super) struct Term<'a> {
 impl<'a> Term<'a> {
     /// `None` if another process is elected; `name` is the server's key.
     pub(super) async fn begin(context: &'a Context, tags: &'a Over, name: String) -> Result<Option<Self>, StoreError> {
-        let token = Lease::random_token();
+        // People can tell by it which process works, and since when.
+        let token = context.lease_tokens.next(context.clock.now());
         let mut batch = Batch::default();
         batch.take(&name, &token, millis(TERM));
         let (taken,): (Taken,) = tags.0.run(Operation::Elect, &tags.1, &batch).await?;

@@ -7,10 +7,11 @@ use tokio::time::Instant;
 
 use super::{
     RedisStore,
-    connection::{handle::Limit, session::Session},
+    connection::{context::Context, handle::Limit, session::Session},
     wire::{
+        names::EVERYTHING,
         operation::Operation,
-        replies::{AnyType, Values},
+        replies::{AnyType, Left, Values},
         sample::Sample,
         scripts::Batch,
         sweep::{count_carrying, count_matching, sample},
@@ -20,7 +21,7 @@ use crate::{
     clock::deadline,
     key::Key,
     pattern::Pattern,
-    store::{Estimate, LeaseState, Reach, StoreError},
+    store::{Estimate, LeaseHolder, LeaseState, ListedPattern, ListedPatterns, Reach, StoreError},
     tag::{TagRecord, TagToken},
 };
 
@@ -35,10 +36,20 @@ impl RedisStore {
         let mut question = Batch::default();
         question.get_any(&name);
         let (AnyType(held),): (AnyType,) = connection.run(Operation::Watch, &session, &question).await?;
+        let held = held.unwrap_or_default();
         // The pause ends by the server's clock.
-        match lease_state(&held.unwrap_or_default(), self.0.context.clock.now().saturating_mul(1000)) {
+        match lease_state(&held, self.0.context.clock.now().saturating_mul(1000)) {
             // A look-up of this process took the lease for the next load.
-            LeaseState::Held if self.0.context.claims.has(key.id()) => Ok(LeaseState::Free),
+            LeaseState::Held(_) if self.0.context.claims.has(key.id()) => Ok(LeaseState::Free),
+            LeaseState::Held(_) => {
+                let holder = self.0.context.lease_tokens.holder(&held, self.0.context.clock.now());
+                // Not asked together with the lease: the user may not be allowed to.
+                let mut question = Batch::default();
+                question.left(&name);
+                let left: Result<(Left,), StoreError> = connection.run(Operation::Watch, &session, &question).await;
+                let remaining = left.ok().and_then(|(left,)| left.life());
+                Ok(LeaseState::Held(LeaseHolder { remaining, ..holder }))
+            }
             state => Ok(state),
         }
     }
@@ -55,6 +66,23 @@ impl RedisStore {
             })
             .await?;
         Ok(values.first().and_then(|value| TagRecord::parse(value.as_deref()?)).map(|record| record.token))
+    }
+
+    /// As the server lists them now.
+    pub(super) async fn read_patterns(&self) -> Result<ListedPatterns, StoreError> {
+        let Context { names, lease_tokens, clock, .. } = &*self.0.context;
+        let connection = self.connection_to_tags();
+        let session = connection.session()?;
+        let mut batch = Batch::default();
+        batch.get_any(&names.tag(EVERYTHING));
+        batch.get_any(&names.lurker());
+        let read: (AnyType, AnyType) = connection.run(Operation::Mget, &session, &batch).await?;
+        let (AnyType(record), AnyType(sweeper)) = read;
+        let record = record.and_then(|record| TagRecord::parse(&record));
+        let bans = record.as_ref().and_then(TagRecord::bans);
+        let patterns = bans.map(|bans| bans.as_slice().iter().map(ListedPattern::of).collect());
+        let sweeper = sweeper.map(|token| lease_tokens.holder(&token, clock.now()));
+        Ok(ListedPatterns { patterns: patterns.unwrap_or_default(), sweeper })
     }
 
     /// Counts by names alone; for a tag, by the tags in the entries, which the server can't read if entries are sealed.
@@ -117,7 +145,7 @@ impl RedisStore {
     }
 }
 
-/// The state of a lease by the value of its key at `now`, in microseconds since the Unix epoch.
+/// The state of a lease by the value of its key at `now`, in microseconds since the Unix epoch, without its holder.
 fn lease_state(held: &[u8], now: u64) -> LeaseState {
     let failed = || {
         let mut parts = str::from_utf8(held).ok()?.strip_prefix("!f")?.splitn(3, ':');
@@ -130,7 +158,7 @@ fn lease_state(held: &[u8], now: u64) -> LeaseState {
     match held {
         b"" => LeaseState::Free,
         b"!u" => LeaseState::Uncacheable,
-        _ => failed().unwrap_or(LeaseState::Held),
+        _ => failed().unwrap_or(LeaseState::Held(LeaseHolder::default())),
     }
 }
 
@@ -148,10 +176,10 @@ mod tests {
         for (held, state) in [
             ("", LeaseState::Free),
             ("!u", LeaseState::Uncacheable),
-            ("00112233445566aa", LeaseState::Held),
+            ("00112233445566aa", LeaseState::Held(LeaseHolder::default())),
             ("!f2:503:00000000000f4240", failed(900, Some(503), 2)),
             ("!f1:0:0000000000000001", failed(0, None, 1)),
-            ("!f1:0:not a time", LeaseState::Held),
+            ("!f1:0:not a time", LeaseState::Held(LeaseHolder::default())),
         ] {
             assert_eq!(lease_state(held.as_bytes(), 100_000), state, "{held}");
         }

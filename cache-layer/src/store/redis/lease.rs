@@ -71,7 +71,7 @@ impl RedisStore {
         // Part of the lease's value.
         let bans = self.known_bans(&tags, &tags_session).await?;
         let names = &self.0.context.names;
-        let lease = Lease::new(key, Lease::random_token(), [0; 16]).knowing(bans);
+        let lease = Lease::new(key, self.lease_token(), [0; 16]).knowing(bans);
         let wanted = Wanted { entry: names.entry(key), place: names.lease(key), lease, life, seen, failures };
         let request = self.0.context.leases.begin(key, wanted.lease.token);
         let mut sent = SentLease { store: self, lease: &wanted.lease, is_settled: false };
@@ -94,6 +94,11 @@ impl RedisStore {
             request.granted();
         }
         Ok(Acquired::Granted(wanted.lease.started(started).under(tags.dataset_id()).after(failures)))
+    }
+
+    /// A token that no other lease has, and that tells people whose it is.
+    pub(super) fn lease_token(&self) -> LeaseToken {
+        self.0.context.lease_tokens.next(self.0.context.clock.now())
     }
 
     /// Takes the lease first, and then checks that the entry is still the one that was seen: under the lease, no other load

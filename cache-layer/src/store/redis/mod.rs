@@ -17,8 +17,8 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 
 use super::{
-    Acquired, BoxFuture, Committed, Estimate, Failed, Failures, Fill, Hardness, Lease, LeaseState, LeaseToken, Lookup,
-    Reach, Reserved, Scope, Seen, Store, StoreBackend, StoreError, SweepListener,
+    Acquired, BoxFuture, Committed, Estimate, Failed, Failures, Fill, Hardness, Lease, LeaseState, LeaseToken,
+    ListedPatterns, Lookup, Reach, Reserved, Scope, Seen, Store, StoreBackend, StoreError, SweepListener,
 };
 use crate::{
     clock::Clock,
@@ -161,6 +161,10 @@ impl StoreBackend for RedisStore {
 
     fn tag_token<'a>(&'a self, tag: &'a str) -> BoxFuture<'a, Result<Option<TagToken>, StoreError>> {
         Box::pin(self.read_tag(tag))
+    }
+
+    fn patterns(&self) -> BoxFuture<'_, Result<ListedPatterns, StoreError>> {
+        Box::pin(self.read_patterns())
     }
 
     fn banned_by<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<String>, StoreError>> {

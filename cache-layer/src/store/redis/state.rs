@@ -33,6 +33,8 @@ impl Breaker {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RedisState {
+    /// Distinguishes this process from the others with the same Redis, by a random number. [Leases](crate::store::LeaseHolder) have it.
+    pub process: u32,
     /// Whether operations are sent to Redis.
     pub breaker: Breaker,
     /// Invalidations that Redis has not received yet. More than 10,000 of them are merged into one of everything.
@@ -82,6 +84,7 @@ impl RedisStore {
             Breaker::HalfOpen
         };
         RedisState {
+            process: self.0.context.lease_tokens.process(),
             breaker,
             pending_invalidations: self.0.context.outbox.count(),
             lost_connections: self.0.context.counters.lost_connections(),

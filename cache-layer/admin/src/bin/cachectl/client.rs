@@ -182,8 +182,26 @@ fn read_token(file: &Path) -> Result<HeaderValue, Failure> {
     let shown = file.display();
     let token =
         std::fs::read_to_string(file).map_err(|error| Failure::Usage(format!("--token-file {shown}: {error}")))?;
-    let mut value = HeaderValue::from_str(&format!("Bearer {}", token.trim()))
+    // While it is being replaced, the file may have the one before in a second line.
+    let token = token.lines().map(str::trim).find(|token| !token.is_empty()).unwrap_or_default();
+    let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
         .map_err(|_| Failure::Usage(format!("--token-file {shown}: does not contain a valid token")))?;
     value.set_sensitive(true);
     Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_file_with_two_tokens_the_first_is_sent() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let sent = |content: &str| {
+            std::fs::write(file.path(), content).unwrap();
+            read_token(file.path()).map(|value| value.to_str().unwrap().to_owned()).unwrap()
+        };
+        assert_eq!(sent("the-new-one\nthe-old-one\n"), "Bearer the-new-one");
+        assert_eq!(sent("\r\n  the-only-one\r\n"), "Bearer the-only-one");
+    }
 }

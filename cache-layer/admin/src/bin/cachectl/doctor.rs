@@ -91,9 +91,10 @@ pub(crate) fn shown(findings: &[Finding], as_json: bool) -> String {
     table(&["", "ABOUT", "FOUND"], &findings.iter().map(row).collect::<Vec<_>>())
 }
 
-/// Examines the server at `url`, each primary of a cluster, or the primary that the sentinels name.
-pub(crate) async fn examine(url: &str, prefix: &str) -> Vec<Finding> {
-    let servers = match servers(url).await {
+/// Examines the server at `url`, each primary of a cluster, or the primary that the sentinels name; by TLS, it may have certificates
+/// of its own to be [`trusted`](servers).
+pub(crate) async fn examine(url: &str, prefix: &str, trusted: Option<&[u8]>) -> Vec<Finding> {
+    let servers = match servers(url, trusted).await {
         Ok(servers) => servers,
         Err(why) => return vec![unreachable(why)],
     };
@@ -470,7 +471,7 @@ mod tests {
     #[tokio::test]
     async fn a_server_as_the_cache_needs_it_is_found_good() {
         let server = RedisServer::builder().config("maxmemory 100mb").config("maxmemory-policy allkeys-lfu").start();
-        let findings = examine(&server.url(), "shop").await;
+        let findings = examine(&server.url(), "shop", None).await;
         assert!(!is_bad(&findings), "{}", shown(&findings, false));
         for about in ["version", "role", "memory", "eviction", "persistence", "clock", "permissions", "tracking"] {
             assert_eq!(level(&findings, about), [Level::Good], "{}", shown(&findings, false));
@@ -485,7 +486,7 @@ mod tests {
             .config("maxmemory-policy noeviction")
             .config("timeout 30")
             .start();
-        let findings = examine(&server.url(), "shop").await;
+        let findings = examine(&server.url(), "shop", None).await;
         assert_eq!(level(&findings, "eviction"), [Level::Bad]);
         assert_eq!(level(&findings, "timeout"), [Level::Warning]);
         assert!(is_bad(&findings));
@@ -500,13 +501,13 @@ mod tests {
             )
             .start();
         let url = server.url().replace("redis://", "redis://lame:secret@");
-        let findings = examine(&url, "shop").await;
+        let findings = examine(&url, "shop", None).await;
         let missing: Vec<&str> =
             findings.iter().filter(|one| one.about == "permissions").map(|one| one.found.as_str()).collect();
         assert!(missing.iter().any(|found| found.starts_with("no evalsha")), "{missing:?}");
         assert!(missing.iter().any(|found| found.starts_with("no scan")), "{missing:?}");
         assert!(!missing.iter().any(|found| found.starts_with("no get:")), "{missing:?}");
-        let other = examine(&url, "another").await;
+        let other = examine(&url, "another", None).await;
         assert!(other.iter().any(|one| one.found.starts_with("no get:")), "its keys are not this user's");
     }
 
@@ -514,7 +515,7 @@ mod tests {
     async fn a_user_of_entries_alone_is_told_which_names_are_missing() {
         let server =
             RedisServer::builder().config("user narrow on >secret ~shop:e:* ~shop:audit +@all -cluster").start();
-        let findings = examine(&server.url().replace("redis://", "redis://narrow:secret@"), "shop").await;
+        let findings = examine(&server.url().replace("redis://", "redis://narrow:secret@"), "shop", None).await;
         let missing: Vec<&str> = findings.iter().filter(|one| one.level == Level::Bad).map(|one| &*one.found).collect();
         for name in ["get of shop:l:", "set of shop:t:doctor", "set of shop:switches", "set of shop:request:doctor"] {
             assert!(missing.iter().any(|found| found.starts_with(&format!("no {name}"))), "{name}: {missing:?}");
@@ -527,7 +528,7 @@ mod tests {
         let server = RedisServer::builder().config("maxmemory 100mb").start();
         let proxy = ::tests::LyingProxy::start(server.addr()).await;
         proxy.lie(&["ACL", "DRYRUN"], b"-ERR unknown command 'ACL'\r\n");
-        let findings = examine(&format!("redis://{}", proxy.addr()), "shop").await;
+        let findings = examine(&format!("redis://{}", proxy.addr()), "shop", None).await;
         assert_eq!(level(&findings, "permissions"), [Level::Note], "{}", shown(&findings, false));
         assert!(shown(&findings, false).contains("unknown command"));
         assert!(proxy.be_honest() > 0);
@@ -536,7 +537,7 @@ mod tests {
     #[tokio::test]
     async fn each_primary_of_a_cluster_is_examined() {
         let cluster = ::tests::RedisCluster::start(3, 0);
-        let findings = examine(&cluster.url(), "shop").await;
+        let findings = examine(&cluster.url(), "shop", None).await;
         assert_eq!(level(&findings, "slots"), [Level::Good], "{}", shown(&findings, false));
         for about in ["version", "role", "permissions", "clock"] {
             assert_eq!(level(&findings, about), [Level::Good; 3], "{about}: {}", shown(&findings, false));
@@ -546,10 +547,41 @@ mod tests {
     #[tokio::test]
     async fn the_primary_that_sentinels_name_is_examined() {
         let sentinel = ::tests::RedisSentinel::start();
-        let findings = examine(&sentinel.url(), "shop").await;
+        let findings = examine(&sentinel.url(), "shop", None).await;
         assert_eq!(level(&findings, "role"), [Level::Good], "{}", shown(&findings, false));
-        let unknown = examine(&sentinel.url().replace("/main", "/another"), "shop").await;
+        let unknown = examine(&sentinel.url().replace("/main", "/another"), "shop", None).await;
         assert!(is_bad(&unknown) && shown(&unknown, false).contains("another"), "{}", shown(&unknown, false));
+    }
+
+    /// By the certificates that the file of the server has, by those of another one, and by the system's.
+    async fn trusts_those_that_it_is_told(url: &str, certificate: &std::path::Path, roles: usize) {
+        let (trusted, other) = (std::fs::read(certificate).unwrap(), RedisServer::builder().tls().start());
+        let findings = examine(url, "shop", Some(&trusted)).await;
+        assert_eq!(level(&findings, "role"), vec![Level::Good; roles], "{}", shown(&findings, false));
+        let others = std::fs::read(other.certificate()).unwrap();
+        for unfit in [Some(&*others), None, Some(&b"no certificate"[..])] {
+            let findings = examine(url, "shop", unfit).await;
+            assert_eq!(level(&findings, "connection"), [Level::Bad], "{}", shown(&findings, false));
+            assert!(!shown(&findings, false).contains("opensesame"), "{}", shown(&findings, false));
+        }
+    }
+
+    #[tokio::test]
+    async fn servers_by_tls_are_examined_if_their_certificate_is_trusted() {
+        let server = RedisServer::builder().user("alice", "opensesame").tls().start();
+        let url = server.tls_url().replace("://", "://alice:opensesame@");
+        trusts_those_that_it_is_told(&url, &server.certificate(), 1).await;
+        let without_tls = examine(&server.url(), "shop", Some(&std::fs::read(server.certificate()).unwrap())).await;
+        assert!(
+            is_bad(&without_tls) && shown(&without_tls, false).contains("rediss"),
+            "{}",
+            shown(&without_tls, false)
+        );
+        let cluster = ::tests::RedisCluster::builder().tls().start(3, 0);
+        trusts_those_that_it_is_told(&cluster.tls_url(), &cluster.certificate(), 3).await;
+        let group = ::tests::RedisSentinel::builder().sentinel_password("other").tls().start();
+        let url = format!("{}?sentinel_pass=other", group.tls_url());
+        trusts_those_that_it_is_told(&url, &group.certificate(), 1).await;
     }
 
     #[test]
@@ -565,10 +597,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_that_is_not_there_is_one_finding_without_its_password() {
-        let findings = examine("redis://:opensesame@127.0.0.1:1/0", "shop").await;
+        let findings = examine("redis://:opensesame@127.0.0.1:1/0", "shop", None).await;
         assert_eq!(findings.len(), 1);
         assert!(is_bad(&findings) && !shown(&findings, false).contains("opensesame"));
-        let unreadable = examine("nonsense opensesame", "shop").await;
+        let unreadable = examine("nonsense opensesame", "shop", None).await;
         assert!(!shown(&unreadable, false).contains("opensesame"));
     }
 }

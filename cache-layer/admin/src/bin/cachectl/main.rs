@@ -29,7 +29,7 @@ struct Arguments {
     #[arg(long, global = true, env = "CACHECTL_URL", value_name = "URL", default_value = "http://127.0.0.1:9090")]
     api: String,
 
-    /// A file with the token; without one, a client on the same machine may read
+    /// A file with the token, in its first line; without one, a client on the same machine may read
     #[arg(long, global = true, env = "CACHECTL_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
 
@@ -142,6 +142,12 @@ enum Command {
         #[arg(long, value_parser = ["api", "method", "application"])]
         by: Option<String>,
     },
+    /// Deleted patterns that are in force, and not swept yet
+    Patterns {
+        /// Count what is left of each, in a few seconds
+        #[arg(long)]
+        count: bool,
+    },
     /// Settings that are turned off or on for a while in the whole fleet; with a name, turns one
     Switch {
         /// The switch: bypass-reads, stop-fills, first-tier-off, wider-grace or verification-rate
@@ -201,6 +207,10 @@ enum Command {
         /// The prefix of the cache's keys
         #[arg(long, default_value = "cache")]
         prefix: String,
+        /// For rediss://, a file with the certificates to trust, in PEM; without it, those of the system, or of SSL_CERT_FILE and
+        /// SSL_CERT_DIR
+        #[arg(long, value_name = "FILE")]
+        tls_ca: Option<PathBuf>,
     },
     /// The man page of cachectl, or of one of its commands, for man to read
     Man {
@@ -260,8 +270,9 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             print(&shown)?;
             Ok(ExitCode::from(u8::from(!well)))
         }
-        Command::Doctor { redis, prefix } => {
-            let findings = doctor::examine(redis, prefix).await;
+        Command::Doctor { redis, prefix, tls_ca } => {
+            let trusted = tls_ca.as_deref().map(content_of).transpose()?;
+            let findings = doctor::examine(redis, prefix, trusted.as_deref()).await;
             print(&doctor::shown(&findings, arguments.json))?;
             Ok(ExitCode::from(u8::from(doctor::is_bad(&findings))))
         }
@@ -294,6 +305,7 @@ async fn ask(client: &Client, command: &Command, as_json: bool) -> Result<ExitCo
         Command::Tag { tag } => format!("/api/tag/{}", encoded(tag)),
         Command::Top { limit } => format!("/api/top?limit={limit}"),
         Command::Audit { by } => query("/api/audit", &[("by", by.as_deref())]),
+        Command::Patterns { count } => query("/api/patterns", &[("count", count.then_some("true"))]),
         Command::Entry { url, key, digest, hints } => {
             let mut pairs = vec![("url", url.as_deref()), ("digest", digest.as_deref())];
             pairs.extend(key.iter().map(|part| ("key", Some(part.as_str()))));
@@ -335,6 +347,7 @@ async fn ask(client: &Client, command: &Command, as_json: bool) -> Result<ExitCo
         Command::Sizing => show::sizing(&answer),
         Command::Switch { .. } => show::switches(&answer),
         Command::Audit { .. } => show::audit(&answer),
+        Command::Patterns { .. } => show::patterns(&answer),
         Command::Tag { .. } => show::tag(&answer),
         Command::Entry { .. } => show::places(&answer),
         _ => show::explanation(&answer),

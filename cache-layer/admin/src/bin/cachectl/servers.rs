@@ -1,6 +1,6 @@
 //! The servers behind a URL: one, the primaries of a cluster, or the primary that sentinels name.
 
-use redis::{RedisError, Value, aio::MultiplexedConnection};
+use redis::{Client, RedisError, TlsCertificates, Value, aio::MultiplexedConnection};
 
 use super::doctor::{PATIENCE, ask, said};
 
@@ -17,55 +17,67 @@ pub(crate) struct Server {
 }
 
 /// The servers of a URL as the application's setting has it: `redis://`, `redis+cluster://`, `redis+sentinel://`, or the same
-/// with `rediss` or `valkey`.
+/// with `rediss` or `valkey`. With `trusted`, certificates in PEM, TLS trusts these alone; otherwise those of the system, or of
+/// `SSL_CERT_FILE` and `SSL_CERT_DIR`, as the application does.
 ///
 /// # Errors
 ///
 /// If none could be asked. An error contains no password.
-pub(crate) async fn servers(url: &str) -> Result<Vec<Server>, String> {
+pub(crate) async fn servers(url: &str, trusted: Option<&[u8]>) -> Result<Vec<Server>, String> {
     // `valkey` is another name for `redis` in URLs, which the cache accepts.
     let url = url.strip_prefix("valkey").map_or_else(|| url.to_owned(), |rest| format!("redis{rest}"));
-    let several = Several::of(&url);
+    if trusted.is_some() && !url.starts_with("rediss") {
+        return Err("certificates are for TLS, and the URL does not begin with rediss".to_owned());
+    }
+    let several = Several::of(&url, trusted);
     match several {
-        None => Ok(vec![Server { name: None, slots: 0, connection: Ok(connect(&url).await?) }]),
+        None => Ok(vec![Server { name: None, slots: 0, connection: Ok(connect(&url, trusted).await?) }]),
         Some(several) if several.is_cluster => several.of_cluster().await,
         Some(several) => several.of_sentinels().await,
     }
 }
 
 /// A URL that names several servers.
-struct Several {
+struct Several<'a> {
+    trusted: Option<&'a [u8]>,
     is_cluster: bool,
     /// `redis` or `rediss`.
     scheme: String,
     /// `user:password@`, or nothing.
     user: String,
+    /// The same for the sentinels.
+    sentinel_user: String,
     hosts: Vec<String>,
     /// What comes after the hosts.
     path: String,
 }
 
-impl Several {
-    fn of(url: &str) -> Option<Self> {
+impl<'a> Several<'a> {
+    fn of(url: &str, trusted: Option<&'a [u8]>) -> Option<Self> {
         let (scheme, rest) = url.split_once("://")?;
         let (scheme, kind) = scheme.split_once('+')?;
-        let rest = rest.split('?').next().unwrap_or_default();
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         let (user, hosts) = authority.rsplit_once('@').map_or(("", authority), |(user, hosts)| (user, hosts));
         let user = if user.is_empty() { String::new() } else { format!("{user}@") };
         let hosts = hosts.split(',').map(str::to_owned).collect();
-        Some(Self { is_cluster: kind == "cluster", scheme: scheme.to_owned(), user, hosts, path: path.to_owned() })
+        let option = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+        let sentinel_user = option("sentinel_pass")
+            .map(|password| format!("{}:{password}@", option("sentinel_user").unwrap_or_default()))
+            .unwrap_or_default();
+        let (scheme, path) = (scheme.to_owned(), path.to_owned());
+        Some(Self { trusted, is_cluster: kind == "cluster", scheme, user, sentinel_user, hosts, path })
     }
 
-    fn url(&self, user: &str, host: &str, path: &str) -> String {
-        format!("{}://{user}{host}/{path}", self.scheme)
+    async fn connect(&self, user: &str, host: &str, path: &str) -> Result<MultiplexedConnection, String> {
+        connect(&format!("{}://{user}{host}/{path}", self.scheme), self.trusted).await
     }
 
     /// The primaries, by the first node that answers.
     async fn of_cluster(&self) -> Result<Vec<Server>, String> {
         let mut why = "no node is named".to_owned();
         for host in &self.hosts {
-            let slots = match connect(&self.url(&self.user, host, "")).await {
+            let slots = match self.connect(&self.user, host, "").await {
                 Ok(mut node) => ask::<Value>(&mut node, &["CLUSTER", "SLOTS"]).await.map_err(|error| said(&error)),
                 Err(why) => Err(why),
             };
@@ -80,7 +92,7 @@ impl Several {
     async fn each(&self, primaries: Vec<(String, u64)>) -> Vec<Server> {
         let mut servers = Vec::new();
         for (host, slots) in primaries {
-            let connection = connect(&self.url(&self.user, &host, "")).await;
+            let connection = self.connect(&self.user, &host, "").await;
             servers.push(Server { name: Some(host), slots, connection });
         }
         servers
@@ -92,17 +104,18 @@ impl Several {
         let mut why = "no sentinel is named".to_owned();
         for host in &self.hosts {
             let sentinel = if has_port(host) { host.clone() } else { format!("{host}:26379") };
-            let named: Result<Option<(String, u16)>, String> = match connect(&self.url("", &sentinel, "")).await {
-                Ok(mut sentinel) => {
-                    let asked = ask(&mut sentinel, &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", name]).await;
-                    asked.map_err(|error: RedisError| said(&error))
-                }
-                Err(why) => Err(why),
-            };
+            let named: Result<Option<(String, u16)>, String> =
+                match self.connect(&self.sentinel_user, &sentinel, "").await {
+                    Ok(mut sentinel) => {
+                        let asked = ask(&mut sentinel, &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", name]).await;
+                        asked.map_err(|error: RedisError| said(&error))
+                    }
+                    Err(why) => Err(why),
+                };
             match named {
                 Ok(Some((host, port))) => {
                     let host = address(&host, port);
-                    let connection = connect(&self.url(&self.user, &host, database)).await;
+                    let connection = self.connect(&self.user, &host, database).await;
                     return Ok(vec![Server { name: Some(host), slots: 0, connection }]);
                 }
                 Ok(None) => why = format!("{sentinel}: knows no primary of the name {name:?}"),
@@ -113,9 +126,18 @@ impl Several {
     }
 }
 
-async fn connect(url: &str) -> Result<MultiplexedConnection, String> {
+async fn connect(url: &str, trusted: Option<&[u8]>) -> Result<MultiplexedConnection, String> {
+    let opened = match trusted {
+        None => Client::open(url),
+        Some(trusted) => {
+            Client::build_with_tls(url, TlsCertificates { client_tls: None, root_cert: Some(trusted.to_vec()) })
+        }
+    };
     // An error may contain the URL, and with it the password.
-    let client = redis::Client::open(url).map_err(|_| "the URL can't be read".to_owned())?;
+    let client = opened.map_err(|_| match trusted {
+        None => "the URL can't be read".to_owned(),
+        Some(_) => "the URL, or the file with the certificates, can't be read".to_owned(),
+    })?;
     let connecting = tokio::time::timeout(PATIENCE, client.get_multiplexed_async_connection()).await;
     let connection = connecting.map_err(|_| format!("no connection within {PATIENCE:?}"))?;
     connection.map_err(|error| said(&error))
@@ -158,13 +180,16 @@ mod tests {
 
     #[test]
     fn a_url_of_several_is_taken_apart() {
-        let several = Several::of("rediss+sentinel://u:p@a,[::1]:7,b:8/main/3?x=y").unwrap();
+        let several =
+            Several::of("rediss+sentinel://u:p@a,[::1]:7,b:8/main/3?sentinel_user=s&sentinel_pass=q", None).unwrap();
         assert!(!several.is_cluster);
         assert_eq!((&*several.scheme, &*several.user, &*several.path), ("rediss", "u:p@", "main/3"));
         assert_eq!(several.hosts, ["a", "[::1]:7", "b:8"]);
         assert_eq!(several.hosts.iter().map(|host| has_port(host)).collect::<Vec<_>>(), [false, true, true]);
         assert!(!has_port("[::1]"));
-        assert!(Several::of("redis+cluster://a").unwrap().is_cluster);
-        assert!(Several::of("redis://a").is_none());
+        assert_eq!(several.sentinel_user, "s:q@");
+        assert!(Several::of("redis+cluster://a", None).unwrap().is_cluster);
+        assert_eq!(Several::of("redis+sentinel://u:p@a/main", None).unwrap().sentinel_user, "");
+        assert!(Several::of("redis://a", None).is_none());
     }
 }

@@ -116,6 +116,7 @@ pub(crate) fn status(stats: &Value) -> String {
         let state = if redis["connected"] == Value::Bool(true) { "connected" } else { "not connected" };
         let said = format!("{state}, breaker {}, {}", text(&redis["breaker"]), micros(&redis["ping_us"]));
         pairs.push(("redis", said.trim_end_matches(", ").to_owned()));
+        pairs.push(("process", text(&redis["process"])));
         pairs.push(("lost connections", text(&redis["lost_connections"])));
         pairs.push(("redis memory", text(&redis["used_memory"])));
         pairs.push(("invalidations pending", text(&redis["pending_invalidations"])));
@@ -155,7 +156,7 @@ pub(crate) fn explanation(told: &Value) -> String {
         ("found in", if told["tier"] == "none" { String::new() } else { text(&told["tier"]) }),
         ("rule", text(&told["rule"])),
         ("stored for", text(&told["alias_of"])),
-        ("lease", text(&told["lease"]["state"])),
+        ("lease", lease(&told["lease"])),
     ]);
     for stored in [entry, &told["value"]].into_iter().filter(|stored| !stored.is_null()) {
         let _ = write!(shown, "\n{}", in_entry(stored, stored));
@@ -178,6 +179,29 @@ pub(crate) fn explanation(told: &Value) -> String {
         let _ = write!(shown, "\n{}", list(&stored));
     }
     shown
+}
+
+/// The state of a lease, and who holds it.
+fn lease(lease: &Value) -> String {
+    let (state, holder) = (text(&lease["state"]), &lease["holder"]);
+    if holder.is_null() {
+        return state;
+    }
+    let until = Some(millis(&holder["left_ms"])).filter(|left| !left.is_empty());
+    let until = until.map(|left| format!(", for {left} more unless it is extended")).unwrap_or_default();
+    format!("{state}{}{until}", of_holder(holder))
+}
+
+/// The process that holds something, and for how long it has.
+fn of_holder(holder: &Value) -> String {
+    let by = match (holder["here"] == Value::Bool(true), text(&holder["process"])) {
+        (true, _) => "this process".to_owned(),
+        (false, process) if process.is_empty() => "another process".to_owned(),
+        (false, process) => format!("the process {process}"),
+    };
+    let since = Some(millis(&holder["age_ms"])).filter(|age| !age.is_empty());
+    let since = since.map(|age| format!(", for {age}")).unwrap_or_default();
+    format!(" by {by}{since}")
 }
 
 /// The state of each tag of a key's entry, and the last decisions about the key.
@@ -235,7 +259,7 @@ pub(crate) fn places(places: &Value) -> String {
             ("key", text(&place["key"])),
             ("digest", text(&place["digest"])),
             ("found", found),
-            ("lease", text(&place["lease"]["state"])),
+            ("lease", lease(&place["lease"])),
         ]);
         let entry = if entry.is_null() { String::new() } else { format!("\n{}", in_entry(entry, &place["response"])) };
         head + &entry + &tags_and_decisions(place)
@@ -307,18 +331,22 @@ pub(crate) fn switches(switches: &Value) -> String {
     table(&["SWITCH", "IS", "WHILE IT IS ON"], &shown)
 }
 
+/// Who made a record of the audit, or had it made.
+fn who(record: &Value) -> String {
+    match (&record["by"], &record["actor"]) {
+        (by, _) if by == "application" => "(application)".to_owned(),
+        (_, Value::Null) => text(&record["from"]),
+        (_, actor) => text(actor),
+    }
+}
+
 pub(crate) fn audit(records: &Value) -> String {
     let shown = rows(records, |one| {
-        let who = match (&one["by"], &one["actor"]) {
-            (by, _) if by == "application" => "(application)".to_owned(),
-            (_, Value::Null) => text(&one["from"]),
-            (_, actor) => text(actor),
-        };
         let delivered = if one["delivered"] == Value::Bool(true) { "" } else { "not delivered yet" };
         let what = format!("{} {}", text(&one["kind"]), text(&one["what"]));
         vec![
             moment(&one["at"]),
-            who,
+            who(one),
             text(&one["mode"]),
             text(&one["matched"]),
             what,
@@ -327,6 +355,34 @@ pub(crate) fn audit(records: &Value) -> String {
         ]
     });
     table(&["AT", "WHO", "HOW", "KEYS", "WHAT", "WHY", ""], &shown)
+}
+
+pub(crate) fn patterns(told: &Value) -> String {
+    let shown = rows(&told["patterns"], |one| {
+        let by = &one["by"];
+        let mode = match one["over_ms"].as_u64().filter(|over| *over > 0) {
+            Some(_) => format!("{} over {}", text(&one["mode"]), millis(&one["over_ms"])),
+            None => text(&one["mode"]),
+        };
+        let left = if one["left"].is_null() { String::new() } else { keys(&one["left"], &one["left_error"]) };
+        vec![
+            moment(&one["since"]),
+            who(by),
+            mode,
+            text(&by["matched"]),
+            left,
+            text(&one["pattern"]),
+            text(&by["reason"]),
+        ]
+    });
+    if shown.is_empty() {
+        return "no pattern is in force: whatever was deleted by one is swept\n".to_owned();
+    }
+    let sweeper = match &told["sweeper"] {
+        Value::Null => "no process sweeps at this moment".to_owned(),
+        sweeper => format!("swept{}", of_holder(sweeper)),
+    };
+    format!("{}\n{sweeper}\n", table(&["SINCE", "WHO", "HOW", "MATCHED", "LEFT", "PATTERN", "WHY"], &shown))
 }
 
 pub(crate) fn sizing(told: &Value) -> String {
@@ -427,6 +483,27 @@ mod tests {
         for part in ["status     200", "codings    zstd (5 B)", "vary   accept"] {
             assert!(shown.contains(part), "{part}: {shown}");
         }
+    }
+
+    #[test]
+    fn who_holds_a_lease_and_who_deleted_a_pattern_is_said() {
+        let held = |holder: Value| lease(&json!({"state": "held", "holder": holder}));
+        let elsewhere = json!({"process": "5f0c66d1", "here": false, "age_ms": 2_000, "left_ms": 8_000});
+        assert_eq!(held(elsewhere), "held by the process 5f0c66d1, for 2.0 s, for 8.0 s more unless it is extended");
+        let here = json!({"process": null, "here": true, "age_ms": null, "left_ms": null});
+        assert_eq!(held(here.clone()), "held by this process");
+        assert_eq!(lease(&json!({"state": "free"})), "free");
+        let record =
+            json!({"by": "method", "actor": "ada\u{1b}[2J", "reason": "wrong price", "matched": 3, "from": "10.0.0.7"});
+        let listed = json!({
+            "pattern": "a*", "mode": "soft", "over_ms": 60_000, "since": 1_000, "by": record, "left": 2, "left_error": 1
+        });
+        let unknown = json!({"pattern": "b*", "mode": "hard", "over_ms": 0, "since": 1_000, "by": null, "left": null});
+        let shown = patterns(&json!({"patterns": [listed, unknown], "sweeper": here}));
+        for part in ["ada\u{fffd}[2J", "soft over 60.0 s", "wrong price", "b*", "swept by this process\n"] {
+            assert!(shown.contains(part), "{part}: {shown}");
+        }
+        assert!(patterns(&json!({"patterns": [], "sweeper": null})).contains("no pattern is in force"));
     }
 
     #[test]

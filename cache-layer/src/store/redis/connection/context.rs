@@ -18,7 +18,11 @@ use crate::store::redis::{
     },
     wire::names::Names,
 };
-use crate::{store::SweepListeners, switches::Switches, sync::Mutex};
+use crate::{
+    store::{LeaseTokens, SweepListeners},
+    switches::Switches,
+    sync::Mutex,
+};
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timeouts {
@@ -36,6 +40,7 @@ pub(crate) struct Context {
     pub(crate) guard: DatasetGuard,
     pub(crate) outbox: Outbox,
     pub(crate) leases: LeaseTracker,
+    pub(crate) lease_tokens: LeaseTokens,
     pub(crate) claims: Arc<Claims>,
     pub(crate) fresh: FreshKeys,
     /// The life of leases in milliseconds, as it was last asked for; 0 until then.
@@ -72,6 +77,7 @@ impl Context {
             guard,
             outbox: Outbox::default(),
             leases: LeaseTracker::default(),
+            lease_tokens: LeaseTokens::default(),
             claims: Arc::default(),
             fresh: FreshKeys::default(),
             lease_life: AtomicU64::new(0),
