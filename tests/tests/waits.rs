@@ -723,6 +723,44 @@ async fn a_response_whose_window_ends_while_it_is_refreshed_is_not_sent() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_load_of_many_goes_on_while_other_keys_are_looked_up_again() {
+    let store = TestStore::new();
+    let [one, other] = [(); 2].map(|()| Cache::builder(store.clone()).lock_timeout(HOUR).build());
+    let (elsewhere, gate) = (Gate::closed(), Gate::closed());
+    let (begun, ended) = (Source::default(), Source::default());
+    let theirs = {
+        let (begun, gate) = (begun.clone(), elsewhere.clone());
+        other.get_or_load("b", async move || {
+            begun.called();
+            gate.pass().await;
+            Ok::<_, Failed>(Some(1))
+        })
+    };
+    let theirs = tokio::spawn(theirs.into_future());
+    wait_until("it is loaded elsewhere", async || begun.calls() == 1).await;
+    let call = {
+        let (begun, ended, gate) = (begun.clone(), ended.clone(), gate.clone());
+        one.get_or_load_many(["a", "b"], async move |missing: Vec<&'static str>| {
+            begun.called();
+            gate.pass().await;
+            ended.called();
+            Ok::<_, Failed>(missing.into_iter().map(|key| (key, 2)).collect::<Vec<_>>())
+        })
+    };
+    let call = tokio::spawn(call.into_future());
+    wait_until("the rest is loaded here", async || begun.calls() == 2).await;
+    // From now on, the other value takes a minute to be stored, and another one to be found.
+    store.delay(MINUTE..=MINUTE);
+    elsewhere.open();
+    sleep(MINUTE + MINUTE / 2).await;
+    gate.open();
+    sleep(SECOND).await;
+    assert_eq!(ended.calls(), 1);
+    store.delay(Duration::ZERO..=Duration::ZERO);
+    assert_eq!((call.await.unwrap(), theirs.await.unwrap()), (Ok(vec![Some(2), Some(1)]), Ok(Some(1))));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_hard_timeout_counts_while_the_store_is_slow() {
     let (store, source) = (TestStore::new(), Source::default());
     let cache = Cache::new(store.clone());
