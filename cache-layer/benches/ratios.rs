@@ -18,34 +18,16 @@ use cache_layer::{
     store::{MemoryStore, RedisStore, RedisStoreBuilder},
 };
 use redis::{AsyncCommands as _, aio::MultiplexedConnection};
-use serde::{Deserialize, Serialize};
 use tests::RedisServer;
+
+use product::{Product, product};
+
+mod product;
 
 const MANY: u64 = 100;
 const ROUNDS: usize = 25;
 /// How long each side of a pair is measured in a round.
 const LENGTH: Duration = Duration::from_millis(100);
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Product {
-    id: u64,
-    name: String,
-    price: String,
-    category: String,
-    description: String,
-    stock: u32,
-}
-
-fn product(id: u64) -> Product {
-    Product {
-        id,
-        name: format!("Product {id}"),
-        price: "19.99".to_owned(),
-        category: "electronics".to_owned(),
-        description: "A lamp that is bright, and a little brighter still".to_owned(),
-        stock: 40,
-    }
-}
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {

@@ -20,35 +20,17 @@ use cache_layer::{
 };
 use divan::{Bencher, Divan, black_box};
 use redis::AsyncCommands as _;
-use serde::{Deserialize, Serialize};
 use tests::RedisServer;
 use tokio::runtime::Runtime;
+
+use product::{Product, product};
+
+mod product;
 
 const MANY: u64 = 100;
 
 fn main() {
     Divan::default().min_time(Duration::from_secs(1)).config_with_args().main();
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Product {
-    id: u64,
-    name: String,
-    price: String,
-    category: String,
-    description: String,
-    stock: u32,
-}
-
-fn product(id: u64) -> Product {
-    Product {
-        id,
-        name: format!("Product {id}"),
-        price: "19.99".to_owned(),
-        category: "electronics".to_owned(),
-        description: "A lamp that is bright, and a little brighter still".to_owned(),
-        stock: 40,
-    }
 }
 
 #[divan::bench]

@@ -41,6 +41,7 @@ over_each_store!(
     a_slow_or_failing_function_has_what_stands_in_for_it,
     a_function_is_refreshed_early_and_lives_are_jittered,
     each_of_many_has_an_entry_of_its_own,
+    many_have_what_stands_in_for_them,
     many_return_what_they_are_written_to_return,
     methods_with_many_find_the_cache_in_self,
     one_and_many_share_their_entries,
@@ -626,6 +627,47 @@ async fn each_of_many_has_an_entry_of_its_own(backend: &Backend) {
     assert!(other.contains(prices_cache::key("a", 3)).await && other.contains(prices_cache::key("b", 1)).await);
     assert_eq!(prices_cache::refresh(&other, &asked, "a", &[3, 4]).await.unwrap().len(), 2);
     assert_eq!(asked.calls().pop(), Some(vec![3, 4]));
+}
+
+/// As [`rate`], for many.
+#[cached(
+    name = "rates",
+    ttl = "1m",
+    jitter = 10,
+    early = 1.0,
+    stale_if_error = "1h",
+    soft_timeout = "10ms",
+    failure_backoff("10s", "30s"),
+    keep = "1d",
+    many(id in ids),
+    skip(db, gate)
+)]
+async fn rates(cache: &Cache, db: &Db, gate: &Gate, ids: &[u64]) -> Result<HashMap<u64, usize>, Slow> {
+    let query = db.query();
+    if query > 1 {
+        gate.pass().await;
+    }
+    if query > 2 { Err(Slow) } else { Ok(ids.iter().map(|id| (*id, query)).collect()) }
+}
+
+async fn many_have_what_stands_in_for_them(backend: &Backend) {
+    let clock = Clock::manual();
+    let cache = backend.cache().await.clock(clock.clone()).build();
+    let (db, gate) = (Db::default(), Gate::closed());
+    let of = |query: usize| Ok(HashMap::from([(1, query), (2, query)]));
+    assert_eq!(rates(&cache, &db, &gate, &[1, 2]).await, of(1));
+    settled(&cache).await;
+    clock.advance(100 * SECOND);
+    assert_eq!(rates(&cache, &db, &gate, &[1, 2]).await, of(1), "while it is slow");
+    gate.open();
+    settled(&cache).await;
+    assert_eq!((rates(&cache, &db, &gate, &[1, 2]).await, db.queries()), (of(2), 2));
+    clock.advance(100 * SECOND);
+    for _ in 0..3 {
+        assert_eq!(rates(&cache, &db, &gate, &[1, 2]).await, of(2), "while it fails");
+        settled(&cache).await;
+        assert_eq!(db.queries(), 3, "and is left alone");
+    }
 }
 
 #[cached(name = "squares", many(n in numbers), key = "{n}")]

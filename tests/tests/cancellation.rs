@@ -667,3 +667,129 @@ mod a_load_that_nobody_waits_for {
         wait_until_gone(&gone).await;
     }
 }
+
+/// The store was told, or is being told, and nobody waits for its answer any more.
+mod an_invalidation_whose_caller_leaves {
+    use cache_layer::{Cache, Clock, testing::TestStore};
+    use futures_util::{FutureExt as _, future::BoxFuture};
+    use http::Uri;
+
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    /// Begins it while the server answers nothing, and leaves.
+    fn begin_and_leave<T>(backend: &Backend, invalidation: BoxFuture<'_, T>) {
+        backend.server().stop();
+        assert!(invalidation.now_or_never().is_none(), "the store was told at once: there was nothing to leave");
+        backend.server().cont();
+    }
+
+    type Way = (&'static str, fn(&Cache) -> BoxFuture<'_, bool>);
+
+    const WAYS: [Way; 8] = [
+        ("a key", |cache| Box::pin(async move { cache.invalidate(&"value".into()).await.is_ok() })),
+        ("a tag", |cache| Box::pin(async move { cache.invalidate_tag("tag").await.is_ok() })),
+        ("a pattern", |cache| Box::pin(async move { cache.delete_pattern("val*").await.is_ok() })),
+        ("a pattern, counted", |cache| Box::pin(async move { cache.delete_pattern("val*").counted().await.is_ok() })),
+        ("everything", |cache| Box::pin(async move { cache.invalidate_all().await.is_ok() })),
+        ("a key, softly", |cache| Box::pin(async move { cache.soft_invalidate(&"value".into()).await.is_ok() })),
+        ("a tag, softly", |cache| Box::pin(async move { cache.soft_invalidate_tag("tag").await.is_ok() })),
+        ("a key, by a value", |cache| Box::pin(async move { cache.set("value", "another").await.is_ok() })),
+    ];
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn reaches_all_processes() {
+        for backend in [Backend::redis(), Backend::tiered()] {
+            let (here, there) = (backend.cache().await.build(), backend.cache().await.build());
+            for (way, invalidate) in WAYS {
+                here.set("value", "former").tags(["tag"]).await.unwrap();
+                wait_until("it is there", async || there.get::<String>("value").await.as_deref() == Some("former"))
+                    .await;
+                begin_and_leave(&backend, invalidate(&here));
+                for cache in [&here, &there] {
+                    wait_until(&format!("{way} is void"), async || {
+                        cache.get::<String>("value").await.as_deref() != Some("former")
+                    })
+                    .await;
+                }
+            }
+        }
+    }
+
+    /// A URI has a key, and tags for what is stored for it under other keys.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn reaches_all_that_is_stored_for_a_uri() {
+        let uri = Uri::from_static("http://shop.example/page");
+        for backend in [Backend::redis(), Backend::tiered()] {
+            for soft in [false, true] {
+                let origin = Origin::echo(MAX_AGE);
+                let cache = backend.cache().await.build();
+                cache.invalidate_all().await.unwrap();
+                let languages = |layer: cache_layer::CacheLayer| layer.key_headers([http::header::ACCEPT_LANGUAGE]);
+                let [plain, keyed] = [
+                    App::new(cache.clone(), &origin, |layer| layer).unexplained(),
+                    App::new(cache.clone(), &origin, languages).unexplained(),
+                ];
+                let german: &[(&str, &str)] = &[("accept-language", "de")];
+                for _ in 0..2 {
+                    assert_eq!((plain.get("/page", &[]).await.call(), keyed.get("/page", german).await.call()), (1, 2));
+                }
+                match soft {
+                    false => begin_and_leave(&backend, Box::pin(plain.layer.invalidate_uri(&uri))),
+                    true => begin_and_leave(&backend, plain.layer.soft_invalidate_uri(&uri).into_future()),
+                }
+                wait_until("that of its key is void", async || plain.get("/page", &[]).await.call() > 2).await;
+                wait_until("that of its tags is void", async || keyed.get("/page", german).await.call() > 2).await;
+            }
+        }
+    }
+
+    /// By the clock of these tests, the store has the invalidation long before this process would ask it again about a failure.
+    #[tokio::test(start_paused = true)]
+    async fn ends_the_back_off_of_what_it_covers() {
+        const WAYS: [fn(&Cache) -> BoxFuture<'_, bool>; 2] = [
+            |cache| Box::pin(async move { cache.invalidate(&"value".into()).await.is_ok() }),
+            |cache| Box::pin(async move { cache.invalidate_all().await.is_ok() }),
+        ];
+        for (way, invalidate) in WAYS.into_iter().enumerate() {
+            let (store, calls) = (TestStore::new(), Arc::new(std::sync::atomic::AtomicUsize::new(0)));
+            let cache = Cache::builder(store.clone()).clock(Clock::manual()).build();
+            let ask = async || {
+                let called = calls.clone();
+                let fail = async move || {
+                    called.fetch_add(1, Ordering::SeqCst);
+                    Err::<u32, _>("broken")
+                };
+                let answer = cache.get_or_load("value", fail).fallback(7).failure_backoff(MINUTE, MINUTE).await;
+                assert_eq!(answer, Ok(7));
+                assert!(cache.drain(MINUTE).await);
+                calls.load(Ordering::SeqCst)
+            };
+            assert_eq!((ask().await, ask().await), (1, 1), "it is left alone");
+            store.delay(MINUTE / 60..=MINUTE / 60);
+            assert_eq!(invalidate(&cache).now_or_never(), None);
+            tokio::task::yield_now().await;
+            store.delay(Duration::ZERO..=Duration::ZERO);
+            tokio::time::sleep(MINUTE / 30).await;
+            assert_eq!(ask().await, 2, "{way}: it is asked again");
+        }
+    }
+
+    /// What was sent to the store for tests of one's own arrives, as over a network.
+    #[tokio::test(start_paused = true)]
+    async fn reaches_the_store_for_tests() {
+        for (way, invalidate) in WAYS {
+            let store = TestStore::new();
+            let cache = Cache::new(store.clone());
+            cache.set("value", "former").tags(["tag"]).await.unwrap();
+            store.delay(MINUTE..=MINUTE);
+            assert_eq!(invalidate(&cache).now_or_never(), None);
+            tokio::task::yield_now().await;
+            store.delay(Duration::ZERO..=Duration::ZERO);
+            assert_eq!(cache.get::<String>("value").await.as_deref(), Some("former"), "{way} is still on its way");
+            tokio::time::sleep(2 * MINUTE).await;
+            assert_ne!(cache.get::<String>("value").await.as_deref(), Some("former"), "{way}");
+        }
+    }
+}

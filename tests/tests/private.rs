@@ -50,6 +50,7 @@ over_each_store!(
     a_query_is_kept_by_its_content_for_its_owner,
     what_came_without_tls_is_not_taken_for_what_comes_with_it,
     equal_requests_of_an_owner_are_one_load,
+    a_failure_is_shared_with_its_owner_alone,
     a_part_is_cut_from_what_is_kept_for_its_owner,
     the_server_is_asked_nothing_but_what_the_client_asks,
 );
@@ -516,6 +517,73 @@ async fn equal_requests_of_an_owner_are_one_load(backend: &Backend) {
         assert_eq!(asked.await.unwrap().call(), 1);
     }
     assert_eq!(origin.calls(), 1);
+}
+
+/// Of requests that wait together, and of those that come later; over one cache, and over another one.
+async fn a_failure_is_shared_with_its_owner_alone(backend: &Backend) {
+    const LONG: Duration = Duration::from_secs(600);
+    // So that each failure is known by its status.
+    const STATUSES: [u16; 4] = [500, 502, 503, 504];
+    let gate = Gate::closed();
+    let origin = Origin::new({
+        let gate = gate.clone();
+        move |call, request| {
+            let gate = gate.clone();
+            async move {
+                gate.pass().await;
+                let mut response = echo(call, &request, &[]);
+                *response.status_mut() = http::StatusCode::from_u16(STATUSES[(call - 1) % 4]).unwrap();
+                Ok(response)
+            }
+        }
+    });
+    let cache = backend.cache().await.lock_timeout(LIMIT).build();
+    let client = |owner: &str, cache: &Cache| {
+        let layer = PrivateCacheLayer::of(owner, cache.clone()).unwrap();
+        Client::new(layer.with(|settings| settings.share_failures(true).failure_backoff(LONG, LONG)), &origin)
+    };
+    let (alice, bob) = (client("alice", &cache), client("bob", &cache));
+    let mut asking = Vec::new();
+    for (client, calls) in [(&alice, 1), (&bob, 2)] {
+        asking.push((0..4).map(|_| client.begin(URI, OLD_TOKEN)).collect::<Vec<_>>());
+        wait_until("one asks, and the others wait", async || {
+            origin.calls() == calls && cache.counts().coalesced == 3 * calls as u64
+        })
+        .await;
+    }
+    gate.open();
+    for (asked, status) in asking.into_iter().zip(STATUSES) {
+        let mut loaded = 0;
+        for asked in asked {
+            let response = asked.await.unwrap();
+            assert_eq!(response.status.as_u16(), status);
+            // Who only shares the failure is given none of its content.
+            loaded += usize::from(!response.text().is_empty());
+        }
+        assert_eq!(loaded, 1);
+    }
+    assert!(cache.drain(LIMIT).await);
+    assert_eq!(origin.calls(), 2);
+    for (client, status) in [(&alice, 500), (&bob, 502)] {
+        let again = client.get(URI, OLD_TOKEN).await;
+        assert_eq!((again.status.as_u16(), again.cache_status().detail.as_deref()), (status, Some("backed-off")));
+    }
+    assert_eq!(origin.calls(), 2, "each owner's own failure is known");
+    assert_eq!(client("carol", &cache).get(URI, OLD_TOKEN).await.status.as_u16(), 503, "her own");
+    assert_eq!(alice.get(URI, NEW_TOKEN).await.status.as_u16(), 504, "and that of her new token");
+    let elsewhere = backend.cache().await.build();
+    wait_until("another process of the owner's knows it", async || {
+        let calls = origin.calls();
+        client("alice", &elsewhere).get(URI, OLD_TOKEN).await.status.as_u16() == 500 && origin.calls() == calls
+    })
+    .await;
+    let calls = origin.calls();
+    client("dave", &elsewhere).get(URI, OLD_TOKEN).await;
+    assert_eq!(origin.calls(), calls + 1, "and no other owner is refused for it");
+    for client in [&alice, &bob] {
+        client.get(URI, &[]).await;
+    }
+    assert_eq!(origin.calls(), calls + 3, "nor without credentials");
 }
 
 async fn a_part_is_cut_from_what_is_kept_for_its_owner(backend: &Backend) {

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use cache_layer::{Cache, CacheBuilder, Clock, GetOrLoad, Loaded, Lock, Stale};
+use cache_layer::{Cache, CacheBuilder, Clock, GetOrLoad, Loaded, Lock, Stale, testing::TestStore};
 use futures_util::future::join_all;
 use tests::{App, Backend, Gate, Origin, full, over_each_store, wait_until};
 
@@ -29,12 +29,14 @@ over_each_store!(
     a_hard_timeout_ends_the_wait_and_the_load_goes_on,
     a_hard_timeout_prefers_what_is_stale,
     a_fallback_stands_in_for_an_error_and_is_not_kept,
+    what_is_made_from_what_stands_in_is_not_kept,
     a_fallback_does_not_stand_in_for_a_slow_load,
     a_failing_load_is_left_alone_where_something_stands_in,
     a_back_off_of_zero_is_none,
     what_is_fresh_is_refreshed_before_it_is_stale,
     one_of_the_fleet_refreshes_early,
     an_invalidation_during_an_early_refresh_wins,
+    a_refresh_is_not_content_with_a_load_that_began_before,
     lives_are_as_different_as_the_jitter_says,
     what_is_kept_is_for_its_load_alone,
     the_longest_life_and_the_longest_waits_are_no_errors,
@@ -128,10 +130,11 @@ async fn the_longest_life_and_the_longest_waits_are_no_errors(backend: &Backend)
 /// ZiggyCreatures/FusionCache#583: there, the load got stuck once its caller had left.
 async fn what_is_stale_stands_in_for_a_slow_load_which_goes_on_and_is_stored(backend: &Backend) {
     let (cache, clock) = aging(backend).await;
-    let (cache, source, gate) = (cache.build(), Source::default(), Gate::closed());
+    let (cache, source, gate) = (cache.lock_timeout(10 * MINUTE).build(), Source::default(), Gate::closed());
     with_stale(&cache, &clock, &source).await;
     for _ in 0..3 {
-        assert_eq!(terms(source.count_behind(&cache, &gate)).soft_timeout(SOON).await, Ok(1));
+        let ask = terms(source.count_behind(&cache, &gate)).soft_timeout(SOON).into_future();
+        assert_eq!(tokio::time::timeout(LIMIT, ask).await, Ok(Ok(1)));
     }
     let callers = (0..10).map(|_| terms(source.count_behind(&cache, &gate)).soft_timeout(SOON).into_future());
     assert!(join_all(callers).await.iter().all(|answer| *answer == Ok(1)));
@@ -144,8 +147,8 @@ async fn what_is_stale_stands_in_for_a_slow_load_which_goes_on_and_is_stored(bac
 
 async fn a_slow_load_that_was_left_is_not_abandoned(backend: &Backend) {
     let (cache, clock) = aging(backend).await;
-    // A load that nobody waits for ends within a tenth of a second.
-    let cache = cache.abandoned_load(Duration::ZERO).lock_timeout(Duration::from_millis(300)).build();
+    // A load that nobody waits for ends within a third of a second.
+    let cache = cache.abandoned_load(Duration::ZERO).lock_timeout(3 * SECOND).build();
     let (source, gate) = (Source::default(), Gate::closed());
     with_stale(&cache, &clock, &source).await;
     assert_eq!(terms(source.count_behind(&cache, &gate)).soft_timeout(SOON).await, Ok(1));
@@ -277,14 +280,43 @@ async fn a_hard_timeout_prefers_what_is_stale(backend: &Backend) {
 }
 
 async fn a_fallback_stands_in_for_an_error_and_is_not_kept(backend: &Backend) {
-    let cache = backend.cache().await.build();
+    let (cache, other) = (backend.cache().await.build(), backend.cache().await.build());
     let source = Source::default();
-    let (inner, part) = (cache.clone(), source.clone());
-    let whole = async move || -> Result<usize, Failed> { part.fail(&inner).fallback(7).await };
-    assert_eq!(cache.get_or_load("whole", whole).await, Ok(7));
-    settled(&cache).await;
-    assert!(!cache.contains("k").await && !cache.contains("whole").await, "neither it, nor what is made of it");
+    let expect_whole_not_kept = async |cache: &Cache| {
+        let (inner, part) = (cache.clone(), source.clone());
+        let whole = async move || -> Result<usize, Failed> {
+            part.fail(&inner).fallback(7).failure_backoff(MINUTE, MINUTE).await
+        };
+        assert_eq!(cache.get_or_load("whole", whole).await, Ok(7));
+        settled(cache).await;
+        assert!(!cache.contains("k").await && !cache.contains("whole").await, "neither it, nor what is made of it");
+        source.calls()
+    };
+    for when in ["when it fails", "while it is left alone"] {
+        assert_eq!(expect_whole_not_kept(&cache).await, 1, "{when}");
+    }
+    // What is said of a failure goes to the server without waiting.
+    wait_until("another process leaves it alone", async || source.calls() == expect_whole_not_kept(&other).await).await;
     assert_eq!(source.fail(&cache).await, Err(Failed::Broken));
+}
+
+async fn what_is_made_from_what_stands_in_is_not_kept(backend: &Backend) {
+    for way in ["slow", "late", "failing"] {
+        let (cache, clock) = aging(backend).await;
+        let (cache, source, gate) = (cache.build(), Source::default(), Gate::closed());
+        cache.invalidate_all().await.unwrap();
+        with_stale(&cache, &clock, &source).await;
+        let (inner, part, closed) = (cache.clone(), source.clone(), gate.clone());
+        let whole = async move || match way {
+            "slow" => terms(part.count_behind(&inner, &closed)).soft_timeout(SOON).await,
+            "late" => terms(part.count_behind(&inner, &closed)).hard_timeout(SOON, Failed::TimedOut).await,
+            _ => terms(part.fail(&inner)).await,
+        };
+        assert_eq!(cache.get_or_load(way, whole).await, Ok(1), "{way}");
+        gate.open();
+        settled(&cache).await;
+        assert!(!cache.contains(way).await, "{way}");
+    }
 }
 
 /// ZiggyCreatures/FusionCache#67: there, it stood in for every slow first load.
@@ -395,6 +427,34 @@ async fn an_invalidation_during_an_early_refresh_wins(backend: &Backend) {
     settled(&one).await;
     wait_until("nothing is there", async || !one.contains("k").await).await;
     assert!(!other.contains("k").await);
+}
+
+async fn a_refresh_is_not_content_with_a_load_that_began_before(backend: &Backend) {
+    let (cache, source, gate) = (backend.cache().await.lock_timeout(LIMIT).build(), Source::default(), Gate::closed());
+    let first = tokio::spawn(source.count_behind(&cache, &gate).into_future());
+    wait_until("it loads", async || source.calls() == 1).await;
+    let refresh = tokio::spawn(source.count(&cache).refresh().into_future());
+    wait_until("the refresh waits for it", async || cache.counts().coalesced == 1).await;
+    gate.open();
+    assert_eq!((first.await.unwrap(), refresh.await.unwrap()), (Ok(1), Ok(2)));
+    settled(&cache).await;
+    assert_eq!((cache.get::<usize>("k").await, source.calls()), (Some(2), 2));
+    // Nor with its failure.
+    let gate = Gate::closed();
+    let failing = {
+        let (source, gate) = (source.clone(), gate.clone());
+        cache.get_or_load("k", async move || {
+            source.called();
+            gate.pass().await;
+            Err::<usize, _>(Failed::Broken)
+        })
+    };
+    let failing = tokio::spawn(failing.refresh().into_future());
+    wait_until("it loads", async || source.calls() == 3).await;
+    let refresh = tokio::spawn(source.count(&cache).refresh().into_future());
+    wait_until("the refresh waits for it", async || cache.counts().coalesced == 2).await;
+    gate.open();
+    assert_eq!((failing.await.unwrap(), refresh.await.unwrap()), (Err(Failed::Broken), Ok(4)));
 }
 
 async fn lives_are_as_different_as_the_jitter_says(backend: &Backend) {
@@ -588,4 +648,34 @@ async fn a_soft_timeout_counts_without_a_lock() {
     let failing = (0..5).map(|_| terms(source.fail(&cache)).lock(Lock::Off).into_future());
     let answers = join_all(failing).await;
     assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+}
+
+#[tokio::test]
+async fn an_early_refresh_that_failed_is_not_repeated_at_once() {
+    let (cache, clock) = aging(&Backend::memory()).await;
+    let (cache, source) = (cache.build(), Source::default());
+    nearly_stale(&cache, &clock, &source).await;
+    for _ in 0..2 {
+        assert_eq!(early(source.fail(&cache)).failure_backoff(MINUTE, MINUTE).await, Ok(1));
+        settled(&cache).await;
+    }
+    assert_eq!(source.calls(), 2);
+}
+
+/// The value that it was to refresh has been replaced meanwhile.
+#[tokio::test(start_paused = true)]
+async fn an_early_refresh_that_comes_late_loads_nothing() {
+    let (store, clock, source) = (TestStore::new(), Clock::manual(), Source::default());
+    let [one, other] = [(); 2].map(|()| Cache::builder(store.clone()).clock(clock.clone()).build());
+    nearly_stale(&one, &clock, &source).await;
+    assert_eq!(early(source.count(&other)).await, Ok(1));
+    store.delay(MINUTE..=MINUTE);
+    tokio::task::yield_now().await;
+    store.delay(Duration::ZERO..=Duration::ZERO);
+    assert_eq!(early(source.count(&one)).await, Ok(1));
+    settled(&one).await;
+    assert_eq!(source.calls(), 2);
+    tokio::time::sleep(2 * MINUTE).await;
+    settled(&other).await;
+    assert_eq!(source.calls(), 2, "the other one is not needed any more");
 }

@@ -18,10 +18,31 @@ struct Invalidation<'a> {
     hardness: Hardness,
 }
 
+/// Forgets what this process has learned of the loads that a hard invalidation covers: once the store has the invalidation, or
+/// when the caller leaves before that, since the store goes on with it.
+struct Forgets<'a> {
+    cache: &'a Cache,
+    scope: Scope<'a>,
+}
+
+impl<'a> Forgets<'a> {
+    /// `None` for a soft invalidation.
+    fn of(cache: &'a Cache, Invalidation { scope, hardness }: Invalidation<'a>) -> Option<Self> {
+        (hardness == Hardness::Hard).then_some(Self { cache, scope })
+    }
+}
+
+impl Drop for Forgets<'_> {
+    fn drop(&mut self) {
+        self.cache.forget_what_was_learned(self.scope);
+    }
+}
+
 impl Cache {
     /// Voids the entry of `key`, with all its variants. [`CacheLayer::key`](crate::CacheLayer::key) returns the key of a URI.
     ///
-    /// Once this has returned, no load that began before it becomes visible any more.
+    /// Once this has returned, no load that began before it becomes visible any more. As every invalidation does, it continues
+    /// even if its caller doesn't wait.
     ///
     /// # Errors
     ///
@@ -64,7 +85,9 @@ impl Cache {
     pub(super) async fn run_on_pattern(&self, pattern: &str, hardness: Hardness) -> Result<(), InvalidateError> {
         self.0.invalidations.fetch_add(1, Ordering::SeqCst);
         let (pattern_itself, http) = (Pattern::new(pattern), under_http(pattern).map(|http| Pattern::new(&http)));
-        let banned = self.0.store.invalidate(Scope::Pattern(&pattern_itself), hardness);
+        let scope = Scope::Pattern(&pattern_itself);
+        let forgets = Forgets::of(self, Invalidation { scope, hardness });
+        let banned = self.0.store.invalidate(scope, hardness);
         // Both are under way before either is waited for: a caller that goes away takes back none of them.
         let result = match &http {
             None => banned.await,
@@ -73,9 +96,7 @@ impl Cache {
                 result.and(more)
             }
         };
-        if hardness == Hardness::Hard {
-            self.0.recent_failures.forget_all();
-        }
+        drop(forgets);
         self.delivered(result, InvalidationKind::Pattern, hardness, Covers::Pattern(pattern))
     }
 
@@ -83,6 +104,8 @@ impl Cache {
     pub(super) async fn sweep_pattern(&self, pattern: &str) -> Result<u64, InvalidateError> {
         self.0.invalidations.fetch_add(1, Ordering::SeqCst);
         let (pattern_itself, http) = (Pattern::new(pattern), under_http(pattern).map(|http| Pattern::new(&http)));
+        let invalidation = Invalidation { scope: Scope::Pattern(&pattern_itself), hardness: Hardness::Hard };
+        let forgets = Forgets::of(self, invalidation);
         let swept = self.0.store.delete_matching(&pattern_itself);
         let deleted = match &http {
             None => swept.await,
@@ -91,38 +114,62 @@ impl Cache {
                 deleted.and_then(|deleted| Ok(deleted + more?))
             }
         };
-        self.0.recent_failures.forget_all();
+        drop(forgets);
         self.delivered(deleted, InvalidationKind::Pattern, Hardness::Hard, Covers::Pattern(pattern))
     }
 
+    /// Invalidates everything that carries one of `tags`, and these keys, with one result.
+    pub(crate) async fn run_on_uri(
+        &self,
+        tags: &Tags,
+        keys: &[Key],
+        hardness: Hardness,
+    ) -> Result<(), InvalidateError> {
+        let keys: Vec<Key> = keys.iter().map(|key| self.named(key)).collect();
+        let tags = (!tags.is_empty()).then_some(Scope::Tags(tags));
+        let scopes = tags.into_iter().chain(keys.iter().map(Scope::Key));
+        // All are under way before any is waited for: a caller that goes away takes back none of them.
+        let begun: Vec<_> = scopes.map(|scope| self.begin(Invalidation { scope, hardness })).collect();
+        let mut result = Ok(());
+        for invalidated in begun {
+            // Wait for each of them, even after an error.
+            result = invalidated.await.and(result);
+        }
+        result
+    }
+
     pub(super) async fn run_on_key(&self, key: &Key, hardness: Hardness) -> Result<(), InvalidateError> {
-        self.run(Invalidation { scope: Scope::Key(&self.named(key)), hardness }).await
+        self.begin(Invalidation { scope: Scope::Key(&self.named(key)), hardness }).await
     }
 
     pub(super) async fn run_on_all(&self, hardness: Hardness) -> Result<(), InvalidateError> {
-        self.run(Invalidation { scope: Scope::Everything, hardness }).await
+        self.begin(Invalidation { scope: Scope::Everything, hardness }).await
     }
 
     pub(super) async fn run_on_tags(&self, tags: &Tags, hardness: Hardness) -> Result<(), InvalidateError> {
         if tags.is_empty() {
             return Ok(());
         }
-        self.run(Invalidation { scope: Scope::Tags(tags), hardness }).await
+        self.begin(Invalidation { scope: Scope::Tags(tags), hardness }).await
     }
 
-    async fn run(&self, Invalidation { scope, hardness }: Invalidation<'_>) -> Result<(), InvalidateError> {
+    /// Begins an invalidation, which is under way from here on, whether its result is waited for or not.
+    fn begin<'a>(&'a self, invalidation: Invalidation<'a>) -> impl Future<Output = Result<(), InvalidateError>> + 'a {
         self.0.invalidations.fetch_add(1, Ordering::SeqCst);
-        let result = self.0.store.invalidate(scope, hardness).await;
-        if hardness == Hardness::Hard {
-            self.forget_what_was_learned(scope);
+        let Invalidation { scope, hardness } = invalidation;
+        let forgets = Forgets::of(self, invalidation);
+        let invalidated = self.0.store.invalidate(scope, hardness);
+        async move {
+            let result = invalidated.await;
+            drop(forgets);
+            let covers = match scope {
+                Scope::Key(key) => Covers::Key(key),
+                Scope::Tags(tags) => Covers::Tags(tags),
+                Scope::Pattern(pattern) => Covers::Pattern(pattern.as_str()),
+                Scope::Everything => Covers::All,
+            };
+            self.delivered(result, scope.into(), hardness, covers)
         }
-        let covers = match scope {
-            Scope::Key(key) => Covers::Key(key),
-            Scope::Tags(tags) => Covers::Tags(tags),
-            Scope::Pattern(pattern) => Covers::Pattern(pattern.as_str()),
-            Scope::Everything => Covers::All,
-        };
-        self.delivered(result, scope.into(), hardness, covers)
     }
 
     /// A new response may be cacheable, and its load may succeed.
@@ -133,7 +180,8 @@ impl Cache {
                 self.0.recent_failures.forget_all();
                 self.0.uncacheable.forget_all();
             }
-            Scope::Tags(_) | Scope::Pattern(_) => {}
+            Scope::Pattern(_) => self.0.recent_failures.forget_all(),
+            Scope::Tags(_) => {}
         }
     }
 

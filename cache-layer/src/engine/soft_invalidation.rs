@@ -21,9 +21,9 @@ use crate::{key::Key, store::Hardness, tag::Tags};
 #[must_use = "nothing is invalidated until it is awaited"]
 pub struct SoftInvalidation<T = ()> {
     cache: Cache,
-    parts: Vec<Part>,
+    part: Part,
     window: Duration,
-    /// The value to return once all parts are delivered.
+    /// The value to return once it is delivered.
     value: T,
 }
 
@@ -32,6 +32,8 @@ enum Part {
     Key(Key),
     Tags(Tags),
     Pattern(String),
+    /// All that is stored for a URI.
+    Uri(Tags, Vec<Key>),
     All,
 }
 
@@ -103,12 +105,11 @@ impl Cache {
 
     /// The soft invalidation of a URI: of these tags, and of each of these keys. `known` says whether the URI has a host.
     pub(crate) fn soft_invalidate_uri(&self, tags: Tags, keys: Vec<Key>, known: bool) -> SoftInvalidation<bool> {
-        let parts = [Part::Tags(tags)].into_iter().chain(keys.into_iter().map(Part::Key)).collect();
-        SoftInvalidation { cache: self.clone(), parts, window: Duration::ZERO, value: known }
+        SoftInvalidation { cache: self.clone(), part: Part::Uri(tags, keys), window: Duration::ZERO, value: known }
     }
 
     fn softening(&self, part: Part) -> SoftInvalidation {
-        SoftInvalidation { cache: self.clone(), parts: vec![part], window: Duration::ZERO, value: () }
+        SoftInvalidation { cache: self.clone(), part, window: Duration::ZERO, value: () }
     }
 }
 
@@ -140,30 +141,23 @@ impl<T: Send + 'static> IntoFuture for SoftInvalidation<T> {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let Self { cache, parts, window, value } = self;
+        let Self { cache, part, window, value } = self;
         let hardness = if window.is_zero() { Hardness::Soft } else { Hardness::Ramp(window) };
         Box::pin(async move {
-            let mut result = Ok(());
-            for part in parts {
-                let done = match part {
-                    Part::Key(key) => cache.run_on_key(&key, hardness).await,
-                    Part::Tags(tags) => cache.run_on_tags(&tags, hardness).await,
-                    Part::Pattern(pattern) => cache.run_on_pattern(&pattern, hardness).await,
-                    Part::All => cache.run_on_all(hardness).await,
-                };
-                // Try each part, even after an error.
-                result = done.and(result);
+            match part {
+                Part::Key(key) => cache.run_on_key(&key, hardness).await?,
+                Part::Tags(tags) => cache.run_on_tags(&tags, hardness).await?,
+                Part::Pattern(pattern) => cache.run_on_pattern(&pattern, hardness).await?,
+                Part::Uri(tags, keys) => cache.run_on_uri(&tags, &keys, hardness).await?,
+                Part::All => cache.run_on_all(hardness).await?,
             }
-            result.map(|()| value)
+            Ok(value)
         })
     }
 }
 
 impl<T> fmt::Debug for SoftInvalidation<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SoftInvalidation")
-            .field("parts", &self.parts.len())
-            .field("window", &self.window)
-            .finish_non_exhaustive()
+        f.debug_struct("SoftInvalidation").field("window", &self.window).finish_non_exhaustive()
     }
 }

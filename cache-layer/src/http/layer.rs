@@ -22,6 +22,7 @@ use crate::{
     key::Key,
     policy::{Encode, KeepIf, NoVarySearch, Profile, Remaining, RequestPredicate, SetCookie, Vary, Verify, Voids},
     semantics::{cache_status::CacheName, caching_policy::CachingPolicy, names::Names, one_request::OF_ONE_REQUEST},
+    store::Hardness,
     tag::Tags,
     telemetry::NoCacheReason,
 };
@@ -277,9 +278,10 @@ impl CacheLayer {
     /// set. Zero turns it off.
     ///
     /// A failure is an error of the service, or a 500, 502, 503 or 504, in answer to a request without `Authorization` and
-    /// `Cookie`. During the back-off, a stale response that may stand in for an error is used without asking the application. A
-    /// request without such a response still goes to the application, unless [`share_failures`](Self::share_failures) is set. A
-    /// success ends the back-off, and so does an invalidation of the key.
+    /// `Cookie`; in a [private cache](crate::PrivateCacheLayer), in answer to any request, for those with the same credentials.
+    /// During the back-off, a stale response that may stand in for an error is used without asking the application. A request
+    /// without such a response still goes to the application, unless [`share_failures`](Self::share_failures) is set. A success
+    /// ends the back-off, and so does an invalidation of the key.
     pub fn failure_backoff(mut self, first: Duration, longest: Duration) -> Self {
         self.context.policy.failure_backoff = (first, longest);
         self
@@ -287,7 +289,7 @@ impl CacheLayer {
 
     /// Whether requests for a key are refused during its back-off ([`failure_backoff`](Self::failure_backoff)) if no stale
     /// response may answer them: with the status of the failure, 502 if there was no response, and `Retry-After`. Off unless
-    /// set; requests with `Authorization` or `Cookie` are never refused.
+    /// set; a shared cache never refuses requests with `Authorization` or `Cookie`.
     pub fn share_failures(mut self, on: bool) -> Self {
         self.context.policy.share_failures = on;
         self
@@ -638,12 +640,8 @@ impl CacheLayer {
     /// As for [`Cache::invalidate`].
     pub async fn invalidate_uri(&self, uri: &Uri) -> Result<bool, InvalidateError> {
         let Some(Affected { keys, tags }) = self.affected(uri) else { return Ok(false) };
-        let mut result = self.context.cache.invalidate_tags(tags).await;
-        for key in keys {
-            // Try each key, even after an error.
-            result = self.context.cache.invalidate(&key).await.and(result);
-        }
-        result.map(|()| true)
+        self.context.cache.run_on_uri(&Tags::new(tags), &keys, Hardness::Hard).await?;
+        Ok(true)
     }
 
     /// As [`invalidate_uri`](Self::invalidate_uri), but makes responses stale rather than unusable, as

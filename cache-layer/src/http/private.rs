@@ -61,6 +61,7 @@ const LONGEST_OWNER: usize = 200;
 /// | `Set-Cookie` | passed to the request that loads; the response is stored without it, as in browsers, so that no hit undoes a later cookie | not stored |
 /// | no stated freshness | estimated (section 4.2.2), if the status permits it | not stored |
 /// | directives of requests | honoured: `max-stale` for a day after the end of freshness | by choice |
+/// | a failure, by [`share_failures`](CacheLayer::share_failures) | shared by requests with the same credentials, of this owner alone | not shared by requests with credentials |
 /// | `http` and `https` | two sites, always | one site |
 /// | `Cache-Tag`, `Surrogate-Key` | passed on, and ignored | tags, and not passed on |
 ///

@@ -2,7 +2,8 @@
 
 use std::{collections::VecDeque, fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 
-use tokio::{sync::oneshot, time::sleep};
+use tokio::{runtime::Handle, sync::oneshot, time::sleep};
+use tracing::Instrument as _;
 
 use super::{
     Acquired, BoxFuture, Committed, Estimate, Failed, Failures, Fill, Hardness, Lease, LeaseState, LeaseToken,
@@ -221,6 +222,19 @@ impl TestStore {
     }
 }
 
+/// What was sent goes on, even if its caller leaves.
+fn detached<T: Send + 'static>(
+    sent: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+) -> BoxFuture<'static, Result<T, StoreError>> {
+    match Handle::try_current() {
+        Ok(runtime) => {
+            let task = runtime.spawn(sent.in_current_span());
+            Box::pin(async move { task.await.unwrap_or(Err(StoreError::Unavailable)) })
+        }
+        Err(_) => Box::pin(sent),
+    }
+}
+
 fn within(bounds: &RangeInclusive<Duration>) -> Duration {
     let (least, most) = (bounds.start().as_micros(), bounds.end().as_micros());
     let [least, most] = [least.min(most), most].map(|micros| u64::try_from(micros).unwrap_or(u64::MAX));
@@ -360,23 +374,25 @@ impl StoreBackend for TestStore {
     }
 
     fn invalidate<'a>(&'a self, scope: Scope<'a>, hardness: Hardness) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move {
-            if let Err(error) = self.answers().await {
+        let (store, scope) = (self.clone(), scope.to_owned());
+        detached(async move {
+            if let Err(error) = store.answers().await {
                 // A kept invalidation is a hard one, as with any store.
-                self.keep(scope.to_owned(), Hardness::Hard);
+                store.keep(scope, Hardness::Hard);
                 return Err(error);
             }
-            self.0.store.invalidate(scope, hardness).await
+            store.0.store.invalidate(scope.borrow(), hardness).await
         })
     }
 
     fn delete_matching<'a>(&'a self, pattern: &'a Pattern) -> BoxFuture<'a, Result<u64, StoreError>> {
-        Box::pin(async move {
-            if let Err(error) = self.answers().await {
-                self.keep(OwnedScope::Pattern(pattern.clone()), Hardness::Hard);
+        let (store, pattern) = (self.clone(), pattern.clone());
+        detached(async move {
+            if let Err(error) = store.answers().await {
+                store.keep(OwnedScope::Pattern(pattern), Hardness::Hard);
                 return Err(error);
             }
-            self.0.store.delete_matching(pattern).await
+            store.0.store.delete_matching(&pattern).await
         })
     }
 
@@ -390,12 +406,13 @@ impl StoreBackend for TestStore {
     }
 
     fn put<'a>(&'a self, entries: Vec<(Key, Entry)>, tags: &'a Tags) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move {
-            if let Err(error) = self.answers().await {
-                entries.into_iter().for_each(|(key, _)| self.keep(OwnedScope::Key(key), Hardness::Hard));
+        let (store, tags) = (self.clone(), tags.clone());
+        detached(async move {
+            if let Err(error) = store.answers().await {
+                entries.into_iter().for_each(|(key, _)| store.keep(OwnedScope::Key(key), Hardness::Hard));
                 return Err(error);
             }
-            self.0.store.put(entries, tags).await
+            store.0.store.put(entries, &tags).await
         })
     }
 }

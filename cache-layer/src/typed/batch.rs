@@ -46,7 +46,7 @@ pub(super) struct Led<K, V, E> {
     pub(super) flight: Flight,
     pub(super) miss: Miss,
     pub(super) patience: Patience,
-    /// The key has waited in vain for another process, and is loaded without the store if it is not there by now.
+    /// The key has waited in vain for another process. If it is not there by now, it is loaded, and not stored.
     pub(super) is_impatient: bool,
     pub(super) purpose: Purpose,
     pub(super) reply_to: ReplyTo<Part<V, E>>,
@@ -62,8 +62,8 @@ struct Granted<K, V, E> {
     reply_to: ReplyTo<Part<V, E>>,
 }
 
-/// The next step: returns the keys to look up again.
-type Step<K, V, E> = Pin<Box<dyn Future<Output = Vec<Led<K, V, E>>> + Send>>;
+/// The wait of a key for another process's load; then the key is looked up again.
+type Wait<K, V, E> = Pin<Box<dyn Future<Output = Led<K, V, E>> + Send>>;
 
 /// Leads the flights of `wanted` to their ends.
 pub(super) async fn lead<K, V, E>(mut wanted: Vec<Led<K, V, E>>, load: LoadMany<K, V, E>)
@@ -72,37 +72,65 @@ where
     V: Serialize + DeserializeOwned + Send + 'static,
     E: Clone + Send + Sync + 'static,
 {
-    let mut steps: FuturesUnordered<Step<K, V, E>> = FuturesUnordered::new();
+    let (mut waits, mut loads) = (FuturesUnordered::<Wait<K, V, E>>::new(), FuturesUnordered::new());
     loop {
         let mut granted = Vec::with_capacity(wanted.len());
-        for attempted in join_all(wanted.into_iter().map(Led::attempt)).await {
+        for attempted in meanwhile(&mut loads, join_all(wanted.into_iter().map(Led::attempt))).await {
             match attempted {
                 Attempted::Granted(one) => granted.push(*one),
-                Attempted::Waits(waits) => steps.push(waits),
+                Attempted::Waits(wait) => waits.push(wait),
                 Attempted::Ended => {}
             }
         }
         if !granted.is_empty() {
-            let load = load.clone();
-            steps.push(Box::pin(async move {
-                load_all(granted, &load).await;
-                Vec::new()
-            }));
+            loads.push(load_all(granted, &load));
         }
-        let Some(mut again) = steps.next().await else { return };
-        // Steps that end together, such as the load of another process, are continued together.
-        while let Some(Some(more)) = steps.next().now_or_never() {
-            again.extend(more);
-        }
-        wanted = look_again(again).await;
+        let waited = loop {
+            tokio::select! {
+                biased;
+                Some(waited) = waits.next() => break waited,
+                Some(()) = loads.next() => {}
+                else => return,
+            }
+        };
+        let ended = together(waited, &mut waits).await;
+        wanted = meanwhile(&mut loads, look_again(ended)).await;
     }
+}
+
+/// The result of `step`; the loads go on meanwhile, however slow the store is.
+async fn meanwhile<T>(loads: &mut FuturesUnordered<impl Future<Output = ()>>, step: impl Future<Output = T>) -> T {
+    let mut step = pin!(step);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut step => return done,
+            Some(()) = loads.next() => {}
+        }
+    }
+}
+
+/// The keys whose waits end with that of `first`, such as those of one load of another process, so that they are continued
+/// together.
+async fn together<K, V, E>(first: Led<K, V, E>, waits: &mut FuturesUnordered<Wait<K, V, E>>) -> Vec<Led<K, V, E>> {
+    let mut ended = vec![first];
+    while let Some(Some(more)) = waits.next().now_or_never() {
+        ended.push(more);
+    }
+    if ended.iter().any(|led| led.is_impatient) {
+        // All keys of a call have one deadline. Their timers may wake them one by one, and those that have heard of another
+        // process just before it have just asked again: for all of them, the wait is over.
+        ended.extend(waits.collect::<Vec<_>>().await);
+        ended.iter_mut().for_each(|led| led.is_impatient = true);
+    }
+    ended
 }
 
 /// The result of asking for the right to load a key.
 enum Attempted<K, V, E> {
     Granted(Box<Granted<K, V, E>>),
     /// Another process loads it, or it is changing.
-    Waits(Step<K, V, E>),
+    Waits(Wait<K, V, E>),
     Ended,
 }
 
@@ -113,9 +141,13 @@ where
     E: Clone + Send + Sync + 'static,
 {
     async fn attempt(self) -> Attempted<K, V, E> {
-        let Self { id, ask, flight, miss, mut patience, is_impatient: _, purpose, reply_to } = self;
+        let Self { id, ask, flight, miss, mut patience, is_impatient, purpose, reply_to } = self;
         let cache = ask.cache.clone();
         let policy = ask.failure_policy(&miss);
+        if is_impatient {
+            let permit = cache.load_impatiently(flight, policy.back_off);
+            return Attempted::Granted(Box::new(Granted { id, ask, permit, miss, purpose, reply_to }));
+        }
         let (flight, is_held) = match cache.attempt(flight, &ask.key, miss.expected, policy).await {
             AttemptNow::Granted(permit) => {
                 return Attempted::Granted(Box::new(Granted { id, ask, permit, miss, purpose, reply_to }));
@@ -140,7 +172,7 @@ where
                 true => cache.wait_out(&ask.key, &mut patience).await,
                 false => patience.again(LONGEST_PAUSE, std::time::Duration::ZERO).await,
             };
-            vec![Self { id, ask, flight, miss, patience, is_impatient: !looks_again, purpose, reply_to }]
+            Self { id, ask, flight, miss, patience, is_impatient: !looks_again, purpose, reply_to }
         }))
     }
 }
@@ -165,9 +197,6 @@ where
                 wanted.push(led);
             }
         }
-    }
-    for led in wanted.iter_mut().filter(|led| led.is_impatient) {
-        led.miss.expected = None;
     }
     wanted
 }

@@ -150,6 +150,9 @@ impl<V, E> GetOrLoad<V, E> {
     ///
     /// The load continues as if its caller had left, and its value is stored if it comes within
     /// [`abandoned_load`](crate::CacheBuilder::abandoned_load).
+    ///
+    /// A load that can't fail, whose error is [`Infallible`](std::convert::Infallible), has no error for a call that takes too
+    /// long: give it an error type. `#[cached]` asks for a function that returns a `Result`.
     pub fn hard_timeout(mut self, limit: Duration, error: E) -> Self {
         self.hard_timeout = Some((limit, error));
         self.ask.stand_in.knows_stale();

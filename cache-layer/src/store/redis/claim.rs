@@ -78,7 +78,9 @@ impl RedisStore {
         match outcome.get() {
             Some(Claimed::Taken(started)) => {
                 if let Some(seen) = self.to_be_loaded(&lookup) {
-                    request.granted();
+                    if !request.granted() {
+                        self.watch_again(connection, session, &lease, Limit::Request).await;
+                    }
                     let lease = lease.started(*started).under(tags.dataset_id());
                     if sent.claim.take().is_some_and(|claim| claim.taken(lease, seen, life)) {
                         self.attend_to_claims();

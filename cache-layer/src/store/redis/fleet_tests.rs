@@ -164,6 +164,25 @@ async fn the_first_lease_on_an_empty_server_is_not_overtaken() {
     assert!(!store.overtaken(&lease));
 }
 
+/// The server's push of the end of the one may arrive when the other has been asked for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_follows_another_one_is_not_overtaken() {
+    let server = RedisServer::start();
+    let store = connect(server.url()).await;
+    for round in 0..2_000 {
+        let lease = loop {
+            match store.acquire(&key("a"), Seen::Nothing, LEASE, Failures::Heed).await.unwrap() {
+                Acquired::Granted(lease) => break lease,
+                // The one before has not been given back yet.
+                Acquired::Held => {}
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(!store.overtaken(&lease), "round {round}");
+        store.release(&lease, None);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_of_a_connection_that_is_gone_is_overtaken() {
     let server = RedisServer::start();

@@ -88,11 +88,11 @@ impl RedisStore {
             }
         };
         let started = moment?;
+        if watched && session.tracking && tags_session.tracking && !request.granted() {
+            self.watch_again(&connection, &session, &wanted.lease, Limit::Request).await;
+        }
         sent.is_settled = true;
         drop(sent);
-        if watched && session.tracking && tags_session.tracking {
-            request.granted();
-        }
         Ok(Acquired::Granted(wanted.lease.started(started).under(tags.dataset_id()).after(failures)))
     }
 
@@ -258,15 +258,22 @@ impl RedisStore {
             })
             .await?;
         if renewed {
-            self.watch_again(&connection, &session, lease).await;
+            self.watch_again(&connection, &session, lease, Limit::Background).await;
         } else {
             self.0.context.leases.end(lease);
         }
         Ok(renewed)
     }
 
-    /// Finds out whether a lease that may have changed is still held, and continues to watch it.
-    async fn watch_again(&self, connection: &Connection, session: &Arc<Session>, lease: &Lease) {
+    /// Finds out whether a lease that may have changed is still held, and continues to watch it: a push for its name may have
+    /// been for this process's own renewal, or for the end of the lease before this one.
+    pub(super) async fn watch_again(
+        &self,
+        connection: &Connection,
+        session: &Arc<Session>,
+        lease: &Lease,
+        limit: Limit,
+    ) {
         let mut batch = Batch::default();
         batch.track(session.tracking);
         batch.get_any(&self.0.context.names.lease(&lease.key));
@@ -275,15 +282,12 @@ impl RedisStore {
         for _ in 0..2 {
             let Some(question) = self.0.context.leases.begin_again(lease) else { return };
             let watched: Result<(AnyType,), StoreError> = connection
-                .run_with(Operation::Watch, session, Limit::Background, async |mut driver: MultiplexedConnection| {
+                .run_with(Operation::Watch, session, limit, async |mut driver: MultiplexedConnection| {
                     batch.run(&mut driver).await
                 })
                 .await;
-            match watched {
-                Ok((AnyType(Some(held)),)) if held == lease.value() => question.granted(),
-                _ => return,
-            }
-            if self.0.context.leases.stands(lease) {
+            let Ok((AnyType(Some(held)),)) = watched else { return };
+            if held != lease.value() || question.granted() {
                 return;
             }
         }

@@ -93,11 +93,10 @@ fn place(lease: &Lease) -> Place {
 }
 
 impl PendingLease<'_> {
-    /// Records that the lease is held; it stands unless something happened to it since it was asked for.
-    pub(crate) fn granted(mut self) {
-        if let Some(ticket) = self.0.take() {
-            ticket.complete(State::Standing);
-        }
+    /// Records that the lease is held; returns whether it stands, as it does unless something happened to it since it was asked
+    /// for.
+    pub(crate) fn granted(mut self) -> bool {
+        self.0.take().is_some_and(|ticket| ticket.complete(State::Standing))
     }
 }
 

@@ -197,23 +197,24 @@ impl<K: Hash + Ord + Clone, V: Clone> TrackedRanges<K, V> {
 }
 
 impl<K: Hash + Ord, V, M: Map<K, Slot<V>>> Ticket<'_, K, V, M> {
-    /// Keeps the value that was read, unless it changed since.
-    pub(super) fn complete(self, value: V) {
-        self.complete_with(|| Some(value));
+    /// Keeps the value that was read, unless it changed since; returns whether it is kept.
+    pub(super) fn complete(self, value: V) -> bool {
+        self.complete_with(|| Some(value))
     }
 
-    /// As [`complete`](Self::complete), for a value that `keep` stores elsewhere, in which case it returns `None`. Nothing is
+    /// As [`complete`](Self::complete), for a value that `keep` stores elsewhere, in which case `keep` returns `None`. Nothing is
     /// voided while `keep` runs. To void such a value, [void](Tracked::void) its key here first, and then remove it there.
-    pub(super) fn complete_with(mut self, keep: impl FnOnce() -> Option<V>) {
+    pub(super) fn complete_with(mut self, keep: impl FnOnce() -> Option<V>) -> bool {
         if !std::mem::take(&mut self.open) {
-            return;
+            return false;
         }
         let Table { slots, .. } = &mut *self.tracked.table.lock();
-        let Some(slot) = slots.get_mut(&self.key).filter(|slot| is_of(slot, self.number)) else { return };
+        let Some(slot) = slots.get_mut(&self.key).filter(|slot| is_of(slot, self.number)) else { return false };
         match keep() {
             Some(value) => *slot = Slot::Known(value),
             None => slots.remove(&self.key),
         }
+        true
     }
 
     /// Ends the read, and voids its key, even if a value is known by now.
