@@ -161,7 +161,11 @@ fn a_reader_that_gives_up_misleads_nobody_and_leaves_nothing_behind() {
             thread::spawn(move || {
                 let ticket = shared.0.begin_read(KEY);
                 let value = shared.1.read();
-                if gives_up { drop(ticket) } else { ticket.complete(value) }
+                if gives_up {
+                    drop(ticket);
+                } else {
+                    ticket.complete(value);
+                }
             })
         });
         if shared.1.write(NEW) {
