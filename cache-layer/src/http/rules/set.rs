@@ -121,6 +121,7 @@ impl RuleSet {
     }
 
     /// The number of the rule that applies to a request, if one does.
+    #[inline(always)]
     pub(super) fn find(&self, host: &str, path: &str, method: &Method) -> Result<Option<usize>, Unclear> {
         if self.rules.is_empty() {
             return Ok(None);
