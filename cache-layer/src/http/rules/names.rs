@@ -5,6 +5,8 @@
 pub(super) struct Names<T> {
     /// None, or a power of two.
     slots: Vec<Option<Slot<T>>>,
+    /// The bits of a hash beside those that say the slot, which are its highest.
+    shift: u32,
     count: usize,
 }
 
@@ -30,7 +32,7 @@ const FEWEST: usize = 8;
 
 impl<T> Default for Names<T> {
     fn default() -> Self {
-        Self { slots: Vec::new(), count: 0 }
+        Self { slots: Vec::new(), shift: 0, count: 0 }
     }
 }
 
@@ -42,23 +44,32 @@ impl<T> Names<T> {
 
     #[inline(always)]
     pub(super) fn get(&self, name: Name<'_>) -> Option<&T> {
-        let mut at = name.hash();
+        let mut at = self.first_place(name);
         // An empty table has no slot at any place.
-        while let Some(slot) = self.slots.get(at & self.slots.len().wrapping_sub(1))?.as_ref() {
+        while let Some(slot) = self.slots.get(at)?.as_ref() {
             if slot.is_of(name) {
                 return Some(&slot.value);
             }
-            at = at.wrapping_add(1);
+            at = self.next_place(at);
         }
         None
     }
 
+    #[inline(always)]
+    fn first_place(&self, name: Name<'_>) -> usize {
+        (name.hash() >> self.shift) as usize
+    }
+
+    #[inline(always)]
+    fn next_place(&self, at: usize) -> usize {
+        (at + 1) & (self.slots.len() - 1)
+    }
+
     /// The place of a name: where it is, or where it belongs. There must be a free slot.
     fn place(&self, name: Name<'_>) -> usize {
-        let mask = self.slots.len() - 1;
-        let mut at = name.hash() & mask;
+        let mut at = self.first_place(name);
         while self.slots[at].as_ref().is_some_and(|slot| !slot.is_of(name)) {
-            at = (at + 1) & mask;
+            at = self.next_place(at);
         }
         at
     }
@@ -67,6 +78,7 @@ impl<T> Names<T> {
         let slots = (2 * self.slots.len()).max(FEWEST);
         let former = std::mem::take(&mut self.slots);
         self.slots.resize_with(slots, || None);
+        self.shift = u64::BITS - slots.trailing_zeros();
         for slot in former.into_iter().flatten() {
             let at = self.place(Name::of(&slot.text));
             self.slots[at] = Some(slot);
@@ -112,10 +124,10 @@ impl<'a> Name<'a> {
     /// Fast, and not safe against chosen names. Only the owner of the rules chooses those that are in a table: requests are looked
     /// up and never inserted.
     #[inline(always)]
-    fn hash(self) -> usize {
+    fn hash(self) -> u64 {
         let word = self.first.rotate_left(29) ^ self.last ^ self.text.len() as u64;
         // The golden ratio: the highest bits of a product depend on all of its factors'.
-        (word.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize
+        word.wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 }
 

@@ -105,12 +105,8 @@ fn literal(text: &str) -> Result<String, String> {
 
 /// Runs `look` with the segments of a path, as they are compared with those of patterns; `None` if the path is not
 /// [clear](clear_path).
-#[inline(always)]
 pub(super) fn with_segments<T>(path: &str, look: impl FnOnce(Segments<'_>) -> T) -> Option<T> {
-    match Segments::plain(path) {
-        Some(segments) => Some(look(segments)),
-        None => clear_path(path).map(|path| look(Segments::of(&path))),
-    }
+    clear_path(path).map(|path| look(Segments::of(&path)))
 }
 
 /// The remaining segments of a path.
@@ -129,9 +125,9 @@ impl<'a> Segments<'a> {
     /// Those of a path in which nothing may mean something else, as in most: no byte tells but single slashes. Where there are
     /// none, it may be so all the same.
     #[inline(always)]
-    fn plain(path: &'a str) -> Option<Self> {
+    pub(super) fn plain(path: &'a str) -> Option<Self> {
         let path = path.as_bytes();
-        let (first, last) = (word_of(path.first_chunk()?), word_of(path.last_chunk()?));
+        let (first, last) = (word_of(*path.first_chunk()?), word_of(*path.last_chunk()?));
         if telling(first) | telling(last) != 0 {
             return None;
         }
@@ -169,8 +165,8 @@ fn without_slash_at_the_end(path: &[u8]) -> &[u8] {
 const WORD: usize = size_of::<u64>();
 const EACH: u64 = u64::from_ne_bytes([1; WORD]);
 
-fn word_of(bytes: &[u8; WORD]) -> u64 {
-    u64::from_le_bytes(*bytes)
+fn word_of(bytes: [u8; WORD]) -> u64 {
+    u64::from_le_bytes(bytes)
 }
 
 /// The slashes of a path after its first word, a bit for each byte; `None` if there is a byte that tells, or if the path has more
@@ -179,7 +175,7 @@ fn word_of(bytes: &[u8; WORD]) -> u64 {
 fn slashes_between(path: &[u8]) -> Option<u64> {
     let after = path.get(WORD..).filter(|_| path.len() <= u64::BITS as usize)?;
     let (words, _) = after.as_chunks();
-    words.iter().map(word_of).enumerate().try_fold(0, |slashes, (number, word)| {
+    words.iter().copied().map(word_of).enumerate().try_fold(0, |slashes, (number, word)| {
         (telling(word) == 0).then(|| slashes | (slashes_in(word) << (WORD * (number + 1))))
     })
 }
