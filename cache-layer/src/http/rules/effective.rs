@@ -119,7 +119,7 @@ impl Ruling {
 
     #[inline(always)]
     fn context(&self, target: &Target<'_>, method: &Method) -> Result<&Arc<Context>, Unclear> {
-        let found = self.set.find(target.host(), target.path(), method)?;
+        let found = self.set.find(|| target.host(), target.path(), method)?;
         Ok(found.map_or(&self.base, |number| self.of_rule(number)))
     }
 
@@ -162,7 +162,7 @@ impl RequestSettings {
     /// The rule for a request, if there is one.
     pub(in crate::http) fn rule(&self, target: &Target<'_>, method: &Method) -> Option<Rule> {
         let set = &self.ruled.as_ref()?.known().set;
-        let number = set.find(target.host(), target.path(), method).ok()??;
+        let number = set.find(|| target.host(), target.path(), method).ok()??;
         set.rules.get(number).cloned()
     }
 

@@ -93,13 +93,18 @@ impl Index {
 
     /// The number of the rule that applies to a request, by its host, the segments of its path and its method.
     #[inline(always)]
-    pub(super) fn find(&self, host: &str, path: Segments<'_>, method: &Method) -> Option<usize> {
+    pub(super) fn find<'h>(
+        &self,
+        host: impl FnOnce() -> &'h str,
+        path: Segments<'_>,
+        method: &Method,
+    ) -> Option<usize> {
         // HEAD is answered like GET.
         let method = if *method == Method::HEAD { &Method::GET } else { method };
         if self.hosts.is_empty() && self.domains.is_empty() {
             return self.any.find(path, method);
         }
-        self.find_by_host(host, path, method)
+        self.find_by_host(host(), path, method)
     }
 
     #[inline(never)]
@@ -138,8 +143,11 @@ impl Node {
             };
             path = rest;
         }
-        let of_prefix = || node.open.as_ref()?.prefix.find(method);
-        node.ends.find(method).or_else(of_prefix).or(less_special)
+        match (node.ends.find(method), node.open.as_deref()) {
+            (None, Some(open)) => open.prefix.find(method).or(less_special),
+            (None, None) => less_special,
+            (found, _) => found,
+        }
     }
 
     /// As [`find`](Self::find), as a function of its own, which calls itself.
@@ -326,7 +334,7 @@ mod tests {
             let (host, path, method) = request;
             let best = (0..known.len()).filter(|&at| known[at].matches(request)).max_by_key(|&at| known[at].rank());
             let method = method.parse().unwrap();
-            let found = with_segments(path, |path| index.find(host, path, &method));
+            let found = with_segments(path, |path| index.find(|| host, path, &method));
             assert_eq!(found, Some(best), "{request:?} with {known:?}");
         }
     }

@@ -126,19 +126,24 @@ impl RuleSet {
 
     /// The number of the rule that applies to a request, if one does.
     #[inline(always)]
-    pub(super) fn find(&self, host: &str, path: &str, method: &Method) -> Result<Option<usize>, Unclear> {
+    pub(super) fn find<'h>(
+        &self,
+        host: impl FnOnce() -> &'h str,
+        path: &str,
+        method: &Method,
+    ) -> Result<Option<usize>, Unclear> {
         if self.rules.is_empty() {
             return Ok(None);
         }
         match Segments::plain(path) {
             Some(path) => Ok(self.index.find(host, path, method)),
-            None => self.find_by_a_closer_look(host, path, method),
+            None => self.find_by_a_closer_look(host(), path, method),
         }
     }
 
     /// As [`find`](Self::find), for a path that is long, short, or has what may mean something else.
     #[inline(never)]
     fn find_by_a_closer_look(&self, host: &str, path: &str, method: &Method) -> Result<Option<usize>, Unclear> {
-        with_segments(path, |path| self.index.find(host, path, method)).ok_or(Unclear)
+        with_segments(path, |path| self.index.find(|| host, path, method)).ok_or(Unclear)
     }
 }
