@@ -228,6 +228,7 @@ impl Cache {
     }
 
     /// Whether an operator has turned a switch on that changes the path of a hit.
+    #[inline(always)]
     pub(crate) fn changes_hits(&self) -> bool {
         self.0.switches.as_ref().is_some_and(|switches| switches.changes_hits())
     }

@@ -55,6 +55,8 @@ pub(super) struct Context {
     pub(super) verifier: Option<Verifier>,
     /// Whether the policy may examine a request before its look-up, or verify it afterwards: such requests take a slower path.
     pub(super) detours: bool,
+    /// Whether the policy needs to examine a request before its look-up, or its response afterwards.
+    pub(super) asks_first: bool,
 }
 
 impl Context {
@@ -76,6 +78,7 @@ impl Context {
             owner: None,
             verifier,
             detours: false,
+            asks_first: false,
         }
     }
 
@@ -93,7 +96,12 @@ impl Context {
     pub(super) fn settled(mut self) -> Self {
         self.verifier = Verifier::new(self.policy.verify.as_ref(), self.cache.switches());
         self.detours = self.policy.verification_rate().is_some() || self.policy.bypass_if.is_some();
-        self
+        self.knowing_what_it_asks()
+    }
+
+    /// The same, for requests: each of them asks [whether it is examined](Self::asks_first).
+    pub(super) fn knowing_what_it_asks(self) -> Self {
+        Self { asks_first: self.policy.asks_first(), ..self }
     }
 
     /// Reports a request that is not looked up.
@@ -107,8 +115,9 @@ impl Context {
     }
 
     /// Whether a setting needs to examine a request before its look-up, or its response afterwards.
+    #[inline(always)]
     pub(super) fn asks_first(&self) -> bool {
-        self.policy.asks_first() || self.cache.changes_hits()
+        self.asks_first || self.cache.changes_hits()
     }
 
     /// Whether a setting may make a request bypass the cache, or verify it after it was answered.

@@ -10,8 +10,8 @@ use super::{
     encode::Encoders,
     hints::Hints,
     owner::Owner,
-    rules::{RequestSettings, Rule, RuledContexts, Rules},
-    service::CacheService,
+    rules::{RequestSettings, Rule, Ruled, Rules},
+    service::{CacheService, Settings},
     target::{Affected, Target},
     variations::Variations,
 };
@@ -719,8 +719,8 @@ impl CacheLayer {
     /// The settings for a request with these hints: those of the rule that applies, over those in `context`.
     pub(super) fn settings(&self, context: Context, hints: Option<&Hints>) -> RequestSettings {
         let context = Arc::new(context);
-        let ruled = self.rules.as_ref().map(|rules| RuledContexts::new(context.clone(), rules.clone()));
-        RequestSettings::new(context, ruled.as_ref(), hints)
+        let ruled = self.rules.as_ref().map(|rules| Ruled::new(context.clone(), rules.clone()));
+        RequestSettings::new(context, ruled, hints)
     }
 }
 
@@ -937,11 +937,11 @@ impl<S> Layer<S> for CacheLayer {
     type Service = CacheService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let context = Arc::new(self.context.clone());
-        let ruled = match &self.rules {
-            None if !context.policy.asks_first() && !context.cache.has_switches() => None,
-            rules => Some(Arc::new(RuledContexts::new(context.clone(), rules.clone().unwrap_or_default()))),
+        let context = Arc::new(self.context.clone().knowing_what_it_asks());
+        let settings = match &self.rules {
+            None if !context.policy.asks_first() && !context.cache.has_switches() => Settings::Plain(context),
+            rules => Settings::Ruled(Ruled::new(context, rules.clone().unwrap_or_default())),
         };
-        CacheService::new(inner, context, ruled)
+        CacheService::new(inner, settings)
     }
 }

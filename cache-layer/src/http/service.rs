@@ -22,7 +22,7 @@ use super::{
     future::ResponseFuture,
     hints::Hints,
     origin::Origin,
-    rules::{Choice, RequestSettings, Ruled, RuledContexts},
+    rules::{Choice, RequestSettings, Ruled},
     select::InMemory,
     target::Target,
     write::write_through,
@@ -42,14 +42,31 @@ use crate::{
 #[derive(Clone)]
 pub struct CacheService<S> {
     inner: S,
-    context: Arc<Context>,
-    /// `None` if all requests are looked up with the same settings.
-    ruled: Option<Ruled>,
+    settings: Settings,
+}
+
+/// The settings of a service.
+#[derive(Clone)]
+pub(super) enum Settings {
+    /// All requests are looked up with the same settings.
+    Plain(Arc<Context>),
+    Ruled(Ruled),
+}
+
+impl Settings {
+    /// The settings, without rules.
+    #[inline(always)]
+    fn base(&self) -> &Arc<Context> {
+        match self {
+            Self::Plain(context) => context,
+            Self::Ruled(ruled) => ruled.base(),
+        }
+    }
 }
 
 impl<S> CacheService<S> {
-    pub(super) fn new(inner: S, context: Arc<Context>, ruled: Option<Arc<RuledContexts>>) -> Self {
-        Self { inner, context, ruled: ruled.map(Ruled::new) }
+    pub(super) fn new(inner: S, settings: Settings) -> Self {
+        Self { inner, settings }
     }
 
     /// The service behind the cache.
@@ -86,27 +103,28 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        if let Some(ruled) = &mut self.ruled {
+        if let Settings::Ruled(ruled) = &mut self.settings {
             ruled.keep_up();
         }
-        let context = &self.context;
+        let context = self.settings.base();
         let enclosing = context.take_enclosing(request.headers_mut());
         let (method, headers) = (request.method(), request.headers());
         let refusal = refusal_of_request(method, headers, !request.body().is_end_stream());
         match (refusal, Target::of_request(&context.sites, &request)) {
             (None, Some(target)) => {
                 let hints = request.extensions().get::<Hints>();
-                let found = self.ruled.as_ref().map(|ruled| ruled.context(&target));
-                let settled = match found {
-                    _ if hints.is_some() => None,
-                    None => Some(context),
-                    Some(found) => found.ok().filter(|context| !context.asks_first()),
+                let found = match &self.settings {
+                    Settings::Plain(context) => Ok(context),
+                    Settings::Ruled(ruled) => ruled.context(&target, &Method::GET),
                 };
+                let is_plain = matches!(self.settings, Settings::Plain(_));
                 let chosen;
-                let (context, key) = if let Some(context) = settled {
+                let (context, key) = if let (Ok(context), None) = (found, hints)
+                    && (is_plain || !context.asks_first())
+                {
                     (context, target.key(&context.key_rules(headers)))
                 } else {
-                    let choice = Choice::of(context, found.unwrap_or(Ok(context)), hints, &target, headers);
+                    let choice = Choice::of(context, found, hints, &target, headers);
                     if choice.is_to_be_judged() {
                         let target = target.into_owned();
                         return self.answer_by(choice, request, target, enclosing);
@@ -184,11 +202,15 @@ fn route_of<B>(request: &Request<B>) -> Option<Box<str>> {
 
 impl<S: Clone> CacheService<S> {
     pub(super) fn settings(&self, hints: Option<&Hints>) -> RequestSettings {
-        RequestSettings::new(self.context.clone(), self.ruled.as_ref().map(Ruled::contexts), hints)
+        let ruled = match &self.settings {
+            Settings::Plain(_) => None,
+            Settings::Ruled(ruled) => Some(ruled.clone()),
+        };
+        RequestSettings::new(self.settings.base().clone(), ruled, hints)
     }
 
     pub(super) fn context(&self) -> &Arc<Context> {
-        &self.context
+        self.settings.base()
     }
 
     /// Answers a request whose key or settings differ from those of its target alone.
@@ -258,11 +280,11 @@ impl<S: Clone> CacheService<S> {
     where
         S: Service<Request<B>>,
     {
-        let refusal = refusal.into();
+        let (context, refusal) = (self.settings.base(), refusal.into());
         add_plain_tags(&mut request);
-        self.context.ask_for_whole(&mut request, refusal.reason);
-        self.context.report_bypass(&request, refusal.reason);
-        ResponseFuture::bypass(self.inner.clone(), request, self.context.clone(), refusal)
+        context.ask_for_whole(&mut request, refusal.reason);
+        context.report_bypass(&request, refusal.reason);
+        ResponseFuture::bypass(self.inner.clone(), request, context.clone(), refusal)
     }
 }
 
@@ -270,8 +292,8 @@ impl<S: fmt::Debug> fmt::Debug for CacheService<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CacheService")
             .field("inner", &self.inner)
-            .field("cache", &self.context.cache)
-            .field("policy", &self.context.policy)
+            .field("cache", &self.settings.base().cache)
+            .field("policy", &self.settings.base().policy)
             .finish()
     }
 }

@@ -22,10 +22,13 @@ use crate::{
 
 /// A layer's settings with its rules applied.
 #[derive(Debug)]
-pub(in crate::http) struct RuledContexts {
+struct RuledContexts {
     base: Arc<Context>,
     rules: Rules,
-    current: RwLock<Arc<Ruling>>,
+    /// The settings under the rules that the layer was made with.
+    first: Ruling,
+    /// Those under the rules that have replaced them.
+    newer: RwLock<Option<Arc<Ruling>>>,
 }
 
 /// A layer's settings under one set of rules.
@@ -37,57 +40,74 @@ struct Ruling {
     contexts: Box<[OnceLock<Arc<Context>>]>,
 }
 
-/// A layer's settings with its rules applied, as one clone of a service has them.
+/// A layer's settings with its rules applied, as one clone of a service has them. As long as the rules are those that the layer
+/// was made with, a clone is one count more, as it is without rules.
 #[derive(Clone, Debug)]
 pub(in crate::http) struct Ruled {
     contexts: Arc<RuledContexts>,
-    /// The rules as of the last [`keep_up`](Self::keep_up).
-    known: Arc<Ruling>,
+    /// The rules as of the last [`keep_up`](Self::keep_up), if they are not the first ones.
+    newer: Option<Arc<Ruling>>,
 }
 
 impl Ruled {
-    pub(in crate::http) fn new(contexts: Arc<RuledContexts>) -> Self {
-        Self { known: contexts.current(), contexts }
+    /// The layer's settings under its current rules.
+    pub(in crate::http) fn new(base: Arc<Context>, rules: Rules) -> Self {
+        let first = Ruling::new(base.clone(), rules.current());
+        let contexts = Arc::new(RuledContexts { base, rules, first, newer: RwLock::default() });
+        Self { contexts, newer: None }
     }
 
-    pub(in crate::http) fn contexts(&self) -> &RuledContexts {
-        &self.contexts
+    /// The layer's settings, without its rules.
+    #[inline(always)]
+    pub(in crate::http) fn base(&self) -> &Arc<Context> {
+        &self.contexts.base
+    }
+
+    #[inline(always)]
+    fn known(&self) -> &Ruling {
+        self.newer.as_deref().unwrap_or(&self.contexts.first)
     }
 
     /// Adopts the current rules.
+    #[inline(always)]
     pub(in crate::http) fn keep_up(&mut self) {
-        if self.known.set.generation != self.contexts.rules.generation() {
-            self.known = self.contexts.current();
+        if self.known().set.generation != self.contexts.rules.generation() {
+            self.newer = Some(self.contexts.newer());
         }
     }
 
-    /// The settings for a GET or HEAD, by the rules that it has [kept up](Self::keep_up) with.
-    pub(in crate::http) fn context(&self, target: &Target<'_>) -> Result<&Arc<Context>, Unclear> {
-        self.known.context(target, &Method::GET)
+    /// The same, with the current rules.
+    fn kept_up(mut self) -> Self {
+        self.keep_up();
+        self
+    }
+
+    /// The settings for a request, by the rules that it has [kept up](Self::keep_up) with.
+    #[inline(always)]
+    pub(in crate::http) fn context(&self, target: &Target<'_>, method: &Method) -> Result<&Arc<Context>, Unclear> {
+        self.known().context(target, method)
     }
 }
 
 impl RuledContexts {
-    pub(in crate::http) fn new(base: Arc<Context>, rules: Rules) -> Self {
-        let current = RwLock::new(Arc::new(Ruling::new(base.clone(), rules.current())));
-        Self { base, rules, current }
-    }
-
-    /// The settings under the current rules.
-    fn current(&self) -> Arc<Ruling> {
-        let current = self.current.read().clone();
-        if current.set.generation == self.rules.generation() { current } else { self.renewed() }
-    }
-
+    /// The settings under the current rules, which are not the first ones.
     #[cold]
-    fn renewed(&self) -> Arc<Ruling> {
-        let mut current = self.current.write();
-        let set = self.rules.current();
-        // Another thread may have come first, with an older set or with this one.
-        if current.set.generation < set.generation {
-            *current = Arc::new(Ruling::new(self.base.clone(), set));
+    fn newer(&self) -> Arc<Ruling> {
+        let known = self.newer.read().clone();
+        match known.filter(|known| known.set.generation == self.rules.generation()) {
+            Some(known) => known,
+            None => self.renewed(),
         }
-        current.clone()
+    }
+
+    fn renewed(&self) -> Arc<Ruling> {
+        let mut newer = self.newer.write();
+        let set = self.rules.current();
+        match &*newer {
+            // Another thread has come first, with this set or with a later one.
+            Some(known) if known.set.generation >= set.generation => known.clone(),
+            _ => newer.insert(Arc::new(Ruling::new(self.base.clone(), set))).clone(),
+        }
     }
 }
 
@@ -97,12 +117,19 @@ impl Ruling {
         Self { base, set, contexts }
     }
 
+    #[inline(always)]
     fn context(&self, target: &Target<'_>, method: &Method) -> Result<&Arc<Context>, Unclear> {
-        let found = self.set.find(target.host(), target.path(), method)?;
+        let found = self.set.find(|| target.host(), target.path(), method)?;
         Ok(found.map_or(&self.base, |number| self.of_rule(number)))
     }
 
+    #[inline(always)]
     fn of_rule(&self, number: usize) -> &Arc<Context> {
+        self.contexts[number].get().unwrap_or_else(|| self.made_for(number))
+    }
+
+    #[cold]
+    fn made_for(&self, number: usize) -> &Arc<Context> {
         self.contexts[number].get_or_init(|| {
             let mut context = Context::clone(&self.base);
             self.set.rules[number].apply(&mut context.policy);
@@ -117,25 +144,25 @@ impl Ruling {
 pub(in crate::http) struct RequestSettings {
     base: Arc<Context>,
     /// `None` if the layer has no rules.
-    ruling: Option<Arc<Ruling>>,
+    ruled: Option<Ruled>,
     hints: Option<Hints>,
 }
 
 impl RequestSettings {
-    pub(in crate::http) fn new(base: Arc<Context>, ruled: Option<&RuledContexts>, hints: Option<&Hints>) -> Self {
-        Self { base, ruling: ruled.map(RuledContexts::current), hints: hints.cloned() }
+    pub(in crate::http) fn new(base: Arc<Context>, ruled: Option<Ruled>, hints: Option<&Hints>) -> Self {
+        Self { base, ruled: ruled.map(Ruled::kept_up), hints: hints.cloned() }
     }
 
     /// The settings for a request for a target. No rule applies to an unclear path.
     pub(in crate::http) fn context(&self, target: &Target<'_>, method: &Method) -> &Arc<Context> {
-        let ruled = self.ruling.as_ref().and_then(|ruling| ruling.context(target, method).ok());
+        let ruled = self.ruled.as_ref().and_then(|ruled| ruled.context(target, method).ok());
         ruled.unwrap_or(&self.base)
     }
 
     /// The rule for a request, if there is one.
     pub(in crate::http) fn rule(&self, target: &Target<'_>, method: &Method) -> Option<Rule> {
-        let set = &self.ruling.as_ref()?.set;
-        let number = set.find(target.host(), target.path(), method).ok()??;
+        let set = &self.ruled.as_ref()?.known().set;
+        let number = set.find(|| target.host(), target.path(), method).ok()??;
         set.rules.get(number).cloned()
     }
 
@@ -167,7 +194,7 @@ impl RequestSettings {
         headers: &HeaderMap,
         key: impl FnOnce(&KeyRules<'_>) -> Key,
     ) -> Choice {
-        let ruled = self.ruling.as_ref().map_or(Ok(&self.base), |ruling| ruling.context(target, &Method::GET));
+        let ruled = self.ruled.as_ref().map_or(Ok(&self.base), |ruled| ruled.context(target, &Method::GET));
         Choice::new((&self.base, ruled), self.hints.as_ref(), headers, key)
     }
 }

@@ -106,10 +106,7 @@ fn literal(text: &str) -> Result<String, String> {
 /// Runs `look` with the segments of a path, as they are compared with those of patterns; `None` if the path is not
 /// [clear](clear_path).
 pub(super) fn with_segments<T>(path: &str, look: impl FnOnce(Segments<'_>) -> T) -> Option<T> {
-    match Segments::plain(path) {
-        Some(segments) => Some(look(segments)),
-        None => clear_path(path).map(|path| look(Segments::of(&path))),
-    }
+    clear_path(path).map(|path| look(Segments::of(&path)))
 }
 
 /// The remaining segments of a path.
@@ -127,22 +124,16 @@ impl<'a> Segments<'a> {
 
     /// Those of a path in which nothing may mean something else, as in most: no byte tells but single slashes. Where there are
     /// none, it may be so all the same.
-    fn plain(path: &'a str) -> Option<Self> {
+    #[inline(always)]
+    pub(super) fn plain(path: &'a str) -> Option<Self> {
         let path = path.as_bytes();
-        let last = path.len().checked_sub(WORD).filter(|_| path.len() <= u64::BITS as usize)?;
-        let (mut slashes, mut start) = (0, 0);
-        loop {
-            let at = last.min(start);
-            let word = path.get(at..)?.first_chunk().map(|word| u64::from_le_bytes(*word))?;
-            let (dots, here) = dots_and_slashes(word);
-            if dots | having(word, b'%') | having(word, b'\\') != 0 {
-                return None;
-            }
-            slashes |= bits(here) << at;
-            if at == last {
-                break;
-            }
-            start += WORD;
+        let (first, last) = (word_of(*path.first_chunk()?), word_of(*path.last_chunk()?));
+        if telling(first) | telling(last) != 0 {
+            return None;
+        }
+        let mut slashes = slashes_in(first) | (slashes_in(last) << ((path.len() - WORD) as u32 % u64::BITS));
+        if path.len() > 2 * WORD {
+            slashes |= slashes_between(path)?;
         }
         let path = without_slash_at_the_end(path.strip_prefix(b"/")?);
         // The last segment ends where the path does.
@@ -173,6 +164,35 @@ fn without_slash_at_the_end(path: &[u8]) -> &[u8] {
 /// The number of bytes that are examined in one step.
 const WORD: usize = size_of::<u64>();
 const EACH: u64 = u64::from_ne_bytes([1; WORD]);
+
+fn word_of(bytes: [u8; WORD]) -> u64 {
+    u64::from_le_bytes(bytes)
+}
+
+/// The slashes of a path after its first word, a bit for each byte; `None` if there is a byte that tells, or if the path has more
+/// bytes than there are bits.
+#[inline(never)]
+fn slashes_between(path: &[u8]) -> Option<u64> {
+    let after = path.get(WORD..).filter(|_| path.len() <= u64::BITS as usize)?;
+    let (words, _) = after.as_chunks();
+    words.iter().copied().map(word_of).enumerate().try_fold(0, |slashes, (number, word)| {
+        (telling(word) == 0).then(|| slashes | (slashes_in(word) << (WORD * (number + 1))))
+    })
+}
+
+/// Not 0 if a word has a dot, a percent sign or a backslash.
+#[inline(always)]
+fn telling(word: u64) -> u64 {
+    let (dots, _) = dots_and_slashes(word);
+    dots | having(word, b'%') | having(word, b'\\')
+}
+
+/// The slashes in a word, a bit for each byte.
+#[inline(always)]
+fn slashes_in(word: u64) -> u64 {
+    let (_, slashes) = dots_and_slashes(word);
+    bits(slashes)
+}
 
 /// Sets the highest bit of each byte of a word that equals `byte`, and perhaps of its neighbour in ASCII that comes after one.
 fn having(word: u64, byte: u8) -> u64 {

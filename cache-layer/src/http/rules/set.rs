@@ -10,7 +10,11 @@ use std::{
 
 use http::Method;
 
-use super::{index::Index, pattern::with_segments, rule::Rule};
+use super::{
+    index::Index,
+    pattern::{Segments, with_segments},
+    rule::Rule,
+};
 use crate::{
     error::{ConfigError, ConfigErrorKind},
     sync::Mutex,
@@ -121,10 +125,25 @@ impl RuleSet {
     }
 
     /// The number of the rule that applies to a request, if one does.
-    pub(super) fn find(&self, host: &str, path: &str, method: &Method) -> Result<Option<usize>, Unclear> {
+    #[inline(always)]
+    pub(super) fn find<'h>(
+        &self,
+        host: impl FnOnce() -> &'h str,
+        path: &str,
+        method: &Method,
+    ) -> Result<Option<usize>, Unclear> {
         if self.rules.is_empty() {
             return Ok(None);
         }
-        with_segments(path, |path| self.index.find(host, path, method)).ok_or(Unclear)
+        match Segments::plain(path) {
+            Some(path) => Ok(self.index.find(host, path, method)),
+            None => self.find_by_a_closer_look(host(), path, method),
+        }
+    }
+
+    /// As [`find`](Self::find), for a path that is long, short, or has what may mean something else.
+    #[inline(never)]
+    fn find_by_a_closer_look(&self, host: &str, path: &str, method: &Method) -> Result<Option<usize>, Unclear> {
+        with_segments(path, |path| self.index.find(|| host, path, method)).ok_or(Unclear)
     }
 }
