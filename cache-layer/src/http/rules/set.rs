@@ -10,7 +10,11 @@ use std::{
 
 use http::Method;
 
-use super::{index::Index, pattern::with_segments, rule::Rule};
+use super::{
+    index::Index,
+    pattern::{Segments, with_canonical_segments, with_segments},
+    rule::Rule,
+};
 use crate::{
     error::{ConfigError, ConfigErrorKind},
     sync::Mutex,
@@ -19,7 +23,9 @@ use crate::{
 /// The rules of one or more [layers](crate::CacheLayer), which can be replaced while requests run; clones share the rules.
 ///
 /// Each request is answered by one complete set of rules. Entries that are already stored do not change: to make a shorter
-/// lifetime effective at once, invalidate the entries that it is for.
+/// lifetime effective at once, invalidate the entries that it is for. Change what keys are made of (`key_headers`, `key_cookies`,
+/// `ignore_query`) with an invalidation, too: a write reaches what is stored for its URI by former rules, but not what these stored
+/// for it under another query.
 ///
 /// ```
 /// use std::time::Duration;
@@ -53,6 +59,8 @@ pub(super) struct RuleSet {
     pub(super) generation: u64,
     pub(super) rules: Vec<Rule>,
     index: Index,
+    /// Whether there are rules, and no path that one of them names has another spelling.
+    has_one_spelling: bool,
 }
 
 impl Rules {
@@ -108,9 +116,12 @@ pub(in crate::http) struct Unclear;
 
 impl RuleSet {
     fn new(rules: impl IntoIterator<Item = Rule>, generation: u64) -> Result<Self, ConfigError> {
-        let mut set = Self { generation, rules: Vec::new(), index: Index::default() };
+        let mut set = Self { generation, ..Self::default() };
         for rule in rules {
-            set.index.insert(rule.scope()?, set.rules.len()).map_err(|other| {
+            let scope = rule.checked_scope()?;
+            let has_one_spelling = scope.path.has_one_spelling();
+            set.has_one_spelling = has_one_spelling && (set.has_one_spelling || set.rules.is_empty());
+            set.index.insert(scope, set.rules.len()).map_err(|other| {
                 let other = &set.rules[other];
                 let message = format!("rule for {rule}: there is one for the same requests already, {other}");
                 ConfigError::new(ConfigErrorKind::Conflict, message)
@@ -122,9 +133,10 @@ impl RuleSet {
 
     /// The number of the rule that applies to a request, if one does.
     pub(super) fn find(&self, host: &str, path: &str, method: &Method) -> Result<Option<usize>, Unclear> {
-        if self.rules.is_empty() {
-            return Ok(None);
+        let find = |path: Segments<'_>| self.index.find(host, path, method);
+        if self.has_one_spelling {
+            return with_segments(path, find).ok_or(Unclear);
         }
-        with_segments(path, |path| self.index.find(host, path, method)).ok_or(Unclear)
+        if self.rules.is_empty() { Ok(None) } else { with_canonical_segments(path, find).ok_or(Unclear) }
     }
 }
