@@ -280,6 +280,8 @@ pub(crate) struct Policy {
     pub(crate) verify: Option<Verify>,
     /// Whether a stored response is loaded anew, or validated, instead of used.
     pub(crate) refresh: bool,
+    /// Whether hints have changed this policy: it is that of one request.
+    pub(crate) is_hinted: bool,
     ttl: Option<Duration>,
     /// The most specific first.
     paths: Vec<(String, Duration)>,
@@ -384,6 +386,7 @@ impl Default for Policy {
             bypass_if: None,
             verify: None,
             refresh: false,
+            is_hinted: false,
             ttl: None,
             paths: Vec::new(),
             jitter: 0,
@@ -508,9 +511,6 @@ impl Policy {
     }
 }
 
-/// Whether a segment is `.` or `..` (RFC 3986, section 3.3), encoded or not.
-fn is_dot_segment(segment: &str) -> bool {
-    // Most segments have nothing to decode, and on a miss every segment is examined.
 /// A prefix with its literal segments as they are compared.
 fn canonical_prefix(prefix: &str) -> String {
     let canonical = |segment| match canonical_path(segment) {
@@ -530,6 +530,9 @@ fn by_canonical_segments(path: &str) -> Option<Cow<'_, str>> {
     Some(segments.join("/").into())
 }
 
+/// Whether a segment is `.` or `..` (RFC 3986, section 3.3), encoded or not.
+fn is_dot_segment(segment: &str) -> bool {
+    // Most segments have nothing to decode, and on a miss every segment is examined.
     if !segment.bytes().any(|byte| matches!(byte, b'.' | b'%' | b'\\')) {
         return false;
     }
@@ -628,9 +631,6 @@ mod tests {
     }
 
     #[test]
-    fn slashes_around_a_prefix_make_no_difference() {
-        let mut policy = Policy::default();
-    #[test]
     fn a_prefix_is_not_evaded_by_another_spelling() {
         let mut policy = policy();
         policy.set_ttl(HOUR);
@@ -645,6 +645,9 @@ mod tests {
         assert_eq!(policy.ttl("/other/é"), Some(HOUR));
     }
 
+    #[test]
+    fn slashes_around_a_prefix_make_no_difference() {
+        let mut policy = Policy::default();
         policy.add_path("api/", MINUTE);
         assert_eq!(policy.ttl("/api/users"), Some(MINUTE));
     }

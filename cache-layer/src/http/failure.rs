@@ -28,7 +28,7 @@ impl Context {
         let heed = unawaited
             || self.shares_failures(request)
             || self.stale_if_error_entry(request, stale, Some(any)).is_some();
-        FailurePolicy { back_off: BackOff::new(first, longest), heed }
+        FailurePolicy { back_off: BackOff::new(first, longest), heed, anew: self.policy.is_hinted }
     }
 
     pub(super) fn shares_failures(&self, request: &HeaderMap) -> bool {

@@ -726,7 +726,7 @@ impl CacheLayer {
     /// The settings for a request with these hints: those of the rule that applies, over those in `context`.
     pub(super) fn settings(&self, context: Context, hints: Option<&Hints>) -> RequestSettings {
         let context = Arc::new(context);
-        let ruled = self.rules.as_ref().map(|rules| RuledContexts::new(context.clone(), rules.clone()));
+        let ruled = self.rules.as_ref().map(|rules| RuledContexts::new(context.clone(), Some(rules.clone())));
         RequestSettings::new(context, ruled.as_ref(), hints)
     }
 }
@@ -947,7 +947,7 @@ impl<S> Layer<S> for CacheLayer {
         let context = Arc::new(self.context.clone());
         let ruled = match &self.rules {
             None if !context.policy.asks_first() && !context.cache.has_switches() => None,
-            rules => Some(Arc::new(RuledContexts::new(context.clone(), rules.clone().unwrap_or_default()))),
+            rules => Some(Arc::new(RuledContexts::new(context.clone(), rules.clone()))),
         };
         CacheService::new(inner, context, ruled)
     }

@@ -1,6 +1,9 @@
 //! The effective settings of a request: those of the rule that applies, over the layer's.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicU64, Ordering},
+};
 
 use http::{HeaderMap, Method};
 
@@ -10,8 +13,9 @@ use super::{
 };
 use crate::{
     http::{
-        context::Context,
+        context::{Context, Generation},
         hints::Hints,
+        range_memory::RangeMemory,
         target::{Affected, KeyRules, Target},
     },
     key::Key,
@@ -25,6 +29,10 @@ use crate::{
 pub(in crate::http) struct RuledContexts {
     base: Arc<Context>,
     rules: Rules,
+    /// Whether the rules are the layer's own: without any, it has an empty set, which nothing replaces.
+    has_rules: bool,
+    /// The generation of the rules.
+    generation: Arc<AtomicU64>,
     current: RwLock<Arc<Ruling>>,
 }
 
@@ -56,7 +64,7 @@ impl Ruled {
 
     /// Adopts the current rules.
     pub(in crate::http) fn keep_up(&mut self) {
-        if self.known.set.generation != self.contexts.rules.generation() {
+        if self.known.set.generation != self.contexts.generation() {
             self.known = self.contexts.current();
         }
     }
@@ -68,15 +76,22 @@ impl Ruled {
 }
 
 impl RuledContexts {
-    pub(in crate::http) fn new(base: Arc<Context>, rules: Rules) -> Self {
-        let current = RwLock::new(Arc::new(Ruling::new(base.clone(), rules.current())));
-        Self { base, rules, current }
+    pub(in crate::http) fn new(base: Arc<Context>, rules: Option<Rules>) -> Self {
+        let (has_rules, rules) = (rules.is_some(), rules.unwrap_or_default());
+        let generation = rules.generation().clone();
+        let current = RwLock::new(Arc::new(Ruling::new(&base, rules.current(), &generation)));
+        Self { base, rules, has_rules, generation, current }
+    }
+
+    /// The generation of the rules that are in force.
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// The settings under the current rules.
     fn current(&self) -> Arc<Ruling> {
         let current = self.current.read().clone();
-        if current.set.generation == self.rules.generation() { current } else { self.renewed() }
+        if current.set.generation == self.generation() { current } else { self.renewed() }
     }
 
     #[cold]
@@ -85,14 +100,19 @@ impl RuledContexts {
         let set = self.rules.current();
         // Another thread may have come first, with an older set or with this one.
         if current.set.generation < set.generation {
-            *current = Arc::new(Ruling::new(self.base.clone(), set));
+            // What could not be stored by the former rules may be stored by these.
+            let base = Context { range_memory: RangeMemory::default(), ..Context::clone(&self.base) };
+            *current = Arc::new(Ruling::new(&base, set, &self.generation));
+            self.base.cache.forget_refusals();
         }
         current.clone()
     }
 }
 
 impl Ruling {
-    fn new(base: Arc<Context>, set: Arc<RuleSet>) -> Self {
+    fn new(base: &Context, set: Arc<RuleSet>, current: &Arc<AtomicU64>) -> Self {
+        let generation = Some(Generation { own: set.generation, current: current.clone() });
+        let base = Arc::new(Context { generation, ..base.clone() });
         let contexts = set.rules.iter().map(|_| OnceLock::new()).collect();
         Self { base, set, contexts }
     }
@@ -118,12 +138,14 @@ pub(in crate::http) struct RequestSettings {
     base: Arc<Context>,
     /// `None` if the layer has no rules.
     ruling: Option<Arc<Ruling>>,
+    has_rules: bool,
     hints: Option<Hints>,
 }
 
 impl RequestSettings {
     pub(in crate::http) fn new(base: Arc<Context>, ruled: Option<&RuledContexts>, hints: Option<&Hints>) -> Self {
-        Self { base, ruling: ruled.map(RuledContexts::current), hints: hints.cloned() }
+        let has_rules = ruled.is_some_and(|ruled| ruled.has_rules);
+        Self { base, ruling: ruled.map(RuledContexts::current), has_rules, hints: hints.cloned() }
     }
 
     /// The settings for a request for a target. No rule applies to an unclear path.
@@ -150,10 +172,15 @@ impl RequestSettings {
         let mut affected = Affected::default();
         for target in target.affected(&self.base.sites, response) {
             let context = self.context(&target, &Method::GET);
-            affected.keys.push(self.key(&target, request));
+            let (rules, key) = (context.key_rules(request), self.key(&target, request));
+            // Under other rules, the target's key has no more parts than this: under former ones, or in a process that is yet to
+            // get these.
+            if self.has_rules {
+                affected.keys.extend(Some(target.key_of_target(&rules)).filter(|plain| *plain != key));
+            }
+            affected.keys.push(key);
             // Without parts in keys beyond the target, an invalidation by tag would find nothing more.
-            if context.has_tagged_targets() {
-                let rules = context.key_rules(request);
+            if context.has_tagged_targets() || self.has_rules {
                 affected.tags.extend([target.tag(&rules), target.path_tag(&rules)]);
             }
         }

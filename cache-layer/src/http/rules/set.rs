@@ -49,7 +49,7 @@ pub struct Rules(Arc<Shared>);
 struct Shared {
     current: Mutex<Arc<RuleSet>>,
     /// The generation of the current set; written after the set.
-    generation: AtomicU64,
+    generation: Arc<AtomicU64>,
 }
 
 /// One complete set of rules.
@@ -71,7 +71,7 @@ impl Rules {
     /// If no request can match one of them, or if two are for the same requests; the error names the first such rule.
     pub fn new(rules: impl IntoIterator<Item = Rule>) -> Result<Self, ConfigError> {
         let set = Arc::new(RuleSet::new(rules, 0)?);
-        Ok(Self(Arc::new(Shared { current: Mutex::new(set), generation: AtomicU64::new(0) })))
+        Ok(Self(Arc::new(Shared { current: Mutex::new(set), generation: Arc::default() })))
     }
 
     /// Replaces all rules, for all requests from now on.
@@ -94,8 +94,9 @@ impl Rules {
         self.0.current.lock().clone()
     }
 
-    pub(super) fn generation(&self) -> u64 {
-        self.0.generation.load(Ordering::Acquire)
+    /// The generation of the current set.
+    pub(super) fn generation(&self) -> &Arc<AtomicU64> {
+        &self.0.generation
     }
 
     /// These rules and one more.
