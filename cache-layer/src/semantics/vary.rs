@@ -443,6 +443,12 @@ mod tests {
             assert_ne!(values(other), dark, "{other:?}");
         }
         assert_eq!(values(&[]), values(&[("cookie", "id=7")]));
+        // An application may trim the name, or ignore a line that is not ASCII.
+        for line in ["theme =dark", "theme\t=dark", "theme", "id=é; theme=dark"] {
+            let line = HeaderValue::from_bytes(line.as_bytes()).unwrap();
+            let odd = fields(&["cookie"]).values(&HeaderMap::from_iter([(COOKIE, line.clone())]), &normalization);
+            assert!(![dark.clone(), values(&[])].contains(&odd), "{line:?}");
+        }
         assert_eq!(values(&[("cookie", "lang=de; theme=dark")]), values(&[("cookie", "theme=dark; lang=de")]));
     }
 
