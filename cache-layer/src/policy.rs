@@ -4,7 +4,7 @@
 mod shown;
 mod verify;
 
-use std::{cmp::Ordering, fmt, sync::Arc, time::Duration};
+use std::{borrow::Cow, cmp::Ordering, fmt, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, Request, StatusCode, request};
 
@@ -24,6 +24,7 @@ use crate::{
         names::{Names, Shapes},
         no_vary_search::Grammar,
         one_request::OF_ONE_REQUEST,
+        path::canonical_path,
         tag_fields::{CACHE_TAG, SURROGATE_KEY},
         targeted::ResponseDirectives,
         vary::Normalization,
@@ -280,6 +281,8 @@ pub(crate) struct Policy {
     pub(crate) verify: Option<Verify>,
     /// Whether a stored response is loaded anew, or validated, instead of used.
     pub(crate) refresh: bool,
+    /// Whether hints have changed this policy: it is that of one request.
+    pub(crate) is_hinted: bool,
     ttl: Option<Duration>,
     /// The most specific first.
     paths: Vec<(String, Duration)>,
@@ -384,6 +387,7 @@ impl Default for Policy {
             bypass_if: None,
             verify: None,
             refresh: false,
+            is_hinted: false,
             ttl: None,
             paths: Vec::new(),
             jitter: 0,
@@ -415,7 +419,7 @@ impl Policy {
     }
 
     pub(crate) fn add_path(&mut self, prefix: &str, ttl: Duration) {
-        let prefix = prefix.trim_matches('/');
+        let prefix = canonical_prefix(prefix.trim_matches('/'));
         let prefix = if prefix.is_empty() { String::new() } else { format!("/{prefix}") };
         self.paths.retain(|(known, _)| *known != prefix);
         self.paths.push((prefix, ttl));
@@ -468,7 +472,11 @@ impl Policy {
         if path.split('/').any(is_dot_segment) {
             return None;
         }
-        self.of_prefix(path).map(|(_, ttl)| *ttl).or(self.ttl)
+        if self.paths.is_empty() {
+            return self.ttl;
+        }
+        let path = by_canonical_segments(path)?;
+        self.of_prefix(&path).map(|(_, ttl)| *ttl).or(self.ttl)
     }
 
     fn of_prefix(&self, path: &str) -> Option<&(String, Duration)> {
@@ -477,7 +485,8 @@ impl Policy {
 
     /// The prefix whose lifetime counts for `path`, if there is one.
     fn prefix_of(&self, path: &str) -> Option<&str> {
-        self.of_prefix(path).map(|(prefix, _)| if prefix.is_empty() { "/" } else { prefix.as_str() })
+        self.of_prefix(&by_canonical_segments(path)?)
+            .map(|(prefix, _)| if prefix.is_empty() { "/" } else { prefix.as_str() })
     }
 
     pub(crate) fn set_tag_fields(&mut self, names: impl IntoIterator<Item = HeaderName>) {
@@ -501,6 +510,25 @@ impl Policy {
     pub(crate) fn is_internal(&self, name: &HeaderName) -> bool {
         !self.pass_tag_fields && self.tag_fields.contains(name)
     }
+}
+
+/// A prefix with its literal segments as they are compared.
+fn canonical_prefix(prefix: &str) -> String {
+    let canonical = |segment| match canonical_path(segment) {
+        Some(canonical) if !is_capture(segment) => canonical,
+        _ => Cow::Borrowed(segment),
+    };
+    prefix.split('/').map(canonical).collect::<Vec<_>>().join("/")
+}
+
+/// A path as it is compared with prefixes; `None` if the application may read one of its segments as another one, so that no prefix
+/// is evaded by its spelling. Empty segments are segments.
+fn by_canonical_segments(path: &str) -> Option<Cow<'_, str>> {
+    if !path.contains("//") {
+        return canonical_path(path);
+    }
+    let segments = path.split('/').map(canonical_path).collect::<Option<Vec<_>>>()?;
+    Some(segments.join("/").into())
 }
 
 /// Whether a segment is `.` or `..` (RFC 3986, section 3.3), encoded or not.
@@ -601,6 +629,21 @@ mod tests {
             assert_eq!(policy().ttl(path), None, "{path}");
         }
         assert_eq!(policy().ttl("/api/v1..2/...x"), Some(HOUR));
+    }
+
+    #[test]
+    fn a_prefix_is_not_evaded_by_another_spelling() {
+        let mut policy = policy();
+        policy.set_ttl(HOUR);
+        policy.add_path("/@me/caf%c3%a9", MINUTE);
+        for path in ["/@me/caf%C3%A9", "/@me/caf%c3%a9/x", "/@me/café"] {
+            assert_eq!(policy.ttl(path), Some(MINUTE), "{path}");
+            assert_eq!(policy.prefix_of(path), Some("/@me/caf%C3%A9"));
+        }
+        for path in ["/%40me/caf%C3%A9", "/@m%65/caf%C3%A9", "//x/%61"] {
+            assert_eq!((policy.ttl(path), policy.prefix_of(path)), (None, None), "{path}");
+        }
+        assert_eq!(policy.ttl("/other/é"), Some(HOUR));
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub struct Tags(Vec<Arc<str>>);
 
 impl Tags {
     pub(crate) const MAX: usize = 1_024;
+    /// The most tags of an entry that are the cache's own.
+    pub(crate) const OWN: usize = 3;
     pub(crate) const MAX_LENGTH: usize = 256;
 
     /// The given tags, without repetitions and empty tags.
@@ -63,7 +65,12 @@ impl Tags {
 
     /// Whether every tag can be stored, so that an invalidation will reach the entry.
     pub(crate) fn fit(&self) -> bool {
-        self.0.len() <= Self::MAX && self.0.iter().all(|tag| tag.len() <= Self::MAX_LENGTH)
+        self.fit_with(0)
+    }
+
+    /// The same for an entry with this many tags of the cache's own, for which there is room beside the application's.
+    pub(crate) fn fit_with(&self, own: usize) -> bool {
+        self.0.len() <= Self::MAX + own.min(Self::OWN) && self.0.iter().all(|tag| tag.len() <= Self::MAX_LENGTH)
     }
 
     pub(crate) fn as_slice(&self) -> &[Arc<str>] {
@@ -523,5 +530,7 @@ mod tests {
         assert!(Tags::new((0..1_024).map(|i| i.to_string())).fit());
         assert!(!Tags::new((0..1_025).map(|i| i.to_string())).fit());
         assert!(!Tags::new(["x".repeat(257)]).fit());
+        assert!(Tags::new((0..1_027).map(|i| i.to_string())).fit_with(3));
+        assert!(!Tags::new((0..1_028).map(|i| i.to_string())).fit_with(4));
     }
 }

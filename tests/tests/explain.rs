@@ -309,7 +309,10 @@ async fn every_setting_of_a_rule_is_among_those_that_are_told() {
         .negative_ttl(StatusCode::NOT_FOUND, minute)
         .stale_while_revalidate(minute)
         .stale_if_error(minute)
+        .soft_timeout(minute)
+        .verify(0.5)
         .early_refresh(1.0)
+        .encode([])
         .max_body(1)
         .inherit(true)
         .etags(true)
@@ -323,7 +326,7 @@ async fn every_setting_of_a_rule_is_among_those_that_are_told() {
     let explanation = of_get(&layer().rule(rule).unwrap(), &[]).await;
     let settings = explanation.settings.unwrap().all;
     let by_rule = settings.iter().filter(|setting| setting.origin == SettingOrigin::Rule);
-    assert_eq!(by_rule.count(), 17);
+    assert_eq!(by_rule.count(), 20);
 }
 
 #[tokio::test]

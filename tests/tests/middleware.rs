@@ -197,6 +197,52 @@ async fn compression_goes_outside_and_makes_a_variant_of_each_coding_inside() {
     }
 }
 
+/// What is stored is what was compressed: a part of it is none of the page.
+#[tokio::test]
+async fn a_range_is_cut_out_of_what_was_compressed_inside() {
+    let caching = Caching::new();
+    let app = counting().layer(CompressionLayer::new()).layer(caching.layer.clone());
+    let whole = caching.get(&app, "/", &[("accept-encoding", "gzip")]).await;
+    let part = caching.get(&app, "/", &[("accept-encoding", "gzip"), ("range", "bytes=0-3")]).await;
+    assert_eq!((part.status, part.header("content-encoding")), (StatusCode::PARTIAL_CONTENT, Some("gzip")));
+    assert_eq!((&part.body[..], &part.body[..2]), (&whole.body[..4], &b"\x1f\x8b"[..]));
+}
+
+#[tokio::test]
+async fn forged_requests_are_refused_outside_and_inside_unless_the_cache_answers_them() {
+    const FORGED: [(&str, &str); 2] = [("sec-fetch-site", "cross-site"), ("origin", "https://evil.example")];
+    for outside in [true, false] {
+        let caching = Caching::new();
+        let (app, cache) = (counting(), caching.layer.clone());
+        // Its errors are responses.
+        let app = match outside {
+            true => app.layer(cache).layer(CsrfLayer::new()),
+            false => app.layer(CsrfLayer::new()).layer(cache),
+        };
+        let page = caching.get(&app, "/", &[]).await;
+        let refused = caching.ask(&app, request(Method::POST, "/", &FORGED)).await;
+        assert_eq!((refused.status, refused.header("x-cache").is_some()), (StatusCode::FORBIDDEN, !outside));
+        // It has changed nothing, and a safe request is answered, whoever has made it.
+        let hit = caching.get(&app, "/", &FORGED).await;
+        assert_eq!((hit.x_cache(), hit.text()), ("HIT", page.text()), "outside: {outside}");
+    }
+}
+
+#[tokio::test]
+async fn a_layer_of_a_method_router_is_for_the_methods_before_it() {
+    let (read, write) = (async || "a page", async || StatusCode::NO_CONTENT);
+    for (around_all, expected) in [(true, "MISS"), (false, "HIT")] {
+        let caching = Caching::new();
+        let cache = caching.layer.clone();
+        let route = if around_all { get(read).put(write).layer(cache) } else { get(read).layer(cache).put(write) };
+        let app = Router::new().route("/", route);
+        caching.get(&app, "/", &[]).await;
+        let written = caching.ask(&app, request(Method::PUT, "/", &[])).await;
+        assert_eq!((written.status, written.header("x-cache").is_some()), (StatusCode::NO_CONTENT, around_all));
+        assert_eq!(caching.get(&app, "/", &[]).await.x_cache(), expected);
+    }
+}
+
 /// Why a range belongs to a stored response, and compression outside of it: the part is cut out of what is not compressed.
 #[tokio::test]
 async fn compression_outside_leaves_parts_alone() {
@@ -403,7 +449,11 @@ async fn paths_are_normalised_outside() {
             }
         };
         caching.get(&app, "/a", &[]).await;
-        assert_eq!(caching.get(&app, "/a/", &[]).await.x_cache(), expected, "two keys, of which a write reaches one");
+        assert_eq!(caching.get(&app, "/a/", &[]).await.x_cache(), expected);
+        caching.ask(&app, request(Method::PUT, "/a", &[])).await;
+        let after = [caching.get(&app, "/a/", &[]).await, caching.get(&app, "/a", &[]).await];
+        let expected = if outside { ["MISS", "HIT"] } else { ["HIT", "MISS"] };
+        assert_eq!(x_caches(&after), expected, "two keys, of which a write reaches one");
     }
 }
 
@@ -530,5 +580,38 @@ async fn paths_that_were_rewritten_are_taken_as_they_are() {
     for tenant in ["one", "two", "one"] {
         let response = caching.get(&app, "/page", &[("x-tenant", tenant)]).await;
         assert_eq!(response.text(), format!("/{tenant}/page"));
+    }
+}
+
+/// Nor is what is left of a path after a rewrite taken for what is left of it after nesting.
+#[tokio::test]
+async fn a_path_that_was_rewritten_to_a_shorter_one_is_not_that_of_a_nested_router() {
+    for (path, to) in [("/account", "/"), ("/premium/a", "/a")] {
+        for nested in [false, true] {
+            let caching = Caching::new();
+            let rewrite = axum::middleware::from_fn(
+                move |mut request: axum::extract::Request, next: axum::middleware::Next| async move {
+                    if !request.headers().contains_key("x-member") {
+                        *request.uri_mut() = http::Uri::from_static(to);
+                    }
+                    next.run(request).await
+                },
+            );
+            let pages = Router::new().fallback(|uri: http::Uri| async move { uri.path().to_owned() });
+            let (app, uri) = match nested {
+                true => {
+                    let pages = pages.layer(caching.layer.clone()).layer(rewrite);
+                    (Router::new().nest("/shop", pages), format!("/shop{path}"))
+                }
+                false => {
+                    let pages = pages.layer(caching.layer.clone());
+                    (Router::new().fallback_service(pages).layer(rewrite), path.to_owned())
+                }
+            };
+            for _ in 0..2 {
+                assert_eq!(caching.get(&app, &uri, &[]).await.text(), to);
+                assert_eq!(caching.get(&app, &uri, &[("x-member", "1")]).await.text(), path);
+            }
+        }
     }
 }

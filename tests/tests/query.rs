@@ -452,7 +452,7 @@ async fn the_rule_for_get_is_the_rule_for_a_query(backend: &Backend) {
     for (at, (rule, expected, detail)) in [
         (Rule::path("/s").ttl(minute), "HIT", None),
         (Rule::path("/s").methods([Method::GET]).ttl(minute), "HIT", None),
-        (Rule::path("/s").methods([Method::POST]).ttl(minute), "BYPASS", Some("remembered")),
+        (Rule::path("/s").methods([Method::POST]).voids(false), "BYPASS", Some("remembered")),
         (Rule::path("/other").ttl(minute), "BYPASS", Some("remembered")),
         (Rule::path("/s").bypass(), "BYPASS", Some("rule")),
         (Rule::path("/s").ttl(minute).keep_if(|_, _| false), "MISS", Some("keep-if")),

@@ -636,12 +636,15 @@ mod rules {
         let client = HttpClient::new();
         let urls: Vec<_> = (1..=20).map(|id| format!("{}/api/products/{id}", service.url())).collect();
         let load = Load::start(&client, 4, &urls);
-        // Meanwhile, each answer is by the rules of one file: those for products come first in it, and those for lists last.
+        // Meanwhile, each answer is by the rules of one file: those for products come first in it, and those for lists last. One
+        // half of a newer set with the other half of an older one would be seen as a step back.
         let asking = async {
+            let mut before = 1;
             for asked in 0_u64.. {
                 let path = if asked.is_multiple_of(2) { "products/1" } else { "products" };
                 let number = number(&client, &format!("{}/api/{path}?asked={asked}", service.url())).await;
-                assert!((1..=FILES).contains(&number), "{path} by file {number}");
+                assert!((before..=FILES).contains(&number), "{path} by file {number}, after one by file {before}");
+                before = number;
             }
         };
         let mut seen = Vec::new();
@@ -688,6 +691,11 @@ mod rules {
             .await;
         }
         assert_eq!(number(&client, &format!("{}/api/products/1", service.url())).await, 1);
+        // One that is being copied over the other is empty for a moment.
+        fs::write(folder.path().join("rules.toml"), "").unwrap();
+        service.hangup();
+        wait_until("it says that there are none", async || service.log().contains("write rule = []")).await;
+        assert_eq!(number(&client, &format!("{}/api/products/3", service.url())).await, 1);
         fs::remove_file(folder.path().join("rules.toml")).unwrap();
         service.hangup();
         wait_until("it says that it is gone", async || service.log().contains("cannot read that file")).await;

@@ -3,8 +3,8 @@
 use std::{sync::Mutex, time::Duration};
 
 use cache_layer::{Cache, CacheLayer, Clock, Freshness, Hints, Profile, Rule, Rules, store::MemoryStore};
-use http::{HeaderName, Method, Request, StatusCode, Uri, header::CACHE_CONTROL};
-use tests::{App, Body, Origin, Response, echo, request};
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header::CACHE_CONTROL, header::COOKIE};
+use tests::{App, Backend, Body, Gate, Origin, Response, echo, over_each_store, request, wait_until};
 
 type Fields = &'static [(&'static str, &'static str)];
 
@@ -155,6 +155,16 @@ mod a_rule {
         others.sort_unstable();
         others.dedup();
         assert_eq!(others.len(), 5, "each has its own");
+        // An application may trim the name, or know a name without a value: what it makes of that is for nobody else.
+        for line in ["currency =EUR", "currency\t=USD", "currency", "currency = GBP"] {
+            let odd = app.get("/prices", &[("cookie", line)]).await.call();
+            assert_eq!(app.get("/prices", &[("cookie", line)]).await.call(), odd, "{line}");
+            others.push(odd);
+        }
+        others.push(app.get("/prices", &[]).await.call());
+        others.sort_unstable();
+        others.dedup();
+        assert_eq!(others.len(), 9, "the request without a cookie has the answer of the one with an empty line");
         // Another cookie may make a difference that the key does not make.
         assert_eq!(
             app.get("/prices", &[("cookie", "currency=GBP; session=1")]).await.cache_status().detail.as_deref(),
@@ -204,10 +214,23 @@ mod a_rule {
         let app = app(&Origin::echo(MAX_AGE), |layer| {
             layer.rule(Rule::prefix("/t").key_headers([name("x-tenant")])).unwrap()
         });
-        for uri in ["/x/../t/1", "/%74/1", "//t/1", "/x/%2e%2e/t/1", "/t%2F1", "/x\\t"] {
+        for uri in ["/x/../t/1", "/%74/1", "//t/1", "/x/%2e%2e/t/1", "/t%2F1", "/x\\t", "/%40t/1", "/t%3a"] {
             assert_eq!(second(&app, uri, &[]).await, refused("unclear-path"), "{uri}");
         }
         assert_eq!(second(&app, "/t/1/", &[]).await, hit());
+        // One that need not be refused: there are two ways to send one character.
+        let rules = |layer: CacheLayer| {
+            let layer = layer.rule(Rule::path("/caf%c3%a9").bypass()).unwrap();
+            layer.rule(Rule::prefix("/a|b").bypass()).unwrap().rule(Rule::prefix("/@admin").bypass()).unwrap()
+        };
+        let app = self::app(&Origin::echo(MAX_AGE), rules);
+        for uri in ["/caf%C3%A9", "/caf%c3%A9", "/caf\u{e9}", "/a|b", "/a%7Cb/c", "/@admin"] {
+            assert_eq!(second(&app, uri, &[]).await, refused("rule"), "{uri}");
+        }
+        assert_eq!(second(&app, "/%40admin", &[]).await, refused("unclear-path"));
+        for uri in ["/caf", "/caf%C3%A8", "/a|c"] {
+            assert_eq!(second(&app, uri, &[]).await, hit(), "{uri}");
+        }
         // Without rules, they are but paths.
         let app = self::app(&Origin::echo(MAX_AGE), |layer| layer);
         assert_eq!(second(&app, "/%74/1", &[]).await, hit());
@@ -226,6 +249,29 @@ mod a_rule {
             assert!(error(Rule::path("/a").methods([method.clone()])).contains(&said), "{method}");
         }
         assert!(error(Rule::path("/a").methods([])).contains("one method"));
+        let lower = Method::from_bytes(b"get").unwrap();
+        assert!(error(Rule::path("/a").methods([lower])).contains("in capitals"));
+        // What is in force nowhere.
+        for rule in [
+            Rule::path("/a").ttl(seconds(1)),
+            Rule::path("/a").key_headers([name("x-tenant")]),
+            Rule::path("/a").bypass(),
+            Rule::path("/a").voids(false).max_body(1),
+        ] {
+            assert!(error(rule.clone().methods([Method::POST, Method::PUT])).contains("is for GET"));
+            assert!(add(rule.methods([Method::POST, Method::GET])).is_ok());
+        }
+        for methods in [[Method::GET], [Method::OPTIONS]] {
+            assert!(error(Rule::path("/a").methods(methods).voids(false)).contains("that change something"));
+        }
+        for cookies in ["", "cur*", "a=b", "a b", "a;b", "é"] {
+            assert!(error(Rule::path("/a").key_cookies([cookies])).contains("no cookie has the name"), "{cookies}");
+        }
+        for cookies in ["", "a=b", "*_id", "a=*"] {
+            assert!(error(Rule::path("/a").ignore_cookies([cookies])).contains("no cookie has the name"), "{cookies}");
+            assert!(error(Rule::path("/a").bypass_on_cookies([cookies])).contains("no cookie"), "{cookies}");
+        }
+        assert!(add(Rule::path("/a").ignore_cookies(["*"]).bypass_on_cookies(["__Host-id", "admin_*"])).is_ok());
         for host in ["", "*", "*example", "a b", "http://a"] {
             assert!(error(Rule::path("/a").host(host)).contains("must be a host"), "{host}");
         }
@@ -392,6 +438,271 @@ mod a_hint {
     }
 }
 
+/// What is remembered of responses that could not be stored, by settings that are not those of the next request.
+mod what_is_remembered {
+    use super::*;
+
+    over_each_store!(
+        is_not_by_the_hints_of_one_request,
+        does_not_bind_a_request_with_hints,
+        is_not_by_rules_that_were_replaced,
+        of_ranges_is_not_by_other_settings_either,
+        of_a_load_that_a_change_of_rules_overtook_is_nothing,
+    );
+
+    async fn over(backend: &Backend, origin: &Origin, set: impl FnOnce(CacheLayer) -> CacheLayer) -> App {
+        App::new(backend.cache().await.build(), origin, set)
+    }
+
+    async fn hinted(app: &App, uri: &str, hints: Hints) -> Response {
+        let mut request = request(Method::GET, uri, &[]);
+        hints.add_to(request.extensions_mut());
+        app.ask(request).await
+    }
+
+    async fn is_not_by_the_hints_of_one_request(backend: &Backend) {
+        let origin = Origin::echo(&[]);
+        let app = over(backend, &origin, |layer| layer.ttl(seconds(60))).await;
+        let other = over(backend, &origin, |layer| layer.ttl(seconds(60))).await;
+        for (uri, asked) in [("/here", &app), ("/elsewhere", &other)] {
+            let refused = hinted(&app, uri, Hints::new().ttl(Duration::ZERO)).await;
+            assert_eq!(said(&refused), ("MISS", Some("rule".to_owned())));
+            assert_eq!(second(asked, uri, &[]).await, hit(), "{uri}");
+        }
+    }
+
+    async fn does_not_bind_a_request_with_hints(backend: &Backend) {
+        // The first answer for a path says nothing of itself, and those after it do.
+        let seen = std::sync::Arc::new(Mutex::new(std::collections::HashSet::new()));
+        let origin = Origin::new(move |call, request: Request<Body>| {
+            let is_first = seen.lock().unwrap().insert(request.uri().path().to_owned());
+            async move { Ok(echo(call, &request, if is_first { &[] } else { MAX_AGE })) }
+        });
+        let (app, other) = (over(backend, &origin, |layer| layer).await, over(backend, &origin, |layer| layer).await);
+        for hints in [Hints::new().refresh(), Hints::new().ttl(seconds(60))] {
+            for (here, asked) in [(true, &app), (false, &other)] {
+                let uri = format!("/{here}/{}", hints == Hints::new().refresh());
+                app.get(&uri, &[]).await;
+                assert_eq!(said(&app.get(&uri, &[]).await), ("BYPASS", Some("remembered/no-freshness".to_owned())));
+                let loaded = hinted(asked, &uri, hints.clone()).await;
+                assert_eq!(said(&loaded), ("MISS", None), "{uri} {hints:?}");
+                assert_eq!(asked.get(&uri, &[]).await.call(), loaded.call(), "{uri} {hints:?}");
+            }
+        }
+    }
+
+    /// In this process, and what another process has told Redis meanwhile.
+    async fn is_not_by_rules_that_were_replaced(backend: &Backend) {
+        let origin = Origin::echo(&[]);
+        let none = || Rules::new([]).unwrap();
+        for (at, (before, reason)) in [
+            (none(), "no-freshness"),
+            (Rules::new([Rule::prefix("/").ttl(Duration::ZERO)]).unwrap(), "rule"),
+            (Rules::new([Rule::prefix("/").ttl(seconds(60)).max_body(1)]).unwrap(), "body-too-large"),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let app = over(backend, &origin, |layer| layer.rules(before.clone())).await;
+            let (uri, later) = (format!("/{at}"), format!("/{at}/later"));
+            assert_eq!(second(&app, &uri, &[]).await, refused(&format!("remembered/{reason}")));
+            let sluggish = over(backend, &origin, |layer| layer.rules(none())).await;
+            before.replace([Rule::prefix("/").ttl(seconds(60))]).unwrap();
+            assert_eq!(second(&app, &uri, &[]).await, hit(), "{reason}");
+            assert_eq!(second(&sluggish, &later, &[]).await, refused("remembered/no-freshness"));
+            assert_eq!(second(&app, &later, &[]).await, hit(), "{reason}");
+        }
+    }
+
+    async fn of_ranges_is_not_by_other_settings_either(backend: &Backend) {
+        let origin = Origin::echo(&[("accept-ranges", "bytes")]);
+        let rules = Rules::new([]).unwrap();
+        let app = over(backend, &origin, |layer| layer.rules(rules.clone())).await;
+        const PART: &[(&str, &str)] = &[("range", "bytes=0-0")];
+        app.get("/a", &[]).await;
+        assert_eq!(app.get("/a", PART).await.x_cache(), "BYPASS");
+        rules.replace([Rule::prefix("/").ttl(seconds(60))]).unwrap();
+        let part = app.get("/a", PART).await;
+        assert_eq!((part.status, part.x_cache()), (StatusCode::PARTIAL_CONTENT, "MISS"));
+        // Nor is that of one request.
+        hinted(&app, "/b", Hints::new().ttl(Duration::ZERO)).await;
+        let part = app.get("/b", PART).await;
+        assert_eq!((part.status, part.x_cache()), (StatusCode::PARTIAL_CONTENT, "MISS"));
+    }
+
+    async fn of_a_load_that_a_change_of_rules_overtook_is_nothing(backend: &Backend) {
+        let gate = Gate::closed();
+        let origin = Origin::gated_echo(&gate, &[]);
+        let rules = Rules::new([]).unwrap();
+        let app = over(backend, &origin, |layer| layer.rules(rules.clone())).await.unexplained();
+        let held = tokio::spawn({
+            let app = app.clone();
+            async move { app.get("/held", &[]).await }
+        });
+        wait_until("it is asked", async || origin.calls() == 1).await;
+        rules.replace([Rule::prefix("/").ttl(seconds(60))]).unwrap();
+        // The first request by the new rules forgets what is remembered by the former ones.
+        let other = tokio::spawn({
+            let app = app.clone();
+            async move { app.get("/other", &[]).await }
+        });
+        wait_until("the other one is asked, too", async || origin.calls() == 2).await;
+        gate.open();
+        assert_eq!(held.await.unwrap().cache_status().detail.as_deref(), Some("no-freshness"));
+        other.await.unwrap();
+        assert_eq!(second(&app, "/held", &[]).await, hit());
+    }
+}
+
+/// Writes that go through other rules than those by which something was stored.
+mod a_write_by_other_rules {
+    use super::*;
+
+    over_each_store!(voids_what_another_process_keeps_by_its_own, voids_what_was_kept_by_those_before);
+
+    const TENANT: &[(&str, &str)] = &[("x-tenant", "one")];
+
+    fn keyed() -> [Rule; 1] {
+        [Rule::path("/orders").ttl(seconds(60)).key_headers([name("x-tenant")])]
+    }
+
+    fn plain() -> [Rule; 1] {
+        [Rule::path("/orders").ttl(seconds(60))]
+    }
+
+    async fn voids_what_another_process_keeps_by_its_own(backend: &Backend) {
+        let origin = Origin::echo(&[]);
+        let process = async |rules: [Rule; 1]| {
+            let rules = Rules::new(rules).unwrap();
+            App::new(backend.cache().await.build(), &origin, |layer| layer.rules(rules)).unexplained()
+        };
+        let (old, new) = (process(keyed()).await, process(plain()).await);
+        for (keeps, writes) in [(&old, &new), (&new, &old)] {
+            for fields in [TENANT, &[]] {
+                assert_eq!(second(keeps, "/orders", fields).await, hit());
+                writes.send(Method::PUT, "/orders", fields).await;
+                wait_until("it is void", async || keeps.get("/orders", fields).await.x_cache() == "MISS").await;
+            }
+        }
+    }
+
+    async fn voids_what_was_kept_by_those_before(backend: &Backend) {
+        let rules = Rules::new(keyed()).unwrap();
+        let app = App::new(backend.cache().await.build(), &Origin::echo(&[]), |layer| layer.rules(rules.clone()));
+        let app = app.unexplained();
+        for (before, after) in [(keyed(), plain()), (plain(), keyed())] {
+            rules.replace(before.clone()).unwrap();
+            assert_eq!(second(&app, "/orders", TENANT).await, hit());
+            rules.replace(after).unwrap();
+            app.send(Method::PUT, "/orders", &[]).await;
+            rules.replace(before).unwrap();
+            assert_eq!(app.get("/orders", TENANT).await.x_cache(), "MISS");
+        }
+    }
+}
+
+/// Who has the last word on a response that says nothing of itself, for every combination.
+mod precedence {
+    use super::*;
+
+    /// What a request, the rule that applies to it, and the layer say.
+    #[derive(Clone, Copy, Debug)]
+    struct Said {
+        layer: Option<u64>,
+        of_path: Option<u64>,
+        /// `None` without a rule.
+        rule: Option<Option<u64>>,
+        hint: Option<u64>,
+        negative: (Option<u64>, Option<u64>),
+        bypass: Option<&'static str>,
+        status: StatusCode,
+    }
+
+    impl Said {
+        /// Takes the documentation literally.
+        fn foretold(&self) -> Result<u64, &'static str> {
+            if let Some(reason) = self.bypass {
+                return Err(reason);
+            }
+            // The rule's lifetime leaves the layer's lifetimes of paths without effect, and the hint's leaves both.
+            let ttl = self.hint.or(self.rule.flatten()).or(self.of_path).or(self.layer);
+            let (layer, rule) = self.negative;
+            match (self.status == StatusCode::OK, ttl, rule.filter(|_| self.rule.is_some()).or(layer)) {
+                (true, Some(0), _) | (false, _, Some(0)) => Err("rule"),
+                (true, Some(ttl), _) | (false, _, Some(ttl)) => Ok(ttl),
+                (true, None, _) | (false, None, None) => Err("no-freshness"),
+                (false, Some(_), None) => Err("status"),
+            }
+        }
+
+        async fn seen(&self) -> Result<u64, String> {
+            let Self { layer, of_path, rule, hint, negative, bypass, status } = *self;
+            let origin = Origin::new(move |call, request: Request<Body>| async move {
+                let mut response = echo(call, &request, &[]);
+                *response.status_mut() = status;
+                Ok(response)
+            });
+            let set = |mut settings: CacheLayer| {
+                settings = settings.enabled(bypass != Some("off"));
+                settings = layer.map_or(settings.clone(), |ttl| settings.ttl(seconds(ttl)));
+                settings = of_path.map_or(settings.clone(), |ttl| settings.ttl_for_path("/a", seconds(ttl)));
+                settings = negative.0.map_or(settings.clone(), |ttl| settings.negative_ttl(status, seconds(ttl)));
+                let Some(ttl) = rule else { return settings };
+                let rule = ttl.map_or(Rule::path("/a"), |ttl| Rule::path("/a").ttl(seconds(ttl)));
+                let rule = negative.1.map_or(rule.clone(), |ttl| rule.negative_ttl(status, seconds(ttl)));
+                settings.rule(if bypass == Some("rule") { rule.bypass() } else { rule }).unwrap()
+            };
+            let app = app(&origin, set);
+            let ask = async || {
+                let hints = hint.map_or_else(Hints::new, |ttl| Hints::new().ttl(seconds(ttl)));
+                let hints = if bypass == Some("hint") { hints.bypass() } else { hints };
+                let mut request = request(Method::GET, "/a", &[]);
+                hints.add_to(request.extensions_mut());
+                app.ask(request).await
+            };
+            let first = ask().await.cache_status();
+            match (first.detail, ask().await.cache_status().ttl) {
+                (None, Some(ttl)) => Ok(u64::try_from(ttl).unwrap()),
+                (detail, _) => Err(detail.unwrap_or_default()),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn is_as_it_is_written() {
+        let ttls = |number: u64| [None, Some(0), Some(number)];
+        let mut cases = Vec::new();
+        for (layer, of_path) in ttls(10).into_iter().flat_map(|layer| ttls(20).map(|of_path| (layer, of_path))) {
+            for rule in [None, Some(None), Some(Some(0)), Some(Some(30))] {
+                for (hint, bypass) in ttls(40)
+                    .into_iter()
+                    .flat_map(|hint| [None, Some("off"), Some("rule"), Some("hint")].map(|by| (hint, by)))
+                {
+                    if bypass == Some("rule") && rule.is_none() {
+                        continue;
+                    }
+                    let ok =
+                        Said { layer, of_path, rule, hint, negative: (None, None), bypass, status: StatusCode::OK };
+                    cases.push(ok);
+                    if of_path.is_none() {
+                        cases.extend([None, Some(0), Some(50)].into_iter().flat_map(|of_layer| {
+                            ttls(60).map(|of_rule| Said {
+                                negative: (of_layer, of_rule),
+                                status: StatusCode::NOT_FOUND,
+                                ..ok
+                            })
+                        }));
+                    }
+                }
+            }
+        }
+        assert!(cases.len() > 1000, "{}", cases.len());
+        for case in cases {
+            assert_eq!(case.seen().await, case.foretold().map_err(str::to_owned), "{case:?}");
+        }
+    }
+}
+
 mod cookies {
     use super::*;
 
@@ -413,6 +724,19 @@ mod cookies {
             assert_eq!(app.get("/", &session).await.x_cache(), expected);
             assert_eq!(app.get("/other", &session).await.cache_status().detail.as_deref(), Some("cookie"));
         }
+    }
+
+    /// Many applications know no cookie of a line that isn't ASCII: the answer to such a request is not that of its cookies.
+    #[tokio::test]
+    async fn of_a_line_that_an_application_may_ignore_keep_a_response_from_being_stored_by_a_rule() {
+        let app = app(&Origin::echo(&[]), |layer| {
+            let layer = layer.rule(Rule::any_path().key_cookies(["currency"]).ignore_cookies(["_ga"])).unwrap();
+            layer.ttl(seconds(60))
+        });
+        let mut odd = request(Method::GET, "/", &[]);
+        odd.headers_mut().insert(COOKIE, HeaderValue::from_bytes(b"_ga=\xe9; currency=EUR").unwrap());
+        assert_eq!(app.ask(odd).await.cache_status().detail.as_deref(), Some("cookie"));
+        assert_eq!(second(&app, "/", &[("cookie", "_ga=e; currency=EUR")]).await, hit());
     }
 
     #[tokio::test]
@@ -645,16 +969,36 @@ mod entity_tags {
 
     #[tokio::test]
     async fn are_not_given_where_there_is_another_validator_or_the_application_forbids_it() {
-        const ITS_OWN: [Fields; 3] = [
+        const ITS_OWN: [Fields; 5] = [
             &[("etag", "W/\"its own\"")],
             &[("last-modified", "Mon, 23 Nov 2026 00:00:00 GMT")],
             &[("cache-control", "max-age=60, no-transform")],
+            &[("cache-control", "no-transform"), ("cdn-cache-control", "max-age=60")],
+            &[("cdn-cache-control", "max-age=60, no-transform")],
         ];
         for fields in ITS_OWN {
-            let app = minting(&same(fields), &Clock::manual());
+            let app = App::new(cache(&Clock::manual()), &same(fields), |layer| {
+                layer.ttl(seconds(60)).etags(true).targeted_fields([name("cdn-cache-control")])
+            });
             let own = fields.iter().find(|(name, _)| *name == "etag").map(|(_, value)| *value);
             for _ in 0..2 {
                 assert_eq!(app.get("/", &[]).await.header("etag"), own, "{fields:?}");
+            }
+        }
+        // Where a handler states the freshness, the field says the rest.
+        for (fields, minted) in [(&[][..], true), (&[("cache-control", "no-transform")][..], false)] {
+            let origin = Origin::new(move |_, _| async move {
+                let mut response = http::Response::new(tests::full("[1,2,3]"));
+                response.extensions_mut().insert(Freshness::of(seconds(60)));
+                for (name, value) in fields {
+                    response.headers_mut().insert(*name, HeaderValue::from_static(value));
+                }
+                Ok(response)
+            });
+            let app = app(&origin, |layer| layer.etags(true));
+            for x_cache in ["MISS", "HIT"] {
+                let response = app.get("/", &[]).await;
+                assert_eq!((response.x_cache(), response.header("etag").is_some()), (x_cache, minted), "{fields:?}");
             }
         }
         let app = minting(&same(&[("cache-control", "no-store")]), &Clock::manual());

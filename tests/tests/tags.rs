@@ -92,6 +92,18 @@ async fn a_response_with_more_tags_than_an_invalidation_could_reach_is_not_store
     assert_eq!(app.get("/fit", &[]).await.header("x-cache"), Some("HIT"));
     app.cache.invalidate_tag("1023").await.unwrap();
     assert_eq!(app.get("/fit", &[]).await.header("x-cache"), Some("MISS"));
+
+    // The cache's own tags take none of that room.
+    let tenant = HeaderName::from_static("x-tenant");
+    let keyed = self::app(backend, &origin, |layer| layer.namespace("keyed").key_headers([tenant])).await;
+    assert_eq!(keyed.get("/many", &[]).await.cache_status().detail.as_deref(), Some("too-many-tags"));
+    keyed.get("/fit", &[]).await;
+    assert_eq!(keyed.get("/fit", &[]).await.header("x-cache"), Some("HIT"));
+    // Neither those of the application nor that one are lost.
+    keyed.cache.invalidate_tag("0").await.unwrap();
+    assert_eq!(keyed.get("/fit", &[]).await.header("x-cache"), Some("MISS"));
+    keyed.send(Method::POST, "/fit", &[("x-tenant", "other")]).await;
+    assert_eq!(keyed.get("/fit", &[]).await.header("x-cache"), Some("MISS"));
 }
 
 async fn a_304_that_names_tags_replaces_those_named_before(backend: &Backend) {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use cache_layer::{
-    Cache, CacheBuilder, Clock, Loaded, Lock, SetError, Stale,
+    Cache, CacheBuilder, CacheLayer, Clock, Loaded, Lock, SetError, Stale,
     codec::{Codec, CodecError, Postcard},
     depends_on,
     store::RedisStore,
@@ -19,7 +19,7 @@ use cache_layer::{
 };
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
-use tests::{App, Backend, Gate, Origin, RedisServer, full, over_each_store, wait_until};
+use tests::{App, Backend, Body, Gate, Origin, RedisServer, full, over_each_store, wait_until};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -56,6 +56,7 @@ over_each_store!(
     a_value_inherits_from_what_its_load_reads,
     a_value_from_a_stale_one_is_not_kept,
     a_response_inherits_from_what_its_handler_reads,
+    a_response_inherits_from_hundreds_of_values,
     a_response_inherits_nothing_unless_it_is_told_to,
     values_and_responses_are_never_mistaken,
 );
@@ -808,6 +809,36 @@ async fn a_response_inherits_from_what_its_handler_reads(backend: &Backend) {
     clock.advance(30 * SECOND);
     ruled.get("/page", &[]).await;
     assert_eq!(ruled.get("/page", &[]).await.cache_status().ttl, Some(30));
+}
+
+async fn a_response_inherits_from_hundreds_of_values(backend: &Backend) {
+    let cache = cache(backend).await;
+    let origin = Origin::new({
+        let cache = cache.clone();
+        move |_, request: http::Request<Body>| {
+            let cache = cache.clone();
+            async move {
+                let count: u64 = request.uri().query().unwrap().parse().unwrap();
+                for id in 0..count {
+                    let load = async move || Ok::<_, Infallible>(id);
+                    let load = cache.get_or_load(("item", id), load).tags([format!("item:{id}")]).ttl(MINUTE);
+                    assert_eq!(load.await, Ok(id));
+                }
+                Ok(http::Response::new(full(count.to_string())))
+            }
+        }
+    });
+    let layer = |layer: CacheLayer| layer.inherit(true).key_headers([http::HeaderName::from_static("x-tenant")]);
+    let app = App::new(cache.clone(), &origin, layer).unexplained();
+    for (count, detail) in [(300, None), (1_024, None), (1_025, Some("too-many-tags"))] {
+        let uri = format!("/items?{count}");
+        assert_eq!(app.get(&uri, &[]).await.cache_status().detail.as_deref(), detail, "{count}");
+        if detail.is_none() {
+            assert!(app.get(&uri, &[]).await.cache_status().hit, "{count}");
+            cache.invalidate_tag(&format!("item:{}", count - 1)).await.unwrap();
+            assert!(!app.get(&uri, &[]).await.cache_status().hit, "{count}");
+        }
+    }
 }
 
 async fn a_response_inherits_nothing_unless_it_is_told_to(backend: &Backend) {

@@ -17,7 +17,7 @@ use super::{
     doorkeeper::Doorkeeper,
     hot::HotSet,
     load_limit::LoadLimit,
-    recent_keys::RecentKeys,
+    recent_keys::{RecentKeys, VoidRefusals},
 };
 use crate::{
     clock::Clock,
@@ -295,6 +295,7 @@ impl CacheBuilder {
             verifier: Verifier::new(verify.as_ref(), switches.clone()),
             flights: Arc::default(),
             uncacheable: RecentKeys::default(),
+            void_refusals: VoidRefusals::default(),
             recent_failures: RecentFailures::default(),
             invalidations: AtomicU64::new(0),
             failed_refreshes: RecentKeys::default(),

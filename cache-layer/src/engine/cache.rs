@@ -20,7 +20,7 @@ use super::{
     flight::Flights,
     hot::HotSet,
     load_limit::LoadLimit,
-    recent_keys::RecentKeys,
+    recent_keys::{RecentKeys, VoidRefusals},
 };
 use crate::{
     clock::{Clock, Moment},
@@ -81,6 +81,7 @@ pub(super) struct Inner {
     pub(super) codec: Chosen,
     pub(super) flights: Arc<Flights>,
     pub(super) uncacheable: RecentKeys,
+    pub(super) void_refusals: VoidRefusals,
     pub(super) recent_failures: RecentFailures,
     /// Counts the invalidations that began in this process: a result that was loaded before one, and couldn't be stored, is not
     /// shared after it.
@@ -308,6 +309,22 @@ impl Cache {
     /// Whether a recent response for this primary key could not be stored.
     pub(crate) fn is_uncacheable(&self, key: &Key) -> bool {
         self.0.uncacheable.has(key)
+    }
+
+    /// Forgets which responses could not be stored, here and in the store: they were judged by other settings.
+    pub(crate) fn forget_refusals(&self) {
+        self.0.uncacheable.forget_all();
+        self.0.void_refusals.set();
+    }
+
+    /// Forgets that a response for this primary key could not be stored.
+    pub(crate) fn forget_refusal(&self, key: &Key) {
+        self.0.uncacheable.forget(key);
+    }
+
+    /// Whether what the store remembers of responses that could not be stored is void.
+    pub(crate) fn refusals_are_void(&self) -> bool {
+        self.0.void_refusals.are_void()
     }
 
     /// Why that response could not be stored, as far as this process knows.

@@ -14,13 +14,14 @@ use super::{
     flight::{Flight, FlightOutcome, Follower},
     in_progress::InProgress,
     patience::{LONGEST_PAUSE, LONGEST_PAUSE_FOR_A_LEASE, Patience},
-    permit::{FailurePolicy, Purpose, REMEMBER_UNCACHEABLE, WritePermit, reason_of},
+    permit::{FailurePolicy, Purpose, WritePermit, reason_of},
+    recent_keys::REMEMBER_UNCACHEABLE,
     span::Wait,
 };
 use crate::{
     entry::Entry,
     key::Key,
-    store::{Acquired, Seen},
+    store::{Acquired, Lease, Seen},
     switches::Switch,
     telemetry::{Event, NoCacheReason, Release, WaitScope},
 };
@@ -138,9 +139,10 @@ impl Cache {
         if self.is_switched(Switch::StopFills) {
             return Err(flight);
         }
+        let policy = self.as_refusals_stand(policy);
         let granted = miss.expected.and_then(|seen| self.0.store.acquire_at_once(&miss.key, seen, policy.failures()));
         match granted {
-            Some(Acquired::Granted(lease)) => Ok(self.permit(flight, Ok(lease), policy.back_off)),
+            Some(Acquired::Granted(lease)) => Ok(self.granted(flight, lease, policy)),
             _ => Err(flight),
         }
     }
@@ -183,6 +185,7 @@ impl Cache {
         if self.is_switched(Switch::StopFills) {
             return permit(flight, Err(NoCacheReason::FillsStopped));
         }
+        let policy = self.as_refusals_stand(policy);
         let failures = policy.failures();
         let acquired = match self.0.store.acquire_at_once(key, seen, failures) {
             Some(acquired) => Ok(acquired),
@@ -190,7 +193,7 @@ impl Cache {
         };
         match acquired {
             Ok(Acquired::Granted(lease)) => {
-                let mut permit = self.permit(flight, Ok(lease), policy.back_off);
+                let mut permit = self.granted(flight, lease, policy);
                 if seen != Seen::Nothing {
                     permit.is_known();
                 }
@@ -214,6 +217,19 @@ impl Cache {
                 permit(flight, Err(reason_of(&error)))
             }
         }
+    }
+
+    /// This policy, under which a load is granted in any case if the store's refusals are void.
+    fn as_refusals_stand(&self, policy: FailurePolicy) -> FailurePolicy {
+        FailurePolicy { anew: policy.anew || self.refusals_are_void(), ..policy }
+    }
+
+    /// The right to load with this lease. What is remembered of earlier results gives way to the next one.
+    fn granted(&self, flight: Flight, lease: Lease, policy: FailurePolicy) -> Box<WritePermit> {
+        if policy.anew {
+            self.0.uncacheable.forget(&lease.key.primary());
+        }
+        self.permit(flight, Ok(lease), policy.back_off)
     }
 
     /// The right to load, after a wait that was too long: nothing will be stored.

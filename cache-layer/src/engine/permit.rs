@@ -17,6 +17,7 @@ use super::{
     flight::{Flight, FlightOutcome},
     growing_body::GrowingBody,
     in_progress::InProgress,
+    recent_keys::REMEMBER_UNCACHEABLE,
     span::not_kept,
 };
 use crate::{
@@ -27,9 +28,6 @@ use crate::{
     telemetry::{Event, FillOutcome, LoadOutcome, NoCacheReason, Release},
     throttle::Throttle,
 };
-
-/// How long requests for a key don't wait for each other after a response for it could not be stored.
-pub(super) const REMEMBER_UNCACHEABLE: Duration = Duration::from_secs(5);
 
 /// The longest time between two checks whether a request waits for a load.
 const LONGEST_BEAT: Duration = Duration::from_secs(1);
@@ -78,11 +76,18 @@ pub(crate) struct FailurePolicy {
     pub(crate) back_off: Option<BackOff>,
     /// Whether earlier failures prevent this load.
     pub(crate) heed: bool,
+    /// Whether it may store its result although an earlier one could not be stored.
+    pub(crate) anew: bool,
 }
 
 impl FailurePolicy {
     pub(super) fn failures(self) -> Failures {
-        if self.heed && self.back_off.is_some() { Failures::Heed } else { Failures::Ignore }
+        match (self.heed && self.back_off.is_some(), self.anew) {
+            (true, false) => Failures::Heed,
+            (true, true) => Failures::HeedAnew,
+            (false, false) => Failures::Ignore,
+            (false, true) => Failures::IgnoreAnew,
+        }
     }
 }
 

@@ -3,7 +3,10 @@
 
 use std::{
     collections::HashMap,
-    sync::MutexGuard,
+    sync::{
+        MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -12,6 +15,9 @@ use crate::{
     sync::Mutex,
     telemetry::NoCacheReason,
 };
+
+/// How long requests for a key don't wait for each other after a response for it could not be stored.
+pub(super) const REMEMBER_UNCACHEABLE: Duration = Duration::from_secs(5);
 
 /// The most keys that are remembered at one time.
 const CAP: usize = 10_000;
@@ -70,6 +76,40 @@ impl RecentKeys {
         if until.len() < CAP {
             until.insert(key.hash(), Recent { until: now + duration, reason });
         }
+    }
+}
+
+/// Since when what a store remembers of responses that could not be stored does not count. The store's memory has no reasons, and
+/// so it is left alone until it has run out.
+#[derive(Debug, Default)]
+pub(crate) struct VoidRefusals {
+    /// Almost never, which is all that most loads ask.
+    any: AtomicBool,
+    until: Mutex<Option<Instant>>,
+}
+
+impl VoidRefusals {
+    /// Longer than a store remembers: a process that gets new settings somewhat later still tells what it knows by the former ones.
+    const FOR: Duration = REMEMBER_UNCACHEABLE.saturating_mul(2);
+
+    pub(crate) fn set(&self) {
+        *self.until.lock() = Some(Instant::now() + Self::FOR);
+        self.any.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn are_void(&self) -> bool {
+        self.any.load(Ordering::Acquire) && self.are_still()
+    }
+
+    #[cold]
+    fn are_still(&self) -> bool {
+        let mut until = self.until.lock();
+        let still = until.is_some_and(|until| Instant::now() < until);
+        if !still {
+            *until = None;
+            self.any.store(false, Ordering::Release);
+        }
+        still
     }
 }
 

@@ -175,7 +175,7 @@ fn read_body(key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
     if canonical != *key.canonical() {
         return Err(Rejection::Key);
     }
-    if tag_count > Tags::MAX + 1 {
+    if tag_count > Tags::MAX + Tags::OWN + 1 {
         return Err(Rejection::Malformed);
     }
     // Not collected: a growing `Vec` keeps room for more, and the entry keeps the `Vec`.

@@ -1,6 +1,9 @@
 //! The state that all requests through one layer share.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicU64, Ordering},
+};
 
 use http::{HeaderMap, HeaderValue, Request, Response, header::AUTHORIZATION};
 
@@ -57,6 +60,15 @@ pub(super) struct Context {
     pub(super) detours: bool,
     /// Whether the policy needs to examine a request before its look-up, or its response afterwards.
     pub(super) asks_first: bool,
+    /// Which rules these settings are by, if the layer has any.
+    pub(super) generation: Option<Generation>,
+}
+
+/// The generation of a set of rules, and the one that is in force.
+#[derive(Clone, Debug)]
+pub(super) struct Generation {
+    pub(super) own: u64,
+    pub(super) current: Arc<AtomicU64>,
 }
 
 impl Context {
@@ -79,6 +91,7 @@ impl Context {
             verifier,
             detours: false,
             asks_first: false,
+            generation: None,
         }
     }
 
@@ -123,6 +136,23 @@ impl Context {
     /// Whether a setting may make a request bypass the cache, or verify it after it was answered.
     pub(super) fn detours(&self) -> bool {
         self.detours || self.cache.is_switched(Switch::VerificationRate)
+    }
+
+    /// Whether the next requests for a key are judged by these settings as well: they are neither those of one request, nor by
+    /// rules that were replaced.
+    pub(super) fn speaks_for_others(&self) -> bool {
+        let is_current = |rules: &Generation| rules.own == rules.current.load(Ordering::Acquire);
+        !self.policy.is_hinted && self.generation.as_ref().is_none_or(is_current)
+    }
+
+    /// Whether it is remembered that a response for this key could not be stored, if that says anything by these settings.
+    pub(super) fn remembers_refusal(&self, key: &Key) -> bool {
+        self.cache.is_uncacheable(key) && !self.policy.is_hinted
+    }
+
+    /// Whether a load may store its response although the store remembers that another could not be stored.
+    pub(super) fn loads_anew(&self) -> bool {
+        self.policy.is_hinted || self.cache.refusals_are_void()
     }
 
     /// Whether a target may have responses that its own key does not lead to.

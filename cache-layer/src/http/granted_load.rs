@@ -543,7 +543,11 @@ impl Context {
             // There is no copy for the followers, which go to the application, as far as it has places for them.
             return permit.made_from_stale(Vec::new());
         }
-        let remembered = !personal && status == StatusCode::OK && is_lasting(reason);
+        let remembered = !personal && status == StatusCode::OK && is_lasting(reason) && self.speaks_for_others();
         permit.uncacheable(reason, remembered.then_some(&request.key));
+        // The rules may have been replaced just now, and what was remembered by them forgotten just before this was.
+        if remembered && !self.speaks_for_others() {
+            self.cache.forget_refusal(&request.key);
+        }
     }
 }

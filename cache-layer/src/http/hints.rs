@@ -63,7 +63,7 @@ impl Hints {
     }
 
     /// How long to keep the response if the application states no freshness, in place of the time that a rule or the layer sets;
-    /// zero means not at all. When several requests share a load, the hints of the leader count.
+    /// zero means not at all. It is not remembered that such a response could not be stored. When several requests share a load, the hints of the leader count.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
@@ -72,6 +72,7 @@ impl Hints {
     /// Applies these hints to a request's policy.
     pub(super) fn apply(&self, policy: &mut Policy) {
         policy.refresh = self.refresh;
+        policy.is_hinted = true;
         if let Some(ttl) = self.ttl {
             policy.set_only_ttl(ttl);
         }

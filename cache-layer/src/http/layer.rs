@@ -161,11 +161,16 @@ impl CacheLayer {
     }
 
     /// As [`ttl`](Self::ttl), for the path `prefix` and all paths below it, by whole segments: `/a` covers `/a/b` and not
-    /// `/ab`. The longest matching prefix decides; zero means that its responses are not kept. Paths are compared as they were
-    /// sent, without decoding, and a path with dot segments is covered by no prefix. A prefix without a leading slash gets one,
-    /// and `{any}` in it stands for any one segment. For other settings than this one, use [`rule`](Self::rule).
+    /// `/ab`. The longest matching prefix decides; zero means that its responses are not kept. A path that the application may
+    /// read as another one, as with dot segments or `%61`, is kept by no setting like this one, nor by [`ttl`](Self::ttl). A
+    /// prefix without a leading slash gets one, and `{any}` in it stands for any one segment. A warning says if a prefix is one
+    /// that no request can have, which a rule would be refused for: for this and for other settings, use [`rule`](Self::rule).
     pub fn ttl_for_path(mut self, prefix: impl AsRef<str>, ttl: Duration) -> Self {
-        self.context.policy.add_path(prefix.as_ref(), ttl);
+        let prefix = prefix.as_ref();
+        if let Err(error) = Rules::new([Rule::prefix(format!("/{}", prefix.trim_matches('/')))]) {
+            tracing::warn!(%error, "ttl_for_path({prefix:?}) is for no request");
+        }
+        self.context.policy.add_path(prefix, ttl);
         self
     }
 
@@ -327,7 +332,8 @@ impl CacheLayer {
     }
 
     /// Response fields that are not stored, since they describe one request; a name that ends in `*` is a prefix. The
-    /// client whose request loaded gets them, and hits don't have them. [`NOT_STORED`](Self::NOT_STORED) unless set.
+    /// client whose request loaded gets them, unless it is answered from the stored response: after a 304, or because it asked
+    /// for a range or had a precondition. Hits don't have them. [`NOT_STORED`](Self::NOT_STORED) unless set.
     ///
     /// ```
     /// # use cache_layer::{Cache, CacheLayer, store::MemoryStore};
@@ -719,7 +725,7 @@ impl CacheLayer {
     /// The settings for a request with these hints: those of the rule that applies, over those in `context`.
     pub(super) fn settings(&self, context: Context, hints: Option<&Hints>) -> RequestSettings {
         let context = Arc::new(context);
-        let ruled = self.rules.as_ref().map(|rules| Ruled::new(context.clone(), rules.clone()));
+        let ruled = self.rules.as_ref().map(|rules| Ruled::new(context.clone(), Some(rules.clone())));
         RequestSettings::new(context, ruled, hints)
     }
 }
@@ -940,8 +946,70 @@ impl<S> Layer<S> for CacheLayer {
         let context = Arc::new(self.context.clone().knowing_what_it_asks());
         let settings = match &self.rules {
             None if !context.policy.asks_first() && !context.cache.has_switches() => Settings::Plain(context),
-            rules => Settings::Ruled(Ruled::new(context, rules.clone().unwrap_or_default())),
+            rules => Settings::Ruled(Ruled::new(context, rules.clone())),
         };
         CacheService::new(inner, settings)
+    }
+}
+
+#[cfg(all(test, feature = "memory"))]
+mod tests {
+    use http::Method;
+
+    use super::*;
+    use crate::{policy::Policy, store::MemoryStore};
+
+    const SECOND: Duration = Duration::from_secs(7);
+
+    /// The settings for a request.
+    fn effective(layer: &CacheLayer) -> Policy {
+        let uri = Uri::from_static("http://shop.example/a");
+        let target = Target::of_uri(&layer.context.sites, &uri).unwrap();
+        layer.settings(layer.context.clone(), None).context(&target, &Method::GET).policy.clone()
+    }
+
+    /// Each setting by its name, as a rule has it and as a layer has it.
+    macro_rules! settings {
+        ($($(#[$when:meta])? $name:ident($($value:expr),*)),* $(,)?) => {
+            [$($(#[$when])? (
+                stringify!($name),
+                (|rule| rule.$name($($value),*)) as fn(Rule) -> Rule,
+                (|layer| layer.$name($($value),*)) as fn(CacheLayer) -> CacheLayer,
+            )),*]
+        };
+    }
+
+    #[test]
+    fn a_rule_sets_what_the_layer_sets_by_the_same_name() {
+        let layer = || CacheLayer::new(Cache::new(MemoryStore::new(1 << 20)));
+        let shown = |layer: &CacheLayer| format!("{:?}", effective(layer));
+        let mut seen = vec![shown(&layer())];
+        for (name, by_rule, by_layer) in settings![
+            verify(0.5),
+            ttl(SECOND),
+            ttl_cap(SECOND),
+            negative_ttl(StatusCode::NOT_FOUND, SECOND),
+            stale_while_revalidate(SECOND),
+            stale_if_error(SECOND),
+            soft_timeout(SECOND),
+            early_refresh(1.5),
+            max_body(7),
+            #[cfg(feature = "typed")]
+            inherit(true),
+            etags(true),
+            #[cfg(feature = "encode-gzip")]
+            encode("gzip".parse::<Encode>().unwrap()),
+            keep_if(|_, _| true),
+            key_headers([HeaderName::from_static("x-a")]),
+            key_cookies(["a"]),
+            ignore_query(["a"]),
+            ignore_cookies(["a"]),
+            bypass_on_cookies(["a"]),
+        ] {
+            let ruled = shown(&layer().rule(by_rule(Rule::path("/a"))).unwrap());
+            assert_eq!(ruled, shown(&by_layer(layer())), "{name}");
+            assert!(!seen.contains(&ruled), "{name} sets nothing of its own");
+            seen.push(ruled);
+        }
     }
 }

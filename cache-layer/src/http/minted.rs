@@ -9,12 +9,17 @@ use http::{
 use xxhash_rust::xxh3::Xxh3Default;
 
 use super::stored::{Stored, Traits};
-use crate::{hex, semantics::cache_control::CacheControl};
+use crate::{
+    hex,
+    semantics::{cache_control::CacheControl, encodable::forbids_transformation},
+};
 
 /// Whether a response gets an entity tag: it is a success without a validator, and may be changed on its way.
 pub(super) fn is_due(status: StatusCode, headers: &HeaderMap, directives: &CacheControl) -> bool {
     status.is_success()
         && !directives.no_transform
+        // Its freshness may come from elsewhere than the field that forbids it.
+        && !forbids_transformation(headers)
         && !headers.contains_key(ETAG)
         && !headers.contains_key(LAST_MODIFIED)
 }

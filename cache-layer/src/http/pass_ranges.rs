@@ -35,6 +35,7 @@ impl Context {
         let client = Client::of(request, &self.policy.cookies);
         match (self.range_memory.learned(key, client, self.cache.now()), stale) {
             // A response that was stored after that is newer.
+            (Some(Learned { kept: false, .. }), _) if self.policy.is_hinted => None,
             (Some(Learned { kept: false, at }), stale) if stale.is_none_or(|came| came < at) => {
                 Some(NoCacheReason::Remembered)
             }
@@ -47,7 +48,7 @@ impl Context {
 
     /// Learns that a whole response is not stored, if that may matter: the request had a range, or the response offers ranges.
     pub(super) fn learn_from_whole(&self, asked: &CacheRequest, offers_ranges: bool, reason: NoCacheReason) {
-        let matters = offers_ranges || asked.headers.contains_key(RANGE);
+        let matters = (offers_ranges || asked.headers.contains_key(RANGE)) && !self.policy.is_hinted;
         if matters && is_lasting_for_client(reason) {
             let learned = Learned { kept: false, at: self.cache.now() };
             self.range_memory.learn(&asked.key, Client::of(&asked.headers, &self.policy.cookies), learned);
@@ -56,7 +57,8 @@ impl Context {
 
     /// Learns from the answer to a forwarded range, or to HEAD, whether the whole response would be stored.
     pub(super) fn learn_from_answer<R>(&self, asked: &CacheRequest, response: &Response<R>) {
-        if !asked.headers.contains_key(RANGE) && !response.headers().contains_key(ACCEPT_RANGES) {
+        let matters = asked.headers.contains_key(RANGE) || response.headers().contains_key(ACCEPT_RANGES);
+        if !matters || self.policy.is_hinted {
             return;
         }
         let (mut headers, now) = (response.headers().clone(), self.cache.now());

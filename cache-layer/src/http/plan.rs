@@ -285,9 +285,10 @@ impl Context {
         let groups = cache_groups(headers).ok_or(NoCacheReason::TooManyTags)?;
         let groups: Vec<String> = groups.iter().map(|group| self.group_tag(&request.target, group)).collect();
         let named = named_tags(headers, &self.policy.tag_fields).ok_or(NoCacheReason::TooManyTags)?;
-        let more = groups.iter().chain(&of_target).map(String::as_str).chain(of_path).chain(of_owner);
-        tags = Tags::new(tags.iter().chain(named).chain(more));
-        if tags.fit() { Ok(tags) } else { Err(NoCacheReason::TooManyTags) }
+        let own = [of_target.as_deref(), of_path, of_owner];
+        let given = tags.iter().chain(named).chain(groups.iter().map(String::as_str));
+        tags = Tags::new(given.chain(own.into_iter().flatten()));
+        if tags.fit_with(own.iter().flatten().count()) { Ok(tags) } else { Err(NoCacheReason::TooManyTags) }
     }
 
     /// The tag by which a write to its target reaches a response, if the target alone does not determine the key.

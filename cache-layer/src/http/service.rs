@@ -179,7 +179,7 @@ impl Context {
                 }
                 Known::Due(entry.id())
             }
-            _ if self.cache.is_uncacheable(key) && !self.directives(headers).only_if_cached() => {
+            _ if self.remembers_refusal(key) && !self.directives(headers).only_if_cached() => {
                 lookup.bypassed(NoCacheReason::Remembered);
                 return AtOnce::Bypass(self.refusal(NoCacheReason::Remembered, key));
             }

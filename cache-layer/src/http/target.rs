@@ -69,10 +69,11 @@ impl<'a> Target<'a> {
     #[cfg(feature = "axum")]
     fn before_nesting(self, extensions: &'a Extensions) -> Self {
         let original = extensions.get::<axum::extract::OriginalUri>().and_then(|original| original.0.path_and_query());
-        let Some(original) = original else { return self };
+        let Some(original) = original.filter(|original| **original != *self.path_and_query) else { return self };
+        let nested = extensions.get::<axum::extract::NestedPath>();
         let (path, query) = (self.path_and_query.path(), self.path_and_query.query());
-        let is_nested = original.query() == query && (path == "/" || original.path().ends_with(path));
-        match is_nested && *original != *self.path_and_query {
+        let is_nested = nested.is_some_and(|nested| is_without_prefix(path, nested.as_str(), original.path()));
+        match is_nested && original.query() == query {
             true => Self { path_and_query: Cow::Borrowed(original), ..self },
             false => self,
         }
@@ -211,7 +212,7 @@ impl<'a> Target<'a> {
         }
         // No path has a fragment, so a client can't send a path that looks like this.
         for cookie in &key_rules.cookies.keyed {
-            let given: Vec<_> = cookies::values(key_rules.headers, cookie).map(<[u8]>::to_vec).collect();
+            let given: Vec<_> = cookies::keyed(key_rules.headers, cookie).collect();
             parts.push(format!("#{cookie}=").into_bytes());
             parts.push(given.len().to_be_bytes().to_vec());
             parts.extend(given);
@@ -259,6 +260,27 @@ impl<'a> Target<'a> {
         redirected_path(self.reference(key_rules.sites), status, response)
             .is_some_and(|path| self.key_of(&path, key_rules) == self.key(key_rules))
     }
+}
+
+/// Whether `path` is what is left of the `original` without the segments of this prefix of a nested router, as axum removes it.
+#[cfg(feature = "axum")]
+fn is_without_prefix(path: &str, prefix: &str, original: &str) -> bool {
+    let mut rest = original;
+    for segment in prefix.trim_matches('/').split('/') {
+        let Some(after) = rest.strip_prefix('/') else { return false };
+        let (given, _) = after.split_once('/').unwrap_or((after, ""));
+        if !(is_capture(segment) || given == segment) {
+            return false;
+        }
+        rest = &after[given.len()..];
+    }
+    rest == path || (rest.is_empty() && path == "/")
+}
+
+/// Whether a segment of a prefix is one that any segment matches.
+#[cfg(feature = "axum")]
+fn is_capture(segment: &str) -> bool {
+    segment.starts_with('{') && segment.ends_with('}') && !segment.starts_with("{{") && !segment.ends_with("}}")
 }
 
 /// One of 4096 names, by the digest of a key. With so few names, their tokens exist at all times. If each target had its own
@@ -427,13 +449,49 @@ mod tests {
 
     #[cfg(feature = "axum")]
     #[test]
-    fn a_request_in_a_nested_router_has_the_path_that_its_client_has_sent() {
-        let mut request = Request::get("http://a/items?x=1").body(()).unwrap();
-        request.extensions_mut().insert(axum::extract::OriginalUri(Uri::from_static("http://a/shop/items?x=1")));
-        let sites = Sites::default();
-        assert_eq!(Target::of_request(&sites, &request).unwrap().path(), "/shop/items");
-        let (parts, ()) = request.into_parts();
-        assert_eq!(Target::of_parts(&sites, &parts).unwrap().path(), "/shop/items");
+    fn a_prefix_of_a_nested_router_is_what_was_removed_and_nothing_else_is() {
+        for (path, prefix, original) in [
+            ("/items", "/shop", "/shop/items"),
+            ("/items/", "/shop/", "/shop/items/"),
+            ("/", "/shop", "/shop"),
+            ("/", "/shop", "/shop/"),
+            ("/", "/shop/", "/shop/"),
+            ("/a/b", "/shops/{id}/x", "/shops/7/x/a/b"),
+        ] {
+            assert!(is_without_prefix(path, prefix, original), "{path} {prefix} {original}");
+        }
+        for (path, prefix, original) in [
+            ("/", "/shop", "/shop/account"),
+            ("/a", "/shop", "/shop/premium/a"),
+            ("/items", "/shop", "/shops/items"),
+            ("/items", "/shop", "/items"),
+            ("/a", "/shops/{id}/x", "/shops/7/a"),
+        ] {
+            assert!(!is_without_prefix(path, prefix, original), "{path} {prefix} {original}");
+        }
+    }
+
+    #[cfg(feature = "axum")]
+    #[tokio::test]
+    async fn a_request_in_a_nested_router_has_the_path_that_its_client_has_sent() {
+        use axum::{Router, extract::Request, routing::any};
+        use tower::ServiceExt as _;
+
+        async fn path(request: Request) -> String {
+            let sites = Sites::default();
+            let path = Target::of_request(&sites, &request).unwrap().path_and_query().to_owned();
+            let (parts, _) = request.into_parts();
+            assert_eq!(Target::of_parts(&sites, &parts).unwrap().path_and_query(), path);
+            path
+        }
+        let inner = || Router::new().route("/", any(path)).route("/{*rest}", any(path));
+        let app = Router::new().nest("/shop", Router::new().nest("/{id}", inner())).nest("/old/", inner());
+        for uri in ["http://a/shop/7/items?x=1", "http://a/shop/7", "http://a/old/x", "http://a/old/"] {
+            let response =
+                app.clone().oneshot(Request::get(uri).body(axum::body::Body::empty()).unwrap()).await.unwrap();
+            let body = axum::body::to_bytes(response.into_body(), 1000).await.unwrap();
+            assert_eq!(body, uri.strip_prefix("http://a").unwrap().as_bytes());
+        }
     }
 
     #[test]

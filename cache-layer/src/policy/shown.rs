@@ -21,6 +21,7 @@ impl Policy {
             bypass_if,
             verify: _,
             refresh,
+            is_hinted: _,
             ttl: _,
             paths: _,
             jitter,

@@ -20,6 +20,7 @@
 //! - [`one_request`]: fields that are about one request or for one client, by [`names`]
 //! - [`cookies`]: which cookies of a request make a difference
 //! - [`compressed`]: content that is compressed already
+//! - [`path`]: which spellings of a path are one
 //! - [`query`]: the parameters of a target that make no difference, by the settings
 //! - [`no_vary_search`]: the parameters that make no difference, by the response
 //! - [`content_key`]: what the content of a request adds to its key (RFC 10008)
@@ -61,6 +62,7 @@ pub(crate) mod names;
 pub(crate) mod negotiation;
 pub(crate) mod no_vary_search;
 pub(crate) mod one_request;
+pub(crate) mod path;
 pub(crate) mod preference;
 pub(crate) mod query;
 pub(crate) mod range;

@@ -8,6 +8,7 @@ use http::header::{
 };
 
 use super::{
+    cookies::{Pair, pairs},
     list::{has, members},
     negotiation::{accepts_coding, canonical_coding, negotiated_codings, negotiated_languages},
     preference::{self, Order},
@@ -114,17 +115,18 @@ impl Normalization {
 
     /// The cookies that count, in order for each name; empty if the request has none of them.
     fn counting_cookies(&self, request: &HeaderMap) -> Vec<u8> {
-        let pairs = || {
-            let lines = request.get_all(COOKIE).into_iter();
-            lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b';')).map(<[u8]>::trim_ascii)
-        };
         let mut counting = Vec::new();
         for name in &self.cookies {
-            let is_named = |pair: &&[u8]| pair.split(|&byte| byte == b'=').next() == Some(name.as_bytes());
-            for pair in pairs().filter(is_named) {
-                counting.extend_from_slice(pair);
+            // All of the pair: a spelling that applications read in two ways is one of its own.
+            for Pair { text, .. } in pairs(request).filter(|pair| pair.name == name.as_bytes()) {
+                counting.extend_from_slice(text);
                 counting.push(b';');
             }
+        }
+        // Many applications ignore such a line as a whole, and so what it says of these cookies.
+        for line in request.get_all(COOKIE).iter().filter(|line| !line.as_bytes().is_ascii()) {
+            counting.extend_from_slice(line.as_bytes());
+            counting.push(b';');
         }
         counting
     }
@@ -441,6 +443,12 @@ mod tests {
             assert_ne!(values(other), dark, "{other:?}");
         }
         assert_eq!(values(&[]), values(&[("cookie", "id=7")]));
+        // An application may trim the name, or ignore a line that is not ASCII.
+        for line in ["theme =dark", "theme\t=dark", "theme", "id=é; theme=dark"] {
+            let line = HeaderValue::from_bytes(line.as_bytes()).unwrap();
+            let odd = fields(&["cookie"]).values(&HeaderMap::from_iter([(COOKIE, line.clone())]), &normalization);
+            assert!(![dark.clone(), values(&[])].contains(&odd), "{line:?}");
+        }
         assert_eq!(values(&[("cookie", "lang=de; theme=dark")]), values(&[("cookie", "theme=dark; lang=de")]));
     }
 

@@ -229,12 +229,28 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
     fn put<'a>(&'a self, entries: Vec<(Key, Entry)>, tags: &'a Tags) -> BoxFuture<'a, Result<(), StoreError>>;
 }
 
-/// Whether a recent failure to load a key holds up the next load of it.
+/// Whether a recent failure to load a key holds up the next load of it, and whether that load is refused if a recent response
+/// could not be stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failures {
-    /// It does, until the pause after the failure is over.
+    /// A failure holds it up, until the pause after the failure is over.
     Heed,
     Ignore,
+    /// As [`Heed`](Self::Heed), and it is granted whatever could not be stored.
+    HeedAnew,
+    /// As [`Ignore`](Self::Ignore), and it is granted whatever could not be stored.
+    IgnoreAnew,
+}
+
+impl Failures {
+    pub(crate) fn are_heeded(self) -> bool {
+        matches!(self, Self::Heed | Self::HeedAnew)
+    }
+
+    /// Whether the load is granted although a recent response could not be stored.
+    pub(crate) fn load_anew(self) -> bool {
+        matches!(self, Self::HeedAnew | Self::IgnoreAnew)
+    }
 }
 
 /// What an invalidation does to the entries that it covers.

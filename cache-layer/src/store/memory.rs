@@ -542,7 +542,9 @@ impl Inner {
     fn acquire(&self, key: &Key, seen: Seen, failures: Failures) -> Acquired {
         let id = key.hash();
         let mut fills = self.fills();
-        if fills.uncacheable.get(&id).is_some_and(|until| Instant::now() < *until) {
+        if failures.load_anew() {
+            fills.uncacheable.remove(&id);
+        } else if fills.uncacheable.get(&id).is_some_and(|until| Instant::now() < *until) {
             return Acquired::Uncacheable;
         }
         let found = self.entries.get(id).map(|(entry, _)| entry.id());
@@ -559,7 +561,7 @@ impl Inner {
         }
         let count = match fills.failures.get(&id).map(|failure| (failure, Instant::now())) {
             Some((failure, now)) if now >= failure.forgotten => 0,
-            Some((Failure { ready, status, .. }, now)) if failures == Failures::Heed && now < *ready => {
+            Some((Failure { ready, status, .. }, now)) if failures.are_heeded() && now < *ready => {
                 return Acquired::BackOff { remaining: *ready - now, status: *status };
             }
             Some((failure, _)) => failure.count,

@@ -113,6 +113,7 @@ impl<V> Ask<V> {
         FailurePolicy {
             back_off: self.back_off,
             heed: self.stand_in.has_fallback() || self.stale_if_error(miss).is_some(),
+            anew: false,
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::{str::FromStr, time::Duration};
 
+use cache_layer::{Rule, Rules};
+
 use super::quantity;
 
 /// The paths whose responses are cached: `/api/products=60s,/api/categories`.
@@ -33,12 +35,15 @@ fn rule(text: &str) -> Result<(String, Option<Duration>), String> {
         }
         None => (text, None),
     };
-    if path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'?') {
-        Ok((path.to_owned(), time))
-    } else {
-        Err("must be paths separated by commas, each with or without a time, such as /api/products=60s,/api/categories"
-            .to_owned())
+    if !path.starts_with('/') || path.contains(char::is_whitespace) {
+        return Err(
+            "must be paths separated by commas, each with or without a time, such as /api/products=60s,/api/categories"
+                .to_owned(),
+        );
     }
+    // Parsed as a rule is, so that a path that no request can have is refused.
+    Rules::new([Rule::prefix(path)]).map_err(|error| error.to_string())?;
+    Ok((path.to_owned(), time))
 }
 
 #[cfg(test)]
@@ -57,7 +62,21 @@ mod tests {
 
     #[test]
     fn what_is_no_path_is_refused() {
-        for wrong in ["", "api", "/a,", "/a, /b", "/a=", "/a=0s", "/a=x", "/a?b", "60s"] {
+        for wrong in [
+            "",
+            "api",
+            "/a,",
+            "/a, /b",
+            "/a=",
+            "/a=0s",
+            "/a=x",
+            "/a?b",
+            "60s",
+            "/a/:id",
+            "/a/{id}.json",
+            "/a/{*rest}",
+            "/a/../b",
+        ] {
             assert!(wrong.parse::<CachePaths>().is_err(), "{wrong}");
         }
     }

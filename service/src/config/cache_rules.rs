@@ -2,8 +2,9 @@
 
 use std::{
     collections::BTreeMap,
-    fmt, fs,
+    fmt, fs, io,
     path::{Path, PathBuf},
+    thread,
     time::Duration,
 };
 
@@ -35,8 +36,8 @@ pub struct CacheRules {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Document {
-    #[serde(default)]
-    rule: Vec<Spanned<Entry>>,
+    /// Has to be there: a file that is empty, perhaps for a moment, must not take the rules away.
+    rule: Option<Vec<Spanned<Entry>>>,
 }
 
 /// A rule as it is written in the file.
@@ -56,6 +57,8 @@ struct Entry {
     stale_while_revalidate: Option<Time>,
     stale_if_error: Option<Time>,
     soft_timeout: Option<Time>,
+    early_refresh: Option<f32>,
+    verify: Option<f64>,
     max_body: Option<Size>,
     inherit: Option<bool>,
     etags: Option<bool>,
@@ -120,8 +123,9 @@ impl CacheRules {
     /// Reads a file; the error says what is wrong with it, and in which line.
     pub(crate) fn read(file: impl AsRef<Path>) -> Result<Self, String> {
         let file = file.as_ref();
-        let text = fs::read_to_string(file).map_err(|error| format!("cannot read that file: {error}"))?;
-        Self::parse(file, &text)
+        let text = written(|| fs::read(file), || thread::sleep(PAUSE));
+        let text = text.and_then(|bytes| String::from_utf8(bytes).map_err(io::Error::other));
+        Self::parse(file, &text.map_err(|error| format!("cannot read that file: {error}"))?)
     }
 
     fn parse(file: &Path, text: &str) -> Result<Self, String> {
@@ -130,9 +134,11 @@ impl CacheRules {
             let message = error.message().lines().collect::<Vec<_>>().join(" ");
             error.span().map_or_else(|| message.clone(), |span| format!("line {}: {message}", line_of(span.start)))
         })?;
+        let entries =
+            document.rule.ok_or("there are no rules in that file; write rule = [] if there are to be none")?;
         let mut rules = Vec::new();
         let mut longest_ttl = None;
-        for entry in document.rule {
+        for entry in entries {
             let line = line_of(entry.span().start);
             let entry = entry.into_inner();
             longest_ttl = longest_ttl.max(entry.ttl.map(|Time(ttl)| ttl));
@@ -147,6 +153,24 @@ impl CacheRules {
     pub(crate) fn file(&self) -> &Path {
         &self.file
     }
+}
+
+/// The time between two reads of a file, and after how many of them it is given up.
+const PAUSE: Duration = Duration::from_millis(100);
+const READS: usize = 20;
+
+/// A file that is not just being written: two reads with a pause between them agree.
+fn written(mut read: impl FnMut() -> io::Result<Vec<u8>>, mut pause: impl FnMut()) -> io::Result<Vec<u8>> {
+    let mut before = read()?;
+    for _ in 1..READS {
+        pause();
+        let now = read()?;
+        if now == before {
+            return Ok(now);
+        }
+        before = now;
+    }
+    Err(io::Error::other("it changes all the time"))
 }
 
 impl Entry {
@@ -165,6 +189,15 @@ impl Entry {
         if self.bypass {
             rule = rule.bypass();
         }
+        if self.encode == Some(true) {
+            return Err("encode can only be false: APP_CACHE_ENCODE chooses the codings of all responses".to_owned());
+        }
+        if self.early_refresh.is_some_and(|beta| !(beta.is_finite() && beta >= 0.0)) {
+            return Err("early_refresh must be a number, 0 for never".to_owned());
+        }
+        if self.verify.is_some_and(|share| !(0.0..=1.0).contains(&share)) {
+            return Err("verify must be a share of the hits, from 0 to 1".to_owned());
+        }
         for (Written(status), Time(ttl)) in self.negative_ttl {
             rule = rule.negative_ttl(status, ttl);
         }
@@ -174,11 +207,12 @@ impl Entry {
         rule = with(rule, self.stale_while_revalidate, |rule, Time(window)| rule.stale_while_revalidate(window));
         rule = with(rule, self.stale_if_error, |rule, Time(window)| rule.stale_if_error(window));
         rule = with(rule, self.soft_timeout, |rule, Time(limit)| rule.soft_timeout(limit));
+        rule = with(rule, self.early_refresh, Rule::early_refresh);
+        rule = with(rule, self.verify, |rule, share| rule.verify(share));
         rule = with(rule, self.max_body, |rule, Size(bytes)| rule.max_body(bytes));
         rule = with(rule, self.inherit, Rule::inherit);
         rule = with(rule, self.etags, Rule::etags);
-        // The settings choose the codings.
-        rule = with(rule, self.encode.filter(|on| !on), |rule, _| rule.encode([]));
+        rule = with(rule, self.encode, |rule, _| rule.encode([]));
         rule = with(rule, self.voids, Rule::voids);
         rule = with(rule, self.key_headers.map(names), Rule::key_headers);
         rule = with(rule, self.key_cookies, Rule::key_cookies);
@@ -215,6 +249,8 @@ negative_ttl = { 404 = "5s", 410 = 60 }
 stale_while_revalidate = 10
 stale_if_error = "1h"
 soft_timeout = "50ms"
+early_refresh = 1.5
+verify = 0.25
 max_body = "64KiB"
 inherit = false
 etags = true
@@ -245,7 +281,67 @@ bypass = true
         let scopes: Vec<_> = rules.rules.iter().map(ToString::to_string).collect();
         assert_eq!(scopes, ["GET shop.example/api/products/{id}", "/api", "POST /api/products", "/admin"]);
         assert_eq!(rules.longest_ttl, Some(Duration::from_secs(120)));
-        assert!(parse("").unwrap().rules.is_empty());
+        let seconds = Duration::from_secs;
+        let same = [
+            Rule::path("/api/products/{id}")
+                .host("shop.example")
+                .methods([Method::GET])
+                .ttl(seconds(30))
+                .ttl_cap(seconds(300))
+                .negative_ttl(StatusCode::NOT_FOUND, seconds(5))
+                .negative_ttl(StatusCode::GONE, seconds(60))
+                .stale_while_revalidate(seconds(10))
+                .stale_if_error(seconds(3600))
+                .soft_timeout(Duration::from_millis(50))
+                .early_refresh(1.5)
+                .verify(0.25)
+                .max_body(64 * 1024)
+                .inherit(false)
+                .etags(true)
+                .encode([])
+                .key_headers([HeaderName::from_static("x-tenant")])
+                .key_cookies(["currency"])
+                .ignore_query(["utm_*"])
+                .ignore_cookies(["_ga*"])
+                .bypass_on_cookies(["session"]),
+            Rule::prefix("/api").ttl(seconds(120)),
+            Rule::path("/api/products").methods([Method::POST]).voids(false),
+            Rule::prefix("/admin").bypass(),
+        ];
+        for (rule, same) in rules.rules.iter().zip(same) {
+            assert_eq!(format!("{rule:?}"), format!("{same:?}"));
+        }
+    }
+
+    #[test]
+    fn no_rules_are_written_as_such() {
+        assert!(parse("rule = []\n").unwrap().rules.is_empty());
+        for text in ["", "\n", "# [[rule]]\n"] {
+            assert!(parse(text).unwrap_err().contains("write rule = []"), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_not_read_while_it_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("rules.toml");
+        // A writer that stops where a half is well-formed, and at the very beginning.
+        let halves: Vec<_> = ALL.match_indices("[[rule]]").map(|(at, _)| &ALL[..at]).collect();
+        let mut steps = halves.into_iter().chain([ALL]);
+        let mut write = || {
+            if let Some(part) = steps.next() {
+                fs::write(&file, part).unwrap();
+            }
+        };
+        write();
+        let text = written(|| fs::read(&file), write).unwrap();
+        assert_eq!(String::from_utf8(text).unwrap(), ALL);
+        let mut count = 0_u8;
+        let endless = || {
+            count += 1;
+            Ok(vec![count])
+        };
+        assert!(written(endless, || {}).unwrap_err().to_string().contains("all the time"));
     }
 
     #[test]
@@ -264,6 +360,12 @@ bypass = true
             ("# well\n[[rule]\n", 2, "]"),
             ("[[rules]]\npath = \"/a\"\n", 1, "unknown field `rules`"),
             ("[[rule]]\npath = \"/a\"\nhost = \"*\"\n", 1, "must be a host"),
+            ("[[rule]]\npath = \"/a\"\nmethods = [\"get\"]\n", 1, "in capitals"),
+            ("[[rule]]\npath = \"/a\"\nmethods = [\"POST\"]\nttl = 5\n", 1, "ttl is for GET"),
+            ("[[rule]]\npath = \"/a\"\nkey_cookies = [\"cur*\"]\n", 1, "no cookie has the name"),
+            ("[[rule]]\npath = \"/a\"\nencode = true\n", 1, "can only be false"),
+            ("[[rule]]\npath = \"/a\"\nverify = 2.0\n", 1, "from 0 to 1"),
+            ("[[rule]]\npath = \"/a\"\nearly_refresh = -1.0\n", 1, "must be a number"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.starts_with(&format!("line {line}: ")) && error.contains(why), "{text}{error}");

@@ -172,7 +172,7 @@ impl Examined {
         if let Some(entry) = self.context.peek_answer(&self.key, self.headers()) {
             return self.hit(Tier::Memory, &entry, Served::Hit);
         }
-        if self.context.cache.is_uncacheable(&self.key) && !self.only_if_cached() {
+        if self.context.remembers_refusal(&self.key) && !self.only_if_cached() {
             let refusal = self.context.refusal(NoCacheReason::Remembered, &self.key);
             return self.explanation.bypassed(&self.context, self.request.method(), refusal);
         }
@@ -299,7 +299,9 @@ impl Examined {
             policy.heed && policy.back_off.is_some()
         };
         match state {
-            Some(LeaseState::Uncacheable) => self.forwarded(NoCacheReason::Remembered.into(), None),
+            Some(LeaseState::Uncacheable) if !context.loads_anew() => {
+                self.forwarded(NoCacheReason::Remembered.into(), None)
+            }
             Some(LeaseState::Held(_)) => self.waits(),
             Some(LeaseState::Failed { remaining, status, .. }) if !remaining.is_zero() && heeds() => {
                 match self.backed_off(miss.stale.as_ref(), status) {
@@ -308,7 +310,7 @@ impl Examined {
                 }
             }
             Some(LeaseState::NoRoom) => self.loads(miss, Some(NoCacheReason::StoreFull)),
-            Some(LeaseState::Free | LeaseState::Failed { .. }) => {
+            Some(LeaseState::Free | LeaseState::Failed { .. } | LeaseState::Uncacheable) => {
                 let is_first = context.cache.is_first_sight(&miss.key, miss.expected);
                 self.loads(miss, is_first.then_some(NoCacheReason::FirstSight))
             }

@@ -1,6 +1,9 @@
 //! The effective settings of a request: those of the rule that applies, over the layer's.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicU64, Ordering},
+};
 
 use http::{HeaderMap, Method};
 
@@ -10,8 +13,9 @@ use super::{
 };
 use crate::{
     http::{
-        context::Context,
+        context::{Context, Generation},
         hints::Hints,
+        range_memory::RangeMemory,
         target::{Affected, KeyRules, Target},
     },
     key::Key,
@@ -25,6 +29,10 @@ use crate::{
 struct RuledContexts {
     base: Arc<Context>,
     rules: Rules,
+    /// Whether the rules are the layer's own: without any, it has an empty set, which nothing replaces.
+    has_rules: bool,
+    /// The generation of the rules.
+    generation: Arc<AtomicU64>,
     /// The settings under the rules that the layer was made with.
     first: Ruling,
     /// Those under the rules that have replaced them.
@@ -51,10 +59,12 @@ pub(in crate::http) struct Ruled {
 
 impl Ruled {
     /// The layer's settings under its current rules.
-    pub(in crate::http) fn new(base: Arc<Context>, rules: Rules) -> Self {
-        let first = Ruling::new(base.clone(), rules.current());
-        let contexts = Arc::new(RuledContexts { base, rules, first, newer: RwLock::default() });
-        Self { contexts, newer: None }
+    pub(in crate::http) fn new(base: Arc<Context>, rules: Option<Rules>) -> Self {
+        let (has_rules, rules) = (rules.is_some(), rules.unwrap_or_default());
+        let generation = rules.generation().clone();
+        let first = Ruling::new(&base, rules.current(), &generation);
+        let contexts = RuledContexts { base, rules, has_rules, generation, first, newer: RwLock::default() };
+        Self { contexts: Arc::new(contexts), newer: None }
     }
 
     /// The layer's settings, without its rules.
@@ -71,7 +81,7 @@ impl Ruled {
     /// Adopts the current rules.
     #[inline(always)]
     pub(in crate::http) fn keep_up(&mut self) {
-        if self.known().set.generation != self.contexts.rules.generation() {
+        if self.known().set.generation != self.contexts.generation() {
             self.newer = Some(self.contexts.newer());
         }
     }
@@ -90,11 +100,17 @@ impl Ruled {
 }
 
 impl RuledContexts {
+    /// The generation of the rules that are in force.
+    #[inline(always)]
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
     /// The settings under the current rules, which are not the first ones.
     #[cold]
     fn newer(&self) -> Arc<Ruling> {
         let known = self.newer.read().clone();
-        match known.filter(|known| known.set.generation == self.rules.generation()) {
+        match known.filter(|known| known.set.generation == self.generation()) {
             Some(known) => known,
             None => self.renewed(),
         }
@@ -106,13 +122,21 @@ impl RuledContexts {
         match &*newer {
             // Another thread has come first, with this set or with a later one.
             Some(known) if known.set.generation >= set.generation => known.clone(),
-            _ => newer.insert(Arc::new(Ruling::new(self.base.clone(), set))).clone(),
+            _ => {
+                // What could not be stored by the former rules may be stored by these.
+                let base = Context { range_memory: RangeMemory::default(), ..Context::clone(&self.base) };
+                let renewed = newer.insert(Arc::new(Ruling::new(&base, set, &self.generation))).clone();
+                self.base.cache.forget_refusals();
+                renewed
+            }
         }
     }
 }
 
 impl Ruling {
-    fn new(base: Arc<Context>, set: Arc<RuleSet>) -> Self {
+    fn new(base: &Context, set: Arc<RuleSet>, current: &Arc<AtomicU64>) -> Self {
+        let generation = Some(Generation { own: set.generation, current: current.clone() });
+        let base = Arc::new(Context { generation, ..base.clone() });
         let contexts = set.rules.iter().map(|_| OnceLock::new()).collect();
         Self { base, set, contexts }
     }
@@ -175,12 +199,18 @@ impl RequestSettings {
     /// The keys and tags to invalidate after a write to a target that was answered with `response`.
     pub(in crate::http) fn affected(&self, target: &Target<'_>, request: &HeaderMap, response: &HeaderMap) -> Affected {
         let mut affected = Affected::default();
+        let has_rules = self.ruled.as_ref().is_some_and(|ruled| ruled.contexts.has_rules);
         for target in target.affected(&self.base.sites, response) {
             let context = self.context(&target, &Method::GET);
-            affected.keys.push(self.key(&target, request));
+            let (rules, key) = (context.key_rules(request), self.key(&target, request));
+            // Under other rules, the target's key has no more parts than this: under former ones, or in a process that is yet to
+            // get these.
+            if has_rules {
+                affected.keys.extend(Some(target.key_of_target(&rules)).filter(|plain| *plain != key));
+            }
+            affected.keys.push(key);
             // Without parts in keys beyond the target, an invalidation by tag would find nothing more.
-            if context.has_tagged_targets() {
-                let rules = context.key_rules(request);
+            if context.has_tagged_targets() || has_rules {
                 affected.tags.extend([target.tag(&rules), target.path_tag(&rules)]);
             }
         }

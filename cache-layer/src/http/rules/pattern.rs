@@ -1,10 +1,11 @@
 //! Which paths a rule is for.
 
-use std::borrow::Cow;
+use crate::semantics::path::{canonical_path, clear_path};
 
 /// The segments of a path that a rule covers, and what may follow them.
 ///
-/// Paths are compared as they were sent, except that one slash at the end makes no difference.
+/// Paths are compared as they were sent, except that one slash at the end makes no difference, nor does the one way to encode a
+/// character that may not be in a path as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PathPattern {
     pub(super) segments: Vec<Segment>,
@@ -96,11 +97,24 @@ fn literal(text: &str) -> Result<String, String> {
         });
     }
     let plain = plain.replace('\u{1}', "{").replace('\u{2}', "}");
-    match clear_path(&format!("/{plain}")) {
+    match canonical_path(&format!("/{plain}")) {
         _ if text.is_empty() => Err("a segment is empty".to_owned()),
         Some(path) => Ok(path[1..].to_owned()),
         None => Err(format!("{text} may mean another path to the application; write it plainly")),
     }
+}
+
+impl PathPattern {
+    /// Whether no request that matches could be spelled in another way: no literal has an encoded character.
+    pub(super) fn has_one_spelling(&self) -> bool {
+        self.segments.iter().all(|segment| !matches!(segment, Segment::Literal(text) if text.contains('%')))
+    }
+}
+
+/// As [`with_segments`], for patterns some of which have [several spellings](PathPattern::has_one_spelling).
+#[cold]
+pub(super) fn with_canonical_segments<T>(path: &str, look: impl FnOnce(Segments<'_>) -> T) -> Option<T> {
+    canonical_path(path).map(|path| look(Segments::of(&path)))
 }
 
 /// Runs `look` with the segments of a path, as they are compared with those of patterns; `None` if the path is not
@@ -212,60 +226,6 @@ fn bits(highest: u64) -> u64 {
     (highest >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56
 }
 
-/// `path` as it is compared with patterns; `None` if the application may read it as another path: it has dot segments, empty
-/// segments, or encoded characters that need no encoding (RFC 3986, section 6.2.2).
-pub(super) fn clear_path(path: &str) -> Option<Cow<'_, str>> {
-    let (mut before, mut telling) = (0, false);
-    for &byte in path.as_bytes() {
-        if TELLING[usize::from(byte)] {
-            if byte == b'/' {
-                if before == b'/' {
-                    return None;
-                }
-            } else {
-                telling = true;
-            }
-        }
-        before = byte;
-    }
-    if telling { clear_path_told(path) } else { Some(Cow::Borrowed(path)) }
-}
-
-const TELLING: [bool; 256] = {
-    let mut telling = [false; 256];
-    telling[b'/' as usize] = true;
-    telling[b'.' as usize] = true;
-    telling[b'%' as usize] = true;
-    telling[b'\\' as usize] = true;
-    telling
-};
-
-/// As [`clear_path`], for a path with characters that need a close look.
-#[cold]
-fn clear_path_told(path: &str) -> Option<Cow<'_, str>> {
-    if path.contains('\\') || path.split('/').any(|segment| matches!(segment, "." | "..")) {
-        return None;
-    }
-    let mut plain = String::new();
-    let mut rest = path;
-    while let Some((start, encoded)) = rest.split_once('%') {
-        let digits = encoded.get(..2).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
-        let byte = u8::from_str_radix(digits, 16).ok()?;
-        if byte.is_ascii_alphanumeric() || b"-._~/\\%\0".contains(&byte) {
-            return None;
-        }
-        plain.push_str(start);
-        plain.push('%');
-        plain.push_str(&digits.to_ascii_uppercase());
-        rest = &encoded[2..];
-    }
-    if plain.is_empty() {
-        return Some(Cow::Borrowed(path));
-    }
-    plain.push_str(rest);
-    Some(Cow::Owned(plain))
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -285,7 +245,8 @@ mod tests {
             ("/shops/{id}/orders", vec![literal_of("shops"), Segment::Any, literal_of("orders")], Tail::End),
             ("/files/{*path}", vec![literal_of("files")], Tail::Below),
             ("/{*path}", vec![], Tail::Below),
-            ("/a/{{b}}", vec![literal_of("a"), literal_of("{b}")], Tail::End),
+            ("/a/{{b}}", vec![literal_of("a"), literal_of("%7Bb%7D")], Tail::End),
+            ("/a|b/@c", vec![literal_of("a%7Cb"), literal_of("@c")], Tail::End),
             ("/caf%c3%A9", vec![literal_of("caf%C3%A9")], Tail::End),
             ("/a.json", vec![literal_of("a.json")], Tail::End),
         ] {
@@ -318,6 +279,7 @@ mod tests {
             ("/café", "percent-encoded"),
             ("/a/../b", "write it plainly"),
             ("/a/%62", "write it plainly"),
+            ("/%40b", "write it plainly"),
             ("/a/%zz", "write it plainly"),
         ] {
             let error = PathPattern::parse(text).unwrap_err();
@@ -379,33 +341,5 @@ mod tests {
             assert_eq!(segments(path).as_deref(), expected, "{path}");
             assert_eq!(segments(path).is_some(), clear_path(path).is_some(), "{path}");
         }
-    }
-
-    #[test]
-    fn a_path_that_may_mean_another_one_is_not_clear() {
-        for path in [
-            "//a",
-            "/a//b",
-            "/a//",
-            "/.",
-            "/a/..",
-            "/./a",
-            "/a/%2e%2E/b",
-            "/a/%2Fb",
-            "/a%5cb",
-            "/a\\b",
-            "/%61",
-            "/a%",
-            "/a%4",
-            "/a%g0",
-            "/a%252e",
-            "/a%00",
-        ] {
-            assert_eq!(clear_path(path), None, "{path}");
-        }
-        for path in ["/", "/a/", "/a.b/..c/...", "/a%20b", "/caf%C3%A9", "/a;b=c", "/a:b@c", "/{a}"] {
-            assert_eq!(clear_path(path).as_deref(), Some(path));
-        }
-        assert_eq!(clear_path("/caf%c3%a9/%3a").as_deref(), Some("/caf%C3%A9/%3A"));
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     clock::millis,
     error::{ConfigError, ConfigErrorKind},
     policy::{Encode, KeepIf, Policy, Verify, Voids},
-    semantics::{names::Names, sites::plain_authority},
+    semantics::{invalidation::is_safe, names::Names, sites::plain_authority},
     telemetry::NoCacheReason,
 };
 
@@ -31,9 +31,15 @@ use crate::{
 /// | `path("/shops/{id}")` | | ✓ | | |
 /// | `path("/shops/{id}/orders")` | | | ✓ | |
 ///
-/// Paths are compared as they were sent, except that one slash at the end makes no difference. If the application may read a
-/// path as another one (it has dot segments, empty segments, or encoded characters that need no encoding), a layer that has
-/// rules does not look the request up, and does not store the response (`detail=unclear-path`).
+/// Paths are compared as they were sent, except that one slash at the end makes no difference, nor whether a character that needs
+/// encoding is encoded (`é` and `%C3%A9`). If the application may read a path as another one (it has dot segments, empty segments,
+/// or encoded characters that need no encoding, such as `%61` or `%40`), a layer that has rules does not look the request up, and
+/// does not store the response (`detail=unclear-path`).
+///
+/// A rule's path is that of the request, and not the route that axum has matched: a layer around the routes does not know the
+/// route yet. Write the route's path.
+///
+/// A rule that can have no effect is refused: one that no request can match, or whose methods its settings are not for.
 ///
 /// ```
 /// use std::time::Duration;
@@ -149,6 +155,9 @@ impl Rule {
         methods.dedup();
         let why = match () {
             () if methods.is_empty() => Some("must be for one method at least"),
+            () if methods.iter().any(|method| method.as_str().bytes().any(|byte| byte.is_ascii_lowercase())) => {
+                Some("must name methods in capitals, as requests have them")
+            }
             () if methods.contains(&Method::HEAD) => Some("must not name HEAD, which follows the rule for GET"),
             () if methods.contains(&Method::QUERY) => Some("must not name QUERY, which follows the rule for GET"),
             () => None,
@@ -276,7 +285,9 @@ impl Rule {
 
     /// Cookies whose values are part of the key.
     pub fn key_cookies<N: AsRef<str>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
-        self.settings.key_cookies = Some(names.into_iter().map(|name| name.as_ref().into()).collect());
+        let names: Vec<Box<str>> = names.into_iter().map(|name| name.as_ref().into()).collect();
+        self.check_cookies(names.iter().map(|name| &**name), |name| name);
+        self.settings.key_cookies = Some(names);
         self
     }
 
@@ -288,20 +299,60 @@ impl Rule {
 
     /// Cookies that make no difference to the response.
     pub fn ignore_cookies<N: AsRef<str>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
-        self.settings.ignore_cookies = Some(Names::new(names));
+        self.settings.ignore_cookies = Some(self.cookies(names));
         self
     }
 
     /// Cookies that make a request go to the application, whatever is stored.
     pub fn bypass_on_cookies<N: AsRef<str>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
-        self.settings.bypass_on_cookies = Some(Names::new(names));
+        self.settings.bypass_on_cookies = Some(self.cookies(names));
         self
+    }
+
+    fn cookies<N: AsRef<str>>(&mut self, names: impl IntoIterator<Item = N>) -> Names {
+        let names = Names::new(names);
+        self.check_cookies(names.iter(), |name| name.strip_suffix('*').unwrap_or(name));
+        names
+    }
+
+    /// Refuses the rule if no cookie has one of these names; `exact` is what has to be in the name of a cookie.
+    fn check_cookies<N: AsRef<str>>(&mut self, names: impl Iterator<Item = N>, exact: impl Fn(&str) -> &str) {
+        for name in names {
+            let (name, part) = (name.as_ref(), exact(name.as_ref()));
+            let is_prefix = part.len() < name.len();
+            let is_name = part.bytes().all(is_of_a_cookie) && (is_prefix || !part.is_empty());
+            if !is_name && self.scope.is_ok() {
+                self.scope = Err(wrong(&self.path, &format!("no cookie has the name {name:?}")));
+            }
+        }
     }
 }
 
+/// Whether names of cookies have this character (RFC 6265, section 4.1.1), apart from `*`, which stands for others where names may
+/// be prefixes, and would be taken for that everywhere.
+fn is_of_a_cookie(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'+-.^_`|~".contains(&byte)
+}
+
 impl Rule {
-    pub(super) fn scope(&self) -> Result<&Scope, ConfigError> {
-        self.scope.as_ref().map_err(Clone::clone)
+    /// The requests that the rule applies to; an error if the rule can have no effect.
+    pub(super) fn checked_scope(&self) -> Result<&Scope, ConfigError> {
+        let scope = self.scope.as_ref().map_err(Clone::clone)?;
+        let (says, methods) = (self.says(), &scope.methods);
+        let is_for_get = methods.is_empty() || methods.contains(&Method::GET);
+        let is_for_writes = methods.is_empty() || !methods.iter().all(is_safe);
+        let idle = says.iter().find(|setting| if **setting == "voids" { !is_for_writes } else { !is_for_get });
+        match idle {
+            None => Ok(scope),
+            Some(setting @ &"voids") => Err(self.wrong(&format!("{setting} is for methods that change something"))),
+            Some(setting) => {
+                Err(self.wrong(&format!("{setting} is for GET; of the settings for other methods there is only voids")))
+            }
+        }
+    }
+
+    fn wrong(&self, why: &str) -> ConfigError {
+        wrong(&self.path, why)
     }
 
     /// The settings that the rule sets, by the names of their setters.

@@ -12,7 +12,7 @@ use http::Method;
 
 use super::{
     index::Index,
-    pattern::{Segments, with_segments},
+    pattern::{Segments, with_canonical_segments, with_segments},
     rule::Rule,
 };
 use crate::{
@@ -23,7 +23,9 @@ use crate::{
 /// The rules of one or more [layers](crate::CacheLayer), which can be replaced while requests run; clones share the rules.
 ///
 /// Each request is answered by one complete set of rules. Entries that are already stored do not change: to make a shorter
-/// lifetime effective at once, invalidate the entries that it is for.
+/// lifetime effective at once, invalidate the entries that it is for. Change what keys are made of (`key_headers`, `key_cookies`,
+/// `ignore_query`) with an invalidation, too: a write reaches what is stored for its URI by former rules, but not what these stored
+/// for it under another query.
 ///
 /// ```
 /// use std::time::Duration;
@@ -47,7 +49,7 @@ pub struct Rules(Arc<Shared>);
 struct Shared {
     current: Mutex<Arc<RuleSet>>,
     /// The generation of the current set; written after the set.
-    generation: AtomicU64,
+    generation: Arc<AtomicU64>,
 }
 
 /// One complete set of rules.
@@ -57,6 +59,8 @@ pub(super) struct RuleSet {
     pub(super) generation: u64,
     pub(super) rules: Vec<Rule>,
     index: Index,
+    /// Whether there are rules, and no path that one of them names has another spelling.
+    has_one_spelling: bool,
 }
 
 impl Rules {
@@ -67,7 +71,7 @@ impl Rules {
     /// If no request can match one of them, or if two are for the same requests; the error names the first such rule.
     pub fn new(rules: impl IntoIterator<Item = Rule>) -> Result<Self, ConfigError> {
         let set = Arc::new(RuleSet::new(rules, 0)?);
-        Ok(Self(Arc::new(Shared { current: Mutex::new(set), generation: AtomicU64::new(0) })))
+        Ok(Self(Arc::new(Shared { current: Mutex::new(set), generation: Arc::default() })))
     }
 
     /// Replaces all rules, for all requests from now on.
@@ -90,8 +94,9 @@ impl Rules {
         self.0.current.lock().clone()
     }
 
-    pub(super) fn generation(&self) -> u64 {
-        self.0.generation.load(Ordering::Acquire)
+    /// The generation of the current set.
+    pub(super) fn generation(&self) -> &Arc<AtomicU64> {
+        &self.0.generation
     }
 
     /// These rules and one more.
@@ -112,9 +117,12 @@ pub(in crate::http) struct Unclear;
 
 impl RuleSet {
     fn new(rules: impl IntoIterator<Item = Rule>, generation: u64) -> Result<Self, ConfigError> {
-        let mut set = Self { generation, rules: Vec::new(), index: Index::default() };
+        let mut set = Self { generation, ..Self::default() };
         for rule in rules {
-            set.index.insert(rule.scope()?, set.rules.len()).map_err(|other| {
+            let scope = rule.checked_scope()?;
+            let has_one_spelling = scope.path.has_one_spelling();
+            set.has_one_spelling = has_one_spelling && (set.has_one_spelling || set.rules.is_empty());
+            set.index.insert(scope, set.rules.len()).map_err(|other| {
                 let other = &set.rules[other];
                 let message = format!("rule for {rule}: there is one for the same requests already, {other}");
                 ConfigError::new(ConfigErrorKind::Conflict, message)
@@ -132,18 +140,20 @@ impl RuleSet {
         path: &str,
         method: &Method,
     ) -> Result<Option<usize>, Unclear> {
-        if self.rules.is_empty() {
-            return Ok(None);
-        }
-        match Segments::plain(path) {
+        match self.has_one_spelling.then(|| Segments::plain(path)).flatten() {
             Some(path) => Ok(self.index.find(host, path, method)),
             None => self.find_by_a_closer_look(host(), path, method),
         }
     }
 
-    /// As [`find`](Self::find), for a path that is long, short, or has what may mean something else.
+    /// As [`find`](Self::find), for a path that is long, short, has what may mean something else, or may have another spelling.
     #[inline(never)]
     fn find_by_a_closer_look(&self, host: &str, path: &str, method: &Method) -> Result<Option<usize>, Unclear> {
-        with_segments(path, |path| self.index.find(|| host, path, method)).ok_or(Unclear)
+        let find = |path: Segments<'_>| self.index.find(|| host, path, method);
+        match self.has_one_spelling {
+            _ if self.rules.is_empty() => Ok(None),
+            true => with_segments(path, find).ok_or(Unclear),
+            false => with_canonical_segments(path, find).ok_or(Unclear),
+        }
     }
 }

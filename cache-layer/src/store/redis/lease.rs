@@ -128,7 +128,9 @@ impl RedisStore {
         match taken {
             Taken::Now => Ok(Answer::Granted { failures: 0, watched: held.as_deref() == Some(&value[..]) }),
             Taken::Not(other) if is_token(&other) => Ok(Answer::Refused(Acquired::Held)),
-            Taken::Not(other) if other == b"!u" => Ok(Answer::Refused(Acquired::Uncacheable)),
+            Taken::Not(other) if other == b"!u" && !wanted.failures.load_anew() => {
+                Ok(Answer::Refused(Acquired::Uncacheable))
+            }
             Taken::Not(_) | Taken::Foreign => self.take_after_all(connection, session, wanted).await,
         }
     }
@@ -146,7 +148,12 @@ impl RedisStore {
             Seen::Entry(id) => &id.0,
             Seen::Unusable => b"*",
         };
-        let insists: &[u8] = if *failures == Failures::Ignore { b"1" } else { b"0" };
+        let insists: &[u8] = match failures {
+            Failures::Heed => b"",
+            Failures::Ignore => b"f",
+            Failures::HeedAnew => b"u",
+            Failures::IgnoreAnew => b"fu",
+        };
         let mut acquire = Batch::default();
         acquire.call(&scripts::ACQUIRE, &[entry, place], &[&value, life.to_string().as_bytes(), seen, insists]);
         acquire.track(session.tracking);

@@ -78,9 +78,9 @@ macro_rules! is_record {
 }
 
 script! {
-    /// KEYS entry, lease. ARGV token, milliseconds, the seen entry's id (`*`: any), whether to insist (1) although the last
-    /// load failed. Returns `changed`, `held`, `uncacheable`, `backoff:<milliseconds>:<status or 0>`, or the time of the
-    /// grant and how many loads failed before it.
+    /// KEYS entry, lease. ARGV token, milliseconds, the seen entry's id (`*`: any), whether to insist although the last load
+    /// failed (`f`), or its result could not be stored (`u`). Returns `changed`, `held`, `uncacheable`,
+    /// `backoff:<milliseconds>:<status or 0>`, or the time of the grant and how many loads failed before it.
     ///
     /// A value that another program left under these names counts as missing, and is overwritten.
     ACQUIRE = concat!(
@@ -91,12 +91,15 @@ script! {
         "if type(held) == 'table' then redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2]); held = false end;",
         // The same call, repeated with the others of its batch.
         "if held == ARGV[1] then held = false end;",
-        "if held == '!u' then return 'uncacheable' end;",
         now!(),
+        "if held == '!u' then",
+        "  if not ARGV[4]:find('u') then return 'uncacheable' end;",
+        "  redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2]); held = false;",
+        "end;",
         "if not held then return now .. '0' end;",
         "local failures, status, ready = held:match('^!f(%d+):(%d+):(%x+)$');",
         "if not failures then return 'held' end;",
-        "if ARGV[4] ~= '1' and now < ready then",
+        "if not ARGV[4]:find('f') and now < ready then",
         "  local left = math.ceil((tonumber(ready, 16) - tonumber(now, 16)) / 1000);",
         "  return string.format('backoff:%d:%s', left, status)",
         "end;",
