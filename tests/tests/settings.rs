@@ -610,7 +610,8 @@ mod precedence {
     struct Said {
         layer: Option<u64>,
         of_path: Option<u64>,
-        /// `None` without a rule.
+        /// `None` without a rule; a rule may leave its lifetime open.
+        #[expect(clippy::option_option, reason = "the three cases differ")]
         rule: Option<Option<u64>>,
         hint: Option<u64>,
         negative: (Option<u64>, Option<u64>),

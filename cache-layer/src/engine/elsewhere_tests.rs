@@ -75,8 +75,8 @@ impl StoreBackend for Elsewhere {
         self.store.follow_switches()
     }
 
-    fn turn(&self, state: SwitchState) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.store.turn(state)
+    fn set_switch(&self, state: SwitchState) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.store.set_switch(state)
     }
 
     fn lease_state<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<LeaseState, StoreError>> {

@@ -195,7 +195,7 @@ impl Cache {
             Ok(Acquired::Granted(lease)) => {
                 let mut permit = self.granted(flight, lease, policy);
                 if seen != Seen::Nothing {
-                    permit.is_known();
+                    permit.note_known();
                 }
                 AttemptNow::Granted(permit)
             }

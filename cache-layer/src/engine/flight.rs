@@ -211,7 +211,7 @@ impl Flights {
 
 impl Flight {
     /// Sets the span of the load, for the followers.
-    pub(crate) fn is_in(&self, load: &Span) {
+    pub(crate) fn set_span(&self, load: &Span) {
         if let Some(id) = load.id() {
             let _ = self.shared.load.set(id);
         }

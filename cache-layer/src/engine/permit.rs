@@ -255,7 +255,7 @@ impl WritePermit {
     }
 
     /// Sets the purpose of the load of `key`.
-    pub(crate) fn is_for(&mut self, purpose: Purpose, key: &Key) {
+    pub(crate) fn set_purpose(&mut self, purpose: Purpose, key: &Key) {
         self.lease_guard.refreshes = match purpose {
             Purpose::Answer => None,
             Purpose::RetriedRefresh | Purpose::Refresh | Purpose::EarlyRefresh => {
@@ -275,7 +275,7 @@ impl WritePermit {
     }
 
     /// Notes that there is an entry at the key, or was one: this is not the first load of the key.
-    pub(super) fn is_known(&mut self) {
+    pub(super) fn note_known(&mut self) {
         self.judged = true;
     }
 
@@ -435,7 +435,7 @@ impl WritePermit {
 
     /// Notes that the result is made from something stale, and so is for the followers alone: a commit stores nothing. `false` if
     /// there are none.
-    pub(crate) fn is_for_followers(&mut self) -> bool {
+    pub(crate) fn keep_for_followers(&mut self) -> bool {
         // From now on no request can join: the next one leads a load of its own.
         self.flight.leave();
         self.is_transient = self.flight.is_followed();
@@ -636,7 +636,7 @@ mod tests {
         let (cache, key) = (Cache::new(MemoryStore::new(1 << 20)), Key::new(["k"]));
         let mut permit = permission(&cache, &key).await.unwrap();
         if in_background {
-            permit.is_for(Purpose::Refresh, &key);
+            permit.set_purpose(Purpose::Refresh, &key);
         }
         let began = Instant::now();
         let demand = || if began.elapsed() < before { Demand::Awaited } else { demand };

@@ -82,7 +82,7 @@ impl Cache {
     ///
     /// If the cache has no [switches](crate::CacheBuilder::switches), the time is out of range, or the store did not answer.
     pub async fn switch(&self, switch: Switch, on_for: Duration) -> Result<(), SwitchError> {
-        self.turn(SwitchState::new(switch, Some(on_for))).await
+        self.set_switch(SwitchState::new(switch, Some(on_for))).await
     }
 
     /// Turns [`Switch::VerificationRate`] on, for `on_for` from now on: this share of the hits is verified, from 0 (none) to 1,
@@ -106,7 +106,7 @@ impl Cache {
     ///
     /// As [`switch`](Self::switch), and if the rate is out of range.
     pub async fn switch_verification(&self, rate: f64, on_for: Duration) -> Result<(), SwitchError> {
-        self.turn(verification(rate, on_for)?).await
+        self.set_switch(verification(rate, on_for)?).await
     }
 
     /// Turns a switch off.
@@ -115,7 +115,7 @@ impl Cache {
     ///
     /// If the cache has no switches, or the store did not answer.
     pub async fn switch_off(&self, switch: Switch) -> Result<(), SwitchError> {
-        self.turn(SwitchState::off(switch)).await
+        self.set_switch(SwitchState::off(switch)).await
     }
 
     /// Turns a switch on in this process alone, without the store, for `on_for` from now on: a second to a day. It ends earlier if
@@ -166,12 +166,12 @@ impl Cache {
         Ok(())
     }
 
-    async fn turn(&self, state: SwitchState) -> Result<(), SwitchError> {
+    async fn set_switch(&self, state: SwitchState) -> Result<(), SwitchError> {
         fits(&state)?;
         if !self.has_switches() {
             return Err(SwitchError::NoSwitches);
         }
-        Ok(self.0.store.turn(state).await?)
+        Ok(self.0.store.set_switch(state).await?)
     }
 
     /// The switches that are on, as this process knows them, and for how much longer.

@@ -52,7 +52,7 @@ impl Alias<'_> {
     }
 
     /// Records that a load of its class returned a response of another class.
-    pub(super) fn is_apart(&self) {
+    pub(super) fn keep_apart(&self) {
         self.variations.apart.remember(&self.key, REMEMBER_APART);
     }
 }

@@ -76,7 +76,7 @@ impl<S: Origin<B>, B: Send + 'static> Asking<S, B> {
         let Self { context, service, request, key, target } = self;
         let asked = CacheRequest::as_get(&context, target, key, &request);
         let headers = asked.headers.clone();
-        flight.is_in(&span);
+        flight.set_span(&span);
         let asked = Box::new(Asked { context: context.clone(), request: asked, miss });
         let load = Load { asked, sending: Box::pin(Oneshot::new(service, request)), purpose, patience };
         let load = context.cache.flights().spawn_load(span, |reply_to| load.lead(flight, reply_to));
@@ -578,7 +578,7 @@ impl RequestLookup<'_> {
             Class::Unasked if !Context::is_within_a_load(self.extensions) => {}
             Class::Unasked | Class::Leads(_) | Class::Alone => return None,
             Class::Waited => {
-                alias.is_apart();
+                alias.keep_apart();
                 return None;
             }
         }

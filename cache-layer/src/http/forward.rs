@@ -121,11 +121,11 @@ impl Context {
         let Forward { key, reason, deadline, stale, .. } = forward;
         let request = forward.request();
         self.cache.emit(Event::Miss);
-        let room = match reason {
+        let place = match reason {
             NoCacheReason::Remembered => None,
             _ => match self.load_limit.wait(deadline).await {
-                Some(room) => Some(room),
-                None => return Ok(self.without_room(request.method(), request.headers(), stale)),
+                Some(place) => Some(place),
+                None => return Ok(self.without_place(request.method(), request.headers(), stale)),
             },
         };
         let fallback = stale.map(|stale| (stale, request.method().clone(), request.headers().clone()));
@@ -133,8 +133,8 @@ impl Context {
         // An inner layer must not wait for the load that this one has waited for, nor for this one's place.
         self.enclose(request, key, None);
         let answer = forward.sending;
-        let result = match room {
-            Some(room) => self.in_its_place(room, answer).await,
+        let result = match place {
+            Some(place) => self.in_its_place(place, answer).await,
             None => answer.await,
         };
         let failed = match &result {
@@ -230,7 +230,7 @@ impl Context {
     }
 
     /// The answer if there was no place at the application.
-    fn without_room<R: Body>(
+    fn without_place<R: Body>(
         &self,
         method: &Method,
         headers: &HeaderMap,

@@ -59,7 +59,7 @@ pub(super) struct GrantedLoad<R: Body, E> {
     pub(super) permit: Box<WritePermit>,
     pub(super) reply_to: ReplyTo<LoadReply<R, E>>,
     /// The place at the application, until the load is over.
-    pub(super) room: Option<LoadPermit>,
+    pub(super) place: Option<LoadPermit>,
 }
 
 /// Whether a load has a place at the application.
@@ -67,7 +67,7 @@ enum Admission {
     Admitted,
     /// No request waits for the load any more.
     Abandoned,
-    NoRoom,
+    NoPlace,
 }
 
 impl<R: Body, E> GrantedLoad<R, E> {
@@ -84,10 +84,10 @@ impl<R: Body, E> GrantedLoad<R, E> {
         R: Body<Data = Bytes>,
     {
         async move {
-            match self.admit(purpose, deadline).await {
+            match self.take_place(purpose, deadline).await {
                 Admission::Admitted => {}
                 Admission::Abandoned => return self.permit.abandon(),
-                Admission::NoRoom => return self.refuse(purpose),
+                Admission::NoPlace => return self.refuse(purpose),
             }
             let request = asking.as_mut().request_mut().expect("it is not sent yet");
             let (stored, validates) = self.prepare(request, purpose);
@@ -113,28 +113,28 @@ impl<R: Body, E> GrantedLoad<R, E> {
     }
 
     /// Sets the purpose of the load, and waits for a place at the application until `deadline`; in the background, not at all.
-    async fn admit(&mut self, purpose: Purpose, deadline: Instant) -> Admission {
-        let Self { asked, permit, reply_to, room } = self;
+    async fn take_place(&mut self, purpose: Purpose, deadline: Instant) -> Admission {
+        let Self { asked, permit, reply_to, place } = self;
         let (context, miss) = (&asked.context, &asked.miss);
         if miss.reached_store() {
-            permit.is_for(purpose, &miss.key);
+            permit.set_purpose(purpose, &miss.key);
         }
         if purpose.is_in_background() {
-            *room = if permit.is_useful(purpose) { context.load_limit.take() } else { None };
+            *place = if permit.is_useful(purpose) { context.load_limit.take() } else { None };
         } else {
             context.cache.emit(Event::Miss);
-            *room = context.load_limit.take();
-            if room.is_none() {
+            *place = context.load_limit.take();
+            if place.is_none() {
                 // Boxed, so that the future of a load that gets a place at once stays small.
                 let waiting = Box::pin(context.load_limit.wait(deadline));
                 let demand = || context.demand(reply_to.is_awaited());
                 match Box::pin(permit.while_loading(waiting, demand)).await {
-                    Some(found) => *room = found,
+                    Some(found) => *place = found,
                     None => return Admission::Abandoned,
                 }
             }
         }
-        if room.is_some() { Admission::Admitted } else { Admission::NoRoom }
+        if place.is_some() { Admission::Admitted } else { Admission::NoPlace }
     }
 
     /// Ends a load for which there is no place at the application, or a background load that could not be stored.
@@ -192,9 +192,9 @@ impl<R: Body, E> GrantedLoad<R, E> {
         &mut self,
         answer: impl Future<Output = Result<Response<R>, E>>,
     ) -> impl Future<Output = Option<Result<Response<R>, E>>> {
-        let Self { asked, permit, reply_to, room } = self;
+        let Self { asked, permit, reply_to, place } = self;
         let context = &asked.context;
-        let asking = context.with_reads(room.clone().unwrap_or_default(), answer);
+        let asking = context.with_reads(place.clone().unwrap_or_default(), answer);
         permit.while_loading(asking, || context.demand(reply_to.is_awaited()))
     }
 
@@ -357,7 +357,7 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
     fn plan_for_followers(&mut self, parts: &mut Parts, hint: SizeHint, now: u64) -> Result<Plan, NoCacheReason> {
         let Self { asked, permit, .. } = self;
         match asked.context.plan_head(&asked.request, parts, hint, now).plan {
-            Ok(plan) if !is_replaceable_error(parts.status) && permit.is_for_followers() => Ok(plan),
+            Ok(plan) if !is_replaceable_error(parts.status) && permit.keep_for_followers() => Ok(plan),
             _ => Err(NoCacheReason::MadeFromStale),
         }
     }
@@ -420,7 +420,7 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
             self.permit.publish_partial(writes.entries.clone().into(), growing.body());
             growing.end(payload.clone());
         }
-        let Self { permit, reply_to, room, .. } = self;
+        let Self { permit, reply_to, place, .. } = self;
         reply_to.send(match head.in_part {
             true => LoadReply::Entry(entry, head.served()),
             false => head.reply(ResponseBody::stored(payload)),
@@ -428,14 +428,14 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
         if let Some(encoding) = encoding {
             return Received::Committing(Box::pin(async move {
                 encoding.commit(permit, writes, tags).await;
-                drop(room);
+                drop(place);
             }));
         }
         match permit.begin_commit(writes, tags) {
             None => Received::Done,
             Some(rest) => Received::Committing(Box::pin(async move {
                 rest.await;
-                drop(room);
+                drop(place);
             })),
         }
     }
@@ -443,7 +443,7 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
     /// Passes the body on while it arrives, to the client and to the requests that join, and stores it.
     async fn store_streaming(self, mut draft: Draft, head: ClientHead, body: Incoming<R>, length: Length) {
         let encoding = draft.is_encodable().then(|| self.encoding());
-        let Self { asked, mut permit, reply_to, room } = self;
+        let Self { asked, mut permit, reply_to, place } = self;
         let Asked { context, request, .. } = *asked;
         let mut growing = Some(BodyWriter::new(length.known()));
         if let Some(growing) = &growing {
@@ -487,7 +487,7 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
                 context.record_uncacheable(permit, &request, status, offers_ranges, reason);
                 if let (Some(rest), Some(growing)) = (rest, growing) {
                     // As for a single client, which reads the rest by itself.
-                    drop(room);
+                    drop(place);
                     pass_on(rest, &feed, growing).await;
                 }
             }

@@ -108,7 +108,7 @@ impl<S: Origin<B>, B: Send + 'static> Load<S, B> {
     /// Loads, with the right to store the result.
     fn load(self, permit: Box<WritePermit>, reply_to: ReplyTo<ReplyOf<S, B>>) -> impl Future<Output = ()> + Send {
         let Self { asked, sending, purpose, patience } = self;
-        GrantedLoad { asked, permit, reply_to, room: None }.run(sending, purpose, patience.end())
+        GrantedLoad { asked, permit, reply_to, place: None }.run(sending, purpose, patience.end())
     }
 
     /// Forwards the request alone, and replies with the response, unless the client leaves before that; a background load has no

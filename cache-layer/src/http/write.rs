@@ -172,7 +172,7 @@ impl Context {
         let context = self.clone();
         let task = self.cache.flights().spawn_load(Span::none(), |reply_to| {
             let asked = Box::new(Asked { context, request, miss });
-            let load = GrantedLoad::<R, Infallible> { asked, permit, reply_to, room: None };
+            let load = GrantedLoad::<R, Infallible> { asked, permit, reply_to, place: None };
             async move { load.receive(response).await }
         });
         match task.reply().await {

@@ -31,7 +31,7 @@ impl CookiePolicy {
     /// Whether a cookie may make a difference that is not part of the key.
     fn counts(&self, Pair { text, name, is_legible }: Pair<'_>) -> bool {
         let is_known = || self.ignored.has(name) || self.keyed.iter().any(|keyed| keyed.as_bytes() == name);
-        !text.is_empty() && !(is_legible && is_known())
+        !(text.is_empty() || is_legible && is_known())
     }
 
     /// Whether the request has cookies that may make a difference to the response.

@@ -73,7 +73,7 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
     fn follow_switches(&self) -> Arc<Switches>;
 
     /// Turns a switch in all processes that follow the switches of this store.
-    fn turn(&self, state: SwitchState) -> BoxFuture<'_, Result<(), StoreError>>;
+    fn set_switch(&self, state: SwitchState) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// Adds a record to the audit that all processes with this store share; `false` if the store has no audit.
     fn audit<'a>(&'a self, _record: &'a [u8]) -> BoxFuture<'a, Result<bool, StoreError>> {

@@ -876,7 +876,7 @@ impl StoreBackend for MemoryStore {
         self.0.switches.clone()
     }
 
-    fn turn(&self, state: SwitchState) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn set_switch(&self, state: SwitchState) -> BoxFuture<'_, Result<(), StoreError>> {
         self.0.switches.set(state);
         Box::pin(ready(Ok(())))
     }

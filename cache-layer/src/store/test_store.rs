@@ -264,10 +264,10 @@ impl StoreBackend for TestStore {
         self.0.store.follow_switches()
     }
 
-    fn turn(&self, state: SwitchState) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn set_switch(&self, state: SwitchState) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move {
             self.answers().await?;
-            self.0.store.turn(state).await
+            self.0.store.set_switch(state).await
         })
     }
 

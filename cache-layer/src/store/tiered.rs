@@ -124,8 +124,8 @@ impl StoreBackend for TieredStore {
         self.redis.follow_switches()
     }
 
-    fn turn(&self, state: SwitchState) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.redis.turn(state)
+    fn set_switch(&self, state: SwitchState) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.redis.set_switch(state)
     }
 
     fn audit<'a>(&'a self, record: &'a [u8]) -> BoxFuture<'a, Result<bool, StoreError>> {

@@ -295,7 +295,7 @@ where
     /// Keeps the lease until the load provides this key's part, and stores that.
     async fn end(self, part: oneshot::Receiver<Received<V, E>>) {
         let Self { ask, mut permit, miss, purpose, reply_to, .. } = self;
-        permit.is_for(purpose, &ask.key);
+        permit.set_purpose(purpose, &ask.key);
         let began = ask.cache.now();
         let demand = || ask.demand(reply_to.is_awaited());
         match permit.while_loading(part, demand).await {

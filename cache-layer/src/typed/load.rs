@@ -460,7 +460,7 @@ where
     /// Loads in a task of its own: if the caller leaves, the load continues for a while, and is stored.
     fn begin(self, span: Span) -> LoadTask<Answer<V, E>> {
         let cache = self.ask.cache.clone();
-        self.flight.is_in(&span);
+        self.flight.set_span(&span);
         cache.flights().spawn_load(span, |reply_to| self.run(reply_to))
     }
 
@@ -490,7 +490,7 @@ where
         let lent = ask.lent_places([&*permit]);
         let stale =
             miss.stale.as_ref().and_then(|entry| Some(Stale::new(ask.cache.value_of(entry).ok()?, entry.tags())));
-        permit.is_for(purpose, &ask.key);
+        permit.set_purpose(purpose, &ask.key);
         let demand = || ask.demand(reply_to.is_awaited());
         let began = ask.cache.now();
         let loading = inherit::collect(asked.in_place(place, lent, load(stale)));

@@ -437,7 +437,7 @@ where
             return None;
         }
         let span = self.cache.batch_load_span(led.len(), &self.span);
-        led.iter().for_each(|one| one.flight.is_in(&span));
+        led.iter().for_each(|one| one.flight.set_span(&span));
         Some(self.cache.flights().spawn_batch(span, batch::lead(led, self.load.clone())))
     }
 

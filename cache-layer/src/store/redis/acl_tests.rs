@@ -112,7 +112,7 @@ async fn everything_works(store: &RedisStore) {
     assert_eq!(store.reserve_request("one", b"there", LEASE).await, Ok(Reserved::Before("here".into())));
     assert_eq!(store.record_request("one", b"answered", LEASE).await, Ok(true));
     assert_eq!(store.reserve_request("one", b"there", LEASE).await, Ok(Reserved::Before("answered".into())));
-    store.turn(SwitchState::off(Switch::StopFills)).await.unwrap();
+    store.set_switch(SwitchState::off(Switch::StopFills)).await.unwrap();
     store.invalidate(Scope::Everything, Hardness::Hard).await.unwrap();
 }
 

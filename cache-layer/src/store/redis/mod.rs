@@ -101,7 +101,7 @@ impl StoreBackend for RedisStore {
         self.begin_to_follow_switches()
     }
 
-    fn turn(&self, state: SwitchState) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn set_switch(&self, state: SwitchState) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(self.turn_for_all(state))
     }
 
