@@ -241,7 +241,8 @@ impl ProductCache {
             None => admin,
         };
         if let Some(token) = &config.admin_token_file {
-            let wrong = |error| ConfigError::Wrong(format!("the token in APP_ADMIN_TOKEN_FILE is not taken: {error}"));
+            let wrong =
+                |error| ConfigError::Wrong(format!("the token in APP_ADMIN_TOKEN_FILE is not accepted: {error}"));
             admin = admin.token(token.token().expose()).map_err(wrong)?;
         }
         // Whoever reaches another address may come through a proxy or a sidecar on this machine.

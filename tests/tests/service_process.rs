@@ -583,7 +583,7 @@ mod admin {
         wait_until("the former one is refused", async || status(&client, at, TOKEN).await == 401).await;
         assert_eq!(status(&client, at, "another-token-of-some-length").await, 200);
         put("short");
-        wait_until("it is not taken", async || service.log().contains("is not taken")).await;
+        wait_until("it is not taken", async || service.log().contains("is not accepted")).await;
         assert_eq!(status(&client, at, "another-token-of-some-length").await, 200);
         assert_eq!(status(&client, at, "short").await, 401);
     }

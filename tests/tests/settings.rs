@@ -245,7 +245,7 @@ mod a_rule {
             "rule for \"/a/{b\": {b must be all capture or none; write {{ and }} for braces"
         );
         for method in [Method::HEAD, Method::QUERY] {
-            let said = format!("{method} is answered as GET is");
+            let said = format!("must not name {method}, which follows the rule for GET");
             assert!(error(Rule::path("/a").methods([method.clone()])).contains(&said), "{method}");
         }
         assert!(error(Rule::path("/a").methods([])).contains("one method"));
@@ -503,7 +503,7 @@ mod what_is_remembered {
         .into_iter()
         .enumerate()
         {
-            let app = over(backend, &origin, |layer| layer.rules(before.clone())).await;
+            let app = over(backend, &origin, |layer| layer.rules(before.clone())).await.unexplained();
             let (uri, later) = (format!("/{at}"), format!("/{at}/later"));
             assert_eq!(second(&app, &uri, &[]).await, refused(&format!("remembered/{reason}")));
             let sluggish = over(backend, &origin, |layer| layer.rules(none())).await;
@@ -517,7 +517,7 @@ mod what_is_remembered {
     async fn of_ranges_is_not_by_other_settings_either(backend: &Backend) {
         let origin = Origin::echo(&[("accept-ranges", "bytes")]);
         let rules = Rules::new([]).unwrap();
-        let app = over(backend, &origin, |layer| layer.rules(rules.clone())).await;
+        let app = over(backend, &origin, |layer| layer.rules(rules.clone())).await.unexplained();
         const PART: &[(&str, &str)] = &[("range", "bytes=0-0")];
         app.get("/a", &[]).await;
         assert_eq!(app.get("/a", PART).await.x_cache(), "BYPASS");
