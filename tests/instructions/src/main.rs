@@ -1,10 +1,19 @@
 //! One row of requests, as many as are asked for, on one thread and without a socket: what `run` counts the instructions
 //! of. The application is the cheapest there can be, so that what a row has more than `application` is the cache's part.
 
-use std::{convert::Infallible, env, fmt::Debug, process::ExitCode, time::Duration};
+use std::{
+    convert::Infallible,
+    env,
+    fmt::Debug,
+    process::{self, ExitCode},
+    time::Duration,
+};
 
 use bytes::Bytes;
-use cache_layer::{Cache, CacheLayer, Coding, Key, Parts, Rule, store::MemoryStore};
+use cache_layer::{
+    Cache, CacheLayer, Coding, Key, Parts, Rule,
+    store::{MemoryStore, RedisStore},
+};
 use http::{
     Request, Response,
     header::{
@@ -14,17 +23,21 @@ use http::{
 };
 use http_body::Body;
 use http_body_util::{BodyExt as _, Empty, Full};
+use redis::{AsyncCommands as _, aio::MultiplexedConnection};
 use tokio::runtime::Runtime;
 use tower::{Layer as _, Service, ServiceExt as _, service_fn};
 
 /// Requests before those that are asked for: the first one stores, and the next ones have it encoded.
 const WARM_UP: usize = 8;
 
+const MINUTE: Duration = Duration::from_secs(60);
+
 static BODY: [u8; 1_580] = [b'x'; 1_580];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    let [row, count] = &arguments[..] else { return usage() };
+    let [row, count, redis @ ..] = &arguments[..] else { return usage() };
+    let redis = redis.first().map_or("redis://127.0.0.1:6379", String::as_str);
     let (Ok(count), Ok(runtime)) = (count.parse(), tokio::runtime::Builder::new_current_thread().enable_all().build())
     else {
         return usage();
@@ -38,6 +51,8 @@ fn main() -> ExitCode {
         "memory-miss" => ask(&runtime, &cached(), Paths::New, count, Some("MISS")),
         "memory-miss-encoded" => ask(&runtime, &encoding(), Paths::NewEncoded, count, Some("MISS")),
         "bypass" => ask(&runtime, &cached(), Paths::Personal, count, Some("BYPASS")),
+        "redis-miss" => ask(&runtime, &runtime.block_on(over_redis(redis)), Paths::New, count, Some("MISS")),
+        "redis-miss-by-hand" => ask(&runtime, &runtime.block_on(by_hand(redis)), Paths::New, count, None),
         "key" => (0..count).for_each(|_| {
             let parts = ["http", "://", "shop.example", "/products/1?currency=EUR"];
             std::hint::black_box(Key::new(std::hint::black_box(parts)));
@@ -55,7 +70,8 @@ fn main() -> ExitCode {
 fn usage() -> ExitCode {
     eprintln!(
         "usage: instructions application|memory-hit|memory-hit-rules|memory-hit-variant|memory-hit-encoded|memory-miss|\
-         memory-miss-encoded|bypass|key|redis-hit-decode COUNT"
+         memory-miss-encoded|bypass|key|redis-hit-decode COUNT\n       instructions redis-miss|redis-miss-by-hand COUNT \
+         redis://HOST:PORT"
     );
     ExitCode::FAILURE
 }
@@ -125,6 +141,42 @@ fn ruled()
     let others = (0..99).map(|number| Rule::path(format!("/things-{number}/{{id}}")).ttl(hour));
     let rules = others.chain([Rule::path("/products/{id}").ttl(hour)]);
     rules.fold(layer, |layer, rule| layer.rule(rule).expect("rules")).layer(service_fn(application))
+}
+
+/// As [`cached`], over a Redis.
+async fn over_redis(
+    redis: &str,
+) -> impl Service<Request<Empty<Bytes>>, Response = Response<impl Body<Error: Debug>>, Error = Infallible> + Clone {
+    let prefix = format!("{}", process::id());
+    let store =
+        RedisStore::builder(redis).prefix(prefix).operation_timeout(Duration::from_secs(10)).build().expect("a store");
+    store.wait_connected(MINUTE).await;
+    CacheLayer::new(Cache::new(store)).layer(service_fn(application))
+}
+
+/// What one writes by hand: a `GET`, and a `SET` when there is nothing.
+async fn by_hand(
+    redis: &str,
+) -> impl Service<Request<Empty<Bytes>>, Response = Response<Full<Bytes>>, Error = Infallible> + Clone {
+    let client = redis::Client::open(redis).expect("an address");
+    let connection = client.get_multiplexed_async_connection().await.expect("a connection");
+    service_fn(move |request| answer_by_hand(connection.clone(), request))
+}
+
+async fn answer_by_hand(
+    mut redis: MultiplexedConnection,
+    request: Request<Empty<Bytes>>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let key = format!("{}:{}", process::id(), request.uri());
+    let found: Option<Vec<u8>> = redis.get(&key).await.expect("a reply");
+    let response = application(request).await?;
+    match found {
+        Some(found) => Ok(response.map(|_| Full::from(found))),
+        None => {
+            let () = redis.set_ex(&key, &BODY[..], 3_600).await.expect("a reply");
+            Ok(response)
+        }
+    }
 }
 
 /// Asks so many times, each answer read to the end. A row whose answers come from elsewhere than it says measures nothing.
