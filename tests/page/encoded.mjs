@@ -49,7 +49,7 @@ async function decodes(browser, coding) {
     const [answer, identity] = [await browser.value(fetched), await plain(url + PATH)];
     assert.equal(identity.coding, undefined);
     assert.deepEqual([answer.coding, answer.x_cache, answer.text], [coding, "HIT", identity.text]);
-    assert.ok(answer.tag.endsWith(`-${coding}"`), answer.tag);
+    assert.ok(answer.tag.endsWith(`-cl~${coding}"`), answer.tag);
     await browser.open(url + PATH);
     assert.deepEqual(JSON.parse(await browser.value("document.body.innerText")), JSON.parse(identity.text));
     // What the browser has in its own cache is validated by the tag of its coding.
