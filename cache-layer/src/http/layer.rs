@@ -959,7 +959,8 @@ mod tests {
     use super::*;
     use crate::{policy::Policy, store::MemoryStore};
 
-    const SECOND: Duration = Duration::from_secs(7);
+    /// As no default is.
+    const LIFETIME: Duration = Duration::from_secs(7);
 
     /// The settings for a request.
     fn effective(layer: &CacheLayer) -> Policy {
@@ -986,12 +987,12 @@ mod tests {
         let mut seen = vec![shown(&layer())];
         for (name, by_rule, by_layer) in settings![
             verify(0.5),
-            ttl(SECOND),
-            ttl_cap(SECOND),
-            negative_ttl(StatusCode::NOT_FOUND, SECOND),
-            stale_while_revalidate(SECOND),
-            stale_if_error(SECOND),
-            soft_timeout(SECOND),
+            ttl(LIFETIME),
+            ttl_cap(LIFETIME),
+            negative_ttl(StatusCode::NOT_FOUND, LIFETIME),
+            stale_while_revalidate(LIFETIME),
+            stale_if_error(LIFETIME),
+            soft_timeout(LIFETIME),
             early_refresh(1.5),
             max_body(7),
             #[cfg(feature = "typed")]
