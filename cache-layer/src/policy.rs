@@ -452,10 +452,9 @@ impl Policy {
         self.ttl = Some(ttl);
     }
 
-    /// Whether a setting needs to examine a request before its look-up, or its response afterwards.
+    /// Whether a setting needs to examine a request before its look-up.
     pub(crate) fn asks_first(&self) -> bool {
-        let verifies = self.verification_rate().is_some();
-        self.bypass.is_some() || verifies || self.bypass_if.is_some() || !self.cookies.bypass.is_empty()
+        self.bypass.is_some() || self.bypass_if.is_some() || !self.cookies.bypass.is_empty()
     }
 
     /// Whether the user's `keep_if` accepts such a response.

@@ -64,7 +64,7 @@ pub struct Switches {
     until: [AtomicU64; Switch::ALL.len()],
     /// The bits of the rate of verification; meaningful while its switch is on.
     rate: AtomicU64,
-    /// Whether a switch that changes the path of a hit has ever been on. Until then, a hit looks at nothing else.
+    /// Whether a switch that concerns hits has ever been on. Until then, a hit looks at nothing else.
     has_changed_hits: AtomicBool,
 }
 
@@ -103,13 +103,14 @@ impl Switches {
         self.until(switch).store(until, Ordering::SeqCst);
     }
 
-    /// Whether a switch is on that changes the path of a hit.
-    pub(crate) fn changes_hits(&self) -> bool {
-        self.has_changed_hits.load(Ordering::Relaxed)
-            && (self.is_on(Switch::BypassReads) || self.is_on(Switch::VerificationRate))
+    /// Whether [`Switch::BypassReads`] is on.
+    #[inline]
+    pub(crate) fn bypasses_reads(&self) -> bool {
+        self.has_changed_hits.load(Ordering::Relaxed) && self.is_on(Switch::BypassReads)
     }
 
     /// The rate of verification, while its switch is on.
+    #[inline]
     pub(crate) fn rate(&self) -> Option<f64> {
         // One load, until the switch has been on for the first time.
         let is_on = self.has_changed_hits.load(Ordering::Relaxed) && self.is_on(Switch::VerificationRate);
@@ -174,18 +175,18 @@ mod tests {
         let switches = Switches::default();
         let on =
             |rate| SwitchState { rate, ..SwitchState::new(Switch::VerificationRate, Some(Duration::from_secs(60))) };
-        assert_eq!((switches.rate(), switches.changes_hits()), (None, false));
+        assert_eq!((switches.rate(), switches.bypasses_reads()), (None, false));
         switches.set(on(0.5));
         switches.set(on(0.0));
-        assert_eq!((switches.rate(), switches.changes_hits()), (Some(0.0), true));
+        assert_eq!((switches.rate(), switches.bypasses_reads()), (Some(0.0), false));
         switches.set(SwitchState::off(Switch::VerificationRate));
-        assert_eq!((switches.rate(), switches.changes_hits()), (None, false));
+        assert_eq!((switches.rate(), switches.bypasses_reads()), (None, false));
         let as_read_by_a_hit_that_saw_it_on = f64::from_bits(switches.rate.load(Ordering::SeqCst));
         assert_eq!(
             as_read_by_a_hit_that_saw_it_on, 0.0,
             "verification was off, and no hit is verified while that ends"
         );
         switches.set(SwitchState::new(Switch::BypassReads, Some(Duration::from_secs(60))));
-        assert_eq!((switches.rate(), switches.changes_hits()), (None, true));
+        assert_eq!((switches.rate(), switches.bypasses_reads()), (None, true));
     }
 }

@@ -243,6 +243,24 @@ async fn never_more_hits_are_verified_than_the_rate_says() {
     assert!(origin.calls() > 60, "{}", origin.calls());
 }
 
+/// A hit of a client's own is drawn like any other, and then not verified: that takes nothing from the others, nor adds to them.
+#[tokio::test]
+async fn of_hits_half_of_which_are_a_clients_own_the_same_share_of_the_others_is_verified() {
+    const HITS: usize = 1_600;
+    let told = Told::default();
+    let origin = told.origin();
+    let set = |layer: CacheLayer| layer.verify(0.25).request_directives(true);
+    let app = app(&Backend::memory(), &origin, set).await;
+    app.get("/", &[]).await;
+    for _ in 0..HITS / 2 {
+        hit(&app).await;
+        assert_eq!(app.get("/", &[("cache-control", "only-if-cached")]).await.x_cache(), "HIT");
+    }
+    let (verified, expected) = (app.cache.counts().verified as f64, HITS as f64 / 8.0);
+    let sigma = (expected * 0.75).sqrt();
+    assert!((verified - expected).abs() <= 5.0 * sigma, "{verified} instead of {expected}, {sigma}");
+}
+
 #[tokio::test]
 async fn it_takes_no_place_that_a_request_may_need() {
     for (most, verified) in [(1, 0), (2, 1)] {
@@ -324,11 +342,11 @@ async fn the_share_that_differs_is_that_of_what_has_changed() {
     assert_eq!(counts.stored, KEYS, "nothing of it is stored");
 }
 
-/// With and without, in turn, in one run. Each hit takes another path with verification, at a constant cost; the loads in the
-/// background make none slower than that.
+/// With and without, in turn, in one run. A hit that is not drawn takes the same path, and the loads of those that are make no
+/// other one slower.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement, for a quiet machine"]
-async fn of_a_hundred_hits_the_slowest_is_no_further_from_the_others_with_verification() {
+async fn of_a_hundred_hits_the_slowest_is_as_fast_with_verification_as_without() {
     const ROUNDS: usize = 31;
     const HITS: usize = 10_000;
     let origin = Origin::echo(FIELDS);
@@ -365,7 +383,7 @@ async fn of_a_hundred_hits_the_slowest_is_no_further_from_the_others_with_verifi
     let verified = with.cache.counts().verified;
     println!("with verification, beside hits without it: half {usual:.3}, 99 % {slowest:.3}; {verified} verified");
     assert!((1..=(ROUNDS * HITS) as u64 / 1000).contains(&verified), "{verified} of {}", ROUNDS * HITS);
-    assert!(slowest <= usual * 1.1, "{slowest} beside {usual}");
+    assert!(usual <= 1.1 && slowest <= 1.1, "{usual} and {slowest}");
 }
 
 mod a_value {

@@ -13,7 +13,7 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 #[cfg(feature = "typed")]
-use super::verifier::Verifier;
+use super::verifier::{Turn, Verifier};
 use super::{
     backoff::{RecentFailure, RecentFailures},
     doorkeeper::Doorkeeper,
@@ -151,10 +151,10 @@ impl Cache {
         self.0.telemetry.name(named);
     }
 
-    /// The verifier of typed values, if some hits are verified now.
+    /// The turn of the next hit of a typed value, if it may be verified.
     #[cfg(feature = "typed")]
-    pub(crate) fn verifier(&self) -> Option<&Verifier> {
-        self.0.verifier.as_ref().filter(|verifier| verifier.is_on())
+    pub(crate) fn verification_turn(&self) -> Option<Turn<'_>> {
+        self.0.verifier.as_ref()?.turn()
     }
 
     pub(crate) fn now(&self) -> u64 {
@@ -228,10 +228,10 @@ impl Cache {
         self.0.switches.clone()
     }
 
-    /// Whether an operator has turned a switch on that changes the path of a hit.
+    /// Whether an operator has requests go to the application.
     #[inline(always)]
-    pub(crate) fn changes_hits(&self) -> bool {
-        self.0.switches.as_ref().is_some_and(|switches| switches.changes_hits())
+    pub(crate) fn bypasses_reads(&self) -> bool {
+        self.0.switches.as_ref().is_some_and(|switches| switches.bypasses_reads())
     }
 
     /// Whether an operator has turned this switch on.

@@ -31,6 +31,7 @@ pub(crate) struct Verifier(Arc<State>);
 #[derive(Debug)]
 struct State {
     settings: Verify,
+    rate: Rate,
     sampling: Sampling,
     /// The operator's switches, if the cache has them, whose rate takes precedence.
     switches: Option<Arc<Switches>>,
@@ -57,33 +58,62 @@ struct Sampling {
     seed: u64,
     /// The sum of the rates of all hits, in units of 2^-32. Each stretch of length 1 has one hit that is verified.
     position: AtomicU64,
+    /// No hit before this position is verified. Most hits look at nothing else.
+    next: AtomicU64,
 }
 
 impl Sampling {
     fn new() -> Self {
-        Self { seed: fastrand::u64(..), position: AtomicU64::new(0) }
+        Self { seed: fastrand::u64(..), position: AtomicU64::new(0), next: AtomicU64::new(0) }
     }
 
-    /// Whether the next hit is drawn, at this rate from 0 to 1.
-    fn draws(&self, rate: f64) -> bool {
-        // At most 2^32.
-        let rate = (rate * 4_294_967_296.0) as u64;
-        if rate == 0 {
-            return false;
-        }
-        let from = u128::from(self.position.fetch_add(rate, Ordering::Relaxed));
-        let to = from + u128::from(rate);
-        let drawn = |stretch: u128| (from..to).contains(&(stretch << 32 | u128::from(self.place_in(stretch))));
-        drawn(from >> 32) || drawn(to >> 32)
+    /// Whether the next hit is drawn.
+    #[inline(always)]
+    fn draws(&self, Rate(rate): Rate) -> bool {
+        // Before the position: what is read here was said of positions that come earlier than this hit's.
+        let next = self.next.load(Ordering::Acquire);
+        let begin = self.position.fetch_add(rate, Ordering::Relaxed);
+        let passes_by = next.wrapping_sub(begin.wrapping_add(rate)).cast_signed() >= 0;
+        !passes_by && self.draws_at(begin, rate)
     }
 
-    /// The position, within a stretch of hits, of the hit that is verified (splitmix64).
-    fn place_in(&self, stretch: u128) -> u32 {
-        let mut mixed = self.seed.wrapping_add((stretch as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    /// Whether the hit at this position is drawn. It is as long as its rate, which is at most one stretch.
+    #[cold]
+    fn draws_at(&self, begin: u64, rate: u64) -> bool {
+        let from_here = |place: u64| place.wrapping_sub(begin);
+        let places = [0, 1, 2].map(|further| from_here(self.place_in((begin >> 32) + further)));
+        // Those that are behind are a long way ahead.
+        let nearest = |from: u64| places.into_iter().filter(|place| *place >= from).min().unwrap_or(from);
+        self.next.store(begin.wrapping_add(nearest(rate)), Ordering::Release);
+        nearest(0) < rate
+    }
+
+    /// The position of the hit that is verified in this stretch (splitmix64). After the 2^32nd stretch, the first follows.
+    fn place_in(&self, stretch: u64) -> u64 {
+        let stretch = stretch & 0xffff_ffff;
+        let mut mixed = self.seed.wrapping_add(stretch.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) as u32
+        stretch << 32 | ((mixed ^ (mixed >> 31)) & 0xffff_ffff)
     }
+}
+
+/// A share of the hits, in units of 2^-32: at most 2^32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Rate(u64);
+
+impl From<f64> for Rate {
+    fn from(rate: f64) -> Self {
+        Self((rate * 4_294_967_296.0) as u64)
+    }
+}
+
+/// The turn of a hit that may be verified.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Turn<'a> {
+    pub(super) verifier: &'a Verifier,
+    /// Whether the hit was drawn. Otherwise it is verified only if it is of an entry in doubt, for which a turn was kept.
+    drawn: bool,
 }
 
 /// A digest of the compared parts of a response, or of a value.
@@ -132,12 +162,28 @@ impl Printing {
     }
 }
 
+impl Turn<'_> {
+    /// Whether a hit of `key` is verified; if so, call [`leave`](Verifier::leave) afterwards.
+    pub(super) fn enter(self, key: &Key) -> bool {
+        let Self { verifier, drawn } = self;
+        if !verifier.verifies(drawn, key) {
+            return false;
+        }
+        let enters = verifier.0.under_way.fetch_add(1, Ordering::Relaxed) < AT_ONCE;
+        if !enters {
+            verifier.leave();
+        }
+        enters
+    }
+}
+
 impl Verifier {
     /// `None` if no hit can ever be verified: the rate is zero, and there are no switches by which an operator changes it.
     pub(crate) fn new(settings: Option<&Verify>, switches: Option<Arc<Switches>>) -> Option<Self> {
         let settings = settings.cloned().unwrap_or_else(|| Verify::new(0.0));
         (settings.rate() > 0.0 || switches.is_some()).then(|| {
             Self(Arc::new(State {
+                rate: settings.rate().into(),
                 settings,
                 sampling: Sampling::new(),
                 switches,
@@ -154,36 +200,33 @@ impl Verifier {
     }
 
     /// The share of the hits that is verified now.
-    fn rate(&self) -> f64 {
+    #[inline(always)]
+    fn rate(&self) -> Rate {
         let switched = self.0.switches.as_ref().and_then(|switches| switches.rate());
-        switched.unwrap_or_else(|| self.0.settings.rate())
+        switched.map_or(self.0.rate, Rate::from)
     }
 
-    /// Whether some hits are verified now.
-    pub(crate) fn is_on(&self) -> bool {
-        self.rate() > 0.0
-    }
-
-    /// Whether a hit of `key` is verified now; if so, call [`leave`](Self::leave) afterwards.
-    pub(super) fn enter(&self, key: &Key) -> bool {
-        if !self.is_turn_of(key) {
-            return false;
+    /// The turn of the next hit, if it may be verified. Few are, and all the others go on as they do without verification.
+    #[inline(always)]
+    pub(crate) fn turn(&self) -> Option<Turn<'_>> {
+        let State { sampling, kept, .. } = &*self.0;
+        let rate = self.rate();
+        if rate == Rate(0) {
+            return None;
         }
-        let enters = self.0.under_way.fetch_add(1, Ordering::Relaxed) < AT_ONCE;
-        if !enters {
-            self.leave();
-        }
-        enters
+        let drawn = sampling.draws(rate);
+        (drawn || kept.load(Ordering::Relaxed) > 0).then_some(Turn { verifier: self, drawn })
     }
 
     pub(super) fn leave(&self) {
         self.0.under_way.fetch_sub(1, Ordering::Relaxed);
     }
 
-    fn is_turn_of(&self, key: &Key) -> bool {
-        let State { sampling, doubted, kept, .. } = &*self.0;
-        let drawn = sampling.draws(self.rate());
+    /// Whether a hit of `key` is verified that is drawn, or is not.
+    fn verifies(&self, drawn: bool, key: &Key) -> bool {
+        let State { doubted, kept, .. } = &*self.0;
         if doubted.load(Ordering::Relaxed) == 0 {
+            kept.store(0, Ordering::Relaxed);
             return drawn;
         }
         let has_doubt = self.has_doubt_of(key);
@@ -248,7 +291,7 @@ mod tests {
             let sampling = Sampling::new();
             let mut drawn = 0_u64;
             for hit in 1..=hits {
-                drawn += u64::from(sampling.draws(rate));
+                drawn += u64::from(sampling.draws(rate.into()));
                 assert!(drawn as f64 <= (hit as f64 * rate).ceil(), "{drawn} of {hit} at {rate}");
             }
             let expected = hits as f64 * rate;
@@ -262,6 +305,35 @@ mod tests {
         assert_eq!(Verify::new(7.0).rate(), 1.0);
     }
 
+    /// A thread that is overtaken between its look at the next place and its own position loses no draw, and makes none twice.
+    #[test]
+    fn threads_that_draw_together_draw_as_many_as_one() {
+        const EACH: u64 = 200_000;
+        for rate in [0.5, 0.01] {
+            let sampling = Sampling::new();
+            let of_one_thread = || (0..EACH).filter(|_| sampling.draws(rate.into())).count();
+            let drawn: usize = std::thread::scope(|scope| {
+                let threads = [(); 4].map(|()| scope.spawn(of_one_thread));
+                threads.map(|thread| thread.join().unwrap()).into_iter().sum()
+            });
+            let expected = (4 * EACH) as f64 * rate;
+            assert!((drawn as f64 - expected).abs() <= 2.0, "{drawn} instead of {expected}");
+        }
+    }
+
+    /// After 2^32 stretches, the positions begin again.
+    #[test]
+    fn the_draws_go_on_after_the_last_position() {
+        for rate in [1.0, 0.25, 0.001] {
+            let sampling = Sampling::new();
+            sampling.position.store(0_u64.wrapping_sub(50 << 32), Ordering::Relaxed);
+            sampling.next.store(0_u64.wrapping_sub(50 << 32), Ordering::Relaxed);
+            let hits = (100.0 / rate) as u64;
+            let drawn = (0..hits).filter(|_| sampling.draws(rate.into())).count();
+            assert!((99..=101).contains(&drawn), "{drawn} at {rate}");
+        }
+    }
+
     #[test]
     fn a_rate_that_changes_adds_up() {
         let sampling = Sampling::new();
@@ -269,7 +341,7 @@ mod tests {
         for hit in 0..10_000 {
             let rate = [0.0, 0.5, 0.001, 1.0, 0.03][hit / 100 % 5];
             sum += rate;
-            drawn += u64::from(sampling.draws(rate));
+            drawn += u64::from(sampling.draws(rate.into()));
             assert!(drawn as f64 <= f64::ceil(sum + 1e-6), "{drawn} of {sum}");
         }
         // A hit at a rate of 1 may have the turns of two stretches, or none.
@@ -298,7 +370,7 @@ mod tests {
         let off = SwitchState::off(Switch::VerificationRate);
         let key = Key::new(["k"]);
         let enters = |verifier: &Verifier| {
-            let enters = verifier.enter(&key);
+            let enters = verifier.turn().is_some_and(|turn| turn.enter(&key));
             if enters {
                 verifier.leave();
             }
@@ -306,13 +378,13 @@ mod tests {
         };
         let [unset, set] = [None, Some(Verify::new(1.0))]
             .map(|settings| Verifier::new(settings.as_ref(), Some(switches.clone())).unwrap());
-        assert_eq!((unset.is_on(), enters(&unset), set.is_on(), enters(&set)), (false, false, true, true));
+        assert_eq!((enters(&unset), enters(&set)), (false, true));
         switches.set(on(1.0));
-        assert_eq!((unset.is_on(), enters(&unset)), (true, true));
+        assert!(enters(&unset));
         switches.set(on(0.0));
-        assert_eq!((set.is_on(), enters(&set)), (false, false));
+        assert!(!enters(&set));
         switches.set(off);
-        assert_eq!((unset.is_on(), enters(&unset), set.is_on(), enters(&set)), (false, false, true, true));
+        assert_eq!((enters(&unset), enters(&set)), (false, true));
     }
 
     #[test]
@@ -320,7 +392,7 @@ mod tests {
         let sampling = Sampling::new();
         let mut drawn = [0_u64; 100];
         for hit in 0..200_000 {
-            drawn[hit % 100] += u64::from(sampling.draws(0.01));
+            drawn[hit % 100] += u64::from(sampling.draws(0.01.into()));
         }
         assert!(drawn.iter().filter(|times| **times > 0).count() > 90, "{drawn:?}");
     }

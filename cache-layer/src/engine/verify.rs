@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     cache::Cache,
     load_limit::{LoadLimit, LoadPermit},
-    verifier::{Print, Verifier},
+    verifier::{Print, Turn, Verifier},
 };
 use crate::{
     clock::deadline,
@@ -37,12 +37,11 @@ impl Drop for Verification {
 }
 
 impl Cache {
-    /// Begins to verify a hit of `key`, if the hit is due, for a front end whose loads have this limit.
-    pub(crate) fn verification(&self, verifier: &Verifier, key: &Key, limit: &LoadLimit) -> Option<Verification> {
-        let begins = verifier.enter(key);
-        begins.then(|| Verification {
+    /// Begins to verify a hit of `key` that has this turn, for a front end whose loads have this limit.
+    pub(crate) fn verification(&self, turn: Turn<'_>, key: &Key, limit: &LoadLimit) -> Option<Verification> {
+        turn.enter(key).then(|| Verification {
             cache: self.clone(),
-            verifier: verifier.clone(),
+            verifier: turn.verifier.clone(),
             key: key.clone(),
             limit: limit.clone(),
         })
@@ -142,7 +141,7 @@ mod tests {
         let (mut loads, mut again) = (0, 0);
         for hit in 1..=2_000 {
             let key = if hit % 3 == 0 { &one } else { &other };
-            if let Some(verification) = cache.verification(&verifier, key, &limit) {
+            if let Some(verification) = verifier.turn().and_then(|turn| cache.verification(turn, key, &limit)) {
                 loads += 1;
                 let before = cache.counts().unstable;
                 // It never says the same twice.
@@ -164,7 +163,8 @@ mod tests {
         let (key, limit) = (Key::new(["k"]), LoadLimit::default());
         let (first, second) = (EntryId::random(), EntryId::random());
         let compare = async |entry, loaded| {
-            let verification = cache.verification(&verifier, &key, &limit).expect("each hit is verified");
+            let verification =
+                verifier.turn().and_then(|turn| cache.verification(turn, &key, &limit)).expect("each hit is verified");
             verification.compare(entry, Duration::ZERO, print(0), print(loaded)).await;
         };
         compare(first, 1).await;
@@ -188,7 +188,7 @@ mod tests {
         let cache = Cache::builder(MemoryStore::new(1 << 20)).max_loads(2).build();
         let verifier = Verifier::new(Some(&Verify::new(1.0)), None).unwrap();
         let (key, limit) = (Key::new(["k"]), cache.load_limit().clone());
-        let verification = cache.verification(&verifier, &key, &limit).unwrap();
+        let verification = verifier.turn().and_then(|turn| cache.verification(turn, &key, &limit)).unwrap();
         let place = verification.place().expect("both are free");
         assert!(verification.place().is_none(), "the last place is not for it");
         let other = limit.take().expect("that is for requests");
@@ -212,9 +212,11 @@ mod tests {
         let cache = Cache::new(MemoryStore::new(1 << 20));
         let verifier = Verifier::new(Some(&Verify::new(1.0)), None).unwrap();
         let (key, limit) = (Key::new(["k"]), LoadLimit::default());
-        let mut running: Vec<_> = (0..AT_ONCE).map(|_| cache.verification(&verifier, &key, &limit).unwrap()).collect();
-        assert!(cache.verification(&verifier, &key, &limit).is_none());
+        let mut running: Vec<_> = (0..AT_ONCE)
+            .map(|_| verifier.turn().and_then(|turn| cache.verification(turn, &key, &limit)).unwrap())
+            .collect();
+        assert!(verifier.turn().and_then(|turn| cache.verification(turn, &key, &limit)).is_none());
         running.pop();
-        assert!(cache.verification(&verifier, &key, &limit).is_some());
+        assert!(verifier.turn().and_then(|turn| cache.verification(turn, &key, &limit)).is_some());
     }
 }

@@ -27,7 +27,6 @@ use crate::{
     key::Key,
     policy::Policy,
     semantics::{cache_status::ForwardReason, reuse::RequestDirectives, sites::Sites, vary::VaryFields},
-    switches::Switch,
     telemetry::{Event, Named, NoCacheReason},
 };
 
@@ -56,9 +55,7 @@ pub(super) struct Context {
     pub(super) owner: Option<Arc<Owner>>,
     /// The verifier, if some hits are verified, or may be by a switch.
     pub(super) verifier: Option<Verifier>,
-    /// Whether the policy may examine a request before its look-up, or verify it afterwards: such requests take a slower path.
-    pub(super) detours: bool,
-    /// Whether the policy needs to examine a request before its look-up, or its response afterwards.
+    /// Whether the policy needs to examine a request before its look-up: such requests take a slower path.
     pub(super) asks_first: bool,
     /// Which rules these settings are by, if the layer has any.
     pub(super) generation: Option<Generation>,
@@ -89,7 +86,6 @@ impl Context {
             variations: None,
             owner: None,
             verifier,
-            detours: false,
             asks_first: false,
             generation: None,
         }
@@ -108,7 +104,6 @@ impl Context {
     /// The same, with the state that is derived from the policy updated.
     pub(super) fn settled(mut self) -> Self {
         self.verifier = Verifier::new(self.policy.verify.as_ref(), self.cache.switches());
-        self.detours = self.policy.verification_rate().is_some() || self.policy.bypass_if.is_some();
         self.knowing_what_it_asks()
     }
 
@@ -127,15 +122,10 @@ impl Context {
         }
     }
 
-    /// Whether a setting needs to examine a request before its look-up, or its response afterwards.
+    /// Whether a setting needs to examine a request before its look-up.
     #[inline(always)]
     pub(super) fn asks_first(&self) -> bool {
-        self.asks_first || self.cache.changes_hits()
-    }
-
-    /// Whether a setting may make a request bypass the cache, or verify it after it was answered.
-    pub(super) fn detours(&self) -> bool {
-        self.detours || self.cache.is_switched(Switch::VerificationRate)
+        self.asks_first || self.cache.bypasses_reads()
     }
 
     /// Whether the next requests for a key are judged by these settings as well: they are neither those of one request, nor by

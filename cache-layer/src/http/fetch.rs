@@ -97,7 +97,10 @@ impl<S: Origin<B>, B: Send + 'static> Asking<S, B> {
         let (flight, miss, purpose, answer) = match next {
             Next::Respond(response) => {
                 let Self { context, service, request, key, .. } = *self;
-                return Begun::Answered(Some(context.verifying(response, || service, request, &key)));
+                if let Some(turn) = context.verification_turn() {
+                    context.verify(turn, service, request, &key);
+                }
+                return Begun::Answered(Some(response));
             }
             Next::Forward { reason, stale, learns } => {
                 let forwarded = self.forward(reason, stale, learns, patience.end(), span);

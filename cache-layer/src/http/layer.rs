@@ -482,8 +482,8 @@ impl CacheLayer {
     /// hit within half a minute loads once more: [`Event::VerifiedAgain`](crate::telemetry::Event::VerifiedAgain) distinguishes
     /// a stale response from one that is different each time. If the application answers with an error, nothing is compared.
     ///
-    /// - Only GET requests that were answered with a fresh 200 are verified, without `Authorization` and without cookies other
-    ///   than [ignored](Self::ignore_cookies) ones: for a share of `1/n`, one at random out of every `n` of these in a row. The
+    /// - For a share of `1/n`, one hit at random out of every `n` in a row is drawn. It is verified if it is a GET that was answered
+    ///   with a fresh 200, without `Authorization` and without cookies other than [ignored](Self::ignore_cookies) ones. The
     ///   share is of this layer's hits in this process; a [rule](Rule::verify) with a share counts its own hits. While an
     ///   operator's [switch](crate::Switch::VerificationRate) is on, its rate takes the place of this one and of each rule's.
     /// - Verification uses spare capacity only: where [`max_loads`](Self::max_loads) is set, it never takes the last place, and
@@ -945,7 +945,9 @@ impl<S> Layer<S> for CacheLayer {
     fn layer(&self, inner: S) -> Self::Service {
         let context = Arc::new(self.context.clone().knowing_what_it_asks());
         let settings = match &self.rules {
-            None if !context.policy.asks_first() && !context.cache.has_switches() => Settings::Plain(context),
+            None if !context.policy.asks_first() && context.verifier.is_none() && !context.cache.has_switches() => {
+                Settings::Plain(context)
+            }
             rules => Settings::Ruled(Ruled::new(context, rules.clone())),
         };
         CacheService::new(inner, settings)

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     engine::{
         Reading,
-        verifier::{Print, Printing},
+        verifier::{Print, Printing, Turn},
         verify::Verification,
     },
     key::Key,
@@ -22,23 +22,26 @@ use crate::{
 };
 
 impl Context {
-    /// Passes on the answer to a request, and verifies it if it is a hit that is due.
-    pub(super) fn verifying<A, S: Origin<B>, B: Send + 'static>(
+    /// The turn of the next hit, if it may be verified.
+    #[inline(always)]
+    pub(super) fn verification_turn(&self) -> Option<Turn<'_>> {
+        self.verifier.as_ref()?.turn()
+    }
+
+    /// Verifies a hit that has this turn, unless it is a client's own.
+    pub(super) fn verify<S: Origin<B>, B: Send + 'static>(
         self: &Arc<Self>,
-        answer: A,
-        service: impl FnOnce() -> S,
+        turn: Turn<'_>,
+        service: S,
         request: Request<B>,
         key: &Key,
-    ) -> A {
-        let Some(verifier) = self.verifier.as_ref().filter(|verifier| verifier.is_on()) else { return answer };
+    ) {
         if *request.method() != Method::GET || !self.is_anonymous(request.headers()) {
-            return answer;
+            return;
         }
-        if let Some(verification) = self.cache.verification(verifier, key, &self.load_limit) {
-            let verified = self.clone().verified(verification, service(), request);
-            drop(self.cache.spawn(verified));
+        if let Some(verification) = self.cache.verification(turn, key, &self.load_limit) {
+            drop(self.cache.spawn(self.clone().verified(verification, service, request)));
         }
-        answer
     }
 
     /// Whether the response can't depend on the client, and the application may be asked.

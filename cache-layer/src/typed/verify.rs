@@ -17,12 +17,12 @@ where
 {
     /// Verifies a fresh value, if it is its turn.
     pub(super) fn verify<E: Send + 'static>(&self, hit: &Hit<V>, load: Load<V, E>) {
-        let Some(verifier) = self.cache.verifier() else { return };
+        let Some(turn) = self.cache.verification_turn() else { return };
         // A load that is part of another load has no place of its own to give back.
         if self.is_placed() {
             return;
         }
-        if let Some(verification) = self.cache.verification(verifier, &self.key, self.cache.load_limit()) {
+        if let Some(verification) = self.cache.verification(turn, &self.key, self.cache.load_limit()) {
             let ask = Self { places: Places::default(), ..self.clone() };
             drop(self.cache.spawn(ask.verified(verification, hit.entry.clone(), load)));
         }

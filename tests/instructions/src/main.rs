@@ -46,6 +46,7 @@ fn main() -> ExitCode {
         "application" => ask(&runtime, &service_fn(application), Paths::Same, count, None),
         "memory-hit" => ask(&runtime, &cached(), Paths::Same, count, Some("HIT")),
         "memory-hit-rules" => ask(&runtime, &ruled(), Paths::Same, count, Some("HIT")),
+        "memory-hit-verified" => ask(&runtime, &verified(), Paths::Same, count, Some("HIT")),
         "memory-hit-variant" => ask(&runtime, &cached(), Paths::SameVaried, count, Some("HIT")),
         "memory-hit-encoded" => ask(&runtime, &encoding(), Paths::SameEncoded, count, Some("HIT")),
         "memory-miss" => ask(&runtime, &cached(), Paths::New, count, Some("MISS")),
@@ -69,8 +70,8 @@ fn main() -> ExitCode {
 
 fn usage() -> ExitCode {
     eprintln!(
-        "usage: instructions application|memory-hit|memory-hit-rules|memory-hit-variant|memory-hit-encoded|memory-miss|\
-         memory-miss-encoded|bypass|key|redis-hit-decode COUNT\n       instructions redis-miss|redis-miss-by-hand COUNT \
+        "usage: instructions application|memory-hit|memory-hit-rules|memory-hit-verified|memory-hit-variant|memory-hit-encoded|\
+         memory-miss|memory-miss-encoded|bypass|key|redis-hit-decode COUNT\n       instructions redis-miss|redis-miss-by-hand COUNT \
          redis://HOST:PORT"
     );
     ExitCode::FAILURE
@@ -141,6 +142,12 @@ fn ruled()
     let others = (0..99).map(|number| Rule::path(format!("/things-{number}/{{id}}")).ttl(hour));
     let rules = others.chain([Rule::path("/products/{id}").ttl(hour)]);
     rules.fold(layer, |layer, rule| layer.rule(rule).expect("rules")).layer(service_fn(application))
+}
+
+/// As [`cached`], and one hit in a thousand is verified.
+fn verified()
+-> impl Service<Request<Empty<Bytes>>, Response = Response<impl Body<Error: Debug>>, Error = Infallible> + Clone {
+    CacheLayer::new(Cache::new(MemoryStore::new(64 << 20))).verify(0.001).layer(service_fn(application))
 }
 
 /// As [`cached`], over a Redis.

@@ -81,7 +81,7 @@ impl Ruled {
     /// Adopts the current rules.
     #[inline(always)]
     pub(in crate::http) fn keep_up(&mut self) {
-        if self.known().set.generation != self.contexts.generation() {
+        if self.contexts.has_rules && self.known().set.generation != self.contexts.generation() {
             self.newer = Some(self.contexts.newer());
         }
     }
@@ -143,6 +143,9 @@ impl Ruling {
 
     #[inline(always)]
     fn context(&self, target: &Target<'_>, method: &Method) -> Result<&Arc<Context>, Unclear> {
+        if self.contexts.is_empty() {
+            return Ok(&self.base);
+        }
         let found = self.set.find(|| target.host(), target.path(), method)?;
         Ok(found.map_or(&self.base, |number| self.of_rule(number)))
     }
@@ -260,9 +263,9 @@ impl Choice {
         Self { context: hinted(context, hints), key, bypass }
     }
 
-    /// Whether a setting may make a request bypass the cache, or verify it after it was answered.
+    /// Whether a setting makes a request bypass the cache, or may do so.
     pub(in crate::http) fn is_to_be_judged(&self) -> bool {
-        self.bypass.is_some() || self.context.detours()
+        self.bypass.is_some() || self.context.policy.bypass_if.is_some()
     }
 }
 
