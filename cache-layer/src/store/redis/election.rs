@@ -43,7 +43,7 @@ impl<'a> Term<'a> {
         // People can tell by it which process works, and since when.
         let token = context.lease_tokens.next(context.clock.now());
         let mut batch = Batch::default();
-        batch.take(&name, &token, millis(TERM));
+        batch.elect(&name, &token, millis(TERM));
         let (taken,): (Taken,) = tags.0.run(Operation::Elect, &tags.1, &batch).await?;
         Ok((taken == Taken::Now).then_some(Self { context, tags, name, token }))
     }

@@ -3,13 +3,14 @@
 use tests::{RedisServer, wait_until};
 
 use super::{
-    fleet_tests::{connect, fill, key, read},
+    fleet_tests::{LEASE, builder, connect, connect_with, fill, key, read},
     *,
 };
 use crate::{
     Cache,
     clock::Clock,
     entry::{Deadlines, EntryId},
+    pattern::Pattern,
     telemetry::NoCacheReason,
 };
 
@@ -164,4 +165,39 @@ async fn a_server_that_is_restarted_as_full_as_it_was_is_connected_to_once() {
     wait_until("the data set to have an id", async || server.keys().contains(&"test:mark".to_owned())).await;
     assert_eq!(read(&store, &key("a")).await, None);
     assert_eq!(store.state().lost_connections, lost);
+}
+
+/// Redis refuses `SET` then, also of the key by which a process is elected, and of the list without its bans.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_void_on_a_full_server_is_swept_all_the_same() {
+    let server = full_server();
+    let node = connect_with(builder(server.url()).lurker(false)).await;
+    for n in 0..40 {
+        fill(&node, &key(&format!("hard {n}")), "x", &[]).await;
+        fill(&node, &key(&format!("soft {n}")), "x", &[]).await;
+        fill(&node, &key(&format!("tagged {n}")), "x", &["t"]).await;
+    }
+    node.invalidate(Scope::Pattern(&Pattern::new("redis:hard*")), Hardness::Hard).await.unwrap();
+    node.invalidate(Scope::Pattern(&Pattern::new("redis:soft*")), Hardness::Soft).await.unwrap();
+    fill_up(&server);
+    assert!(server.command::<Option<String>>(&["GET", "foreign"]).is_some());
+    node.invalidate(Scope::Tags(&Tags::new(["t"])), Hardness::Hard).await.unwrap();
+    let refused = node.acquire(&key("new"), Seen::Nothing, LEASE, Failures::Heed).await;
+    assert!(matches!(refused, Err(StoreError::Full)), "{refused:?}");
+    let there = |kind: &str| server.keys().iter().filter(|name| name.contains(&format!("redis:{kind}"))).count();
+    assert_eq!(["hard", "soft", "tagged"].map(there), [40; 3]);
+
+    let sweeper = builder(server.url()).lurker_at_once().reclaim_every(Duration::from_secs(1));
+    let sweeper = connect_with(sweeper).await;
+    sweeper.begin_to_lurk();
+    wait_until("the bans to be off the list", async || !sweeper.has_bans().await).await;
+    wait_until("what the tag made void to be gone", async || there("tagged") == 0).await;
+    assert_eq!(["hard", "soft"].map(there), [0, 40]);
+    for n in 0..40 {
+        let found = node.get(&key(&format!("soft {n}"))).await.unwrap();
+        let is_soft = |entry: Entry| entry.seen_at(|| Clock::system().now()).is_soft_invalidated();
+        assert!(matches!(&found, Lookup::Found(entry) if is_soft(entry.clone())), "{found:?}");
+    }
+    let refused = node.acquire(&key("new"), Seen::Nothing, LEASE, Failures::Heed).await;
+    assert!(matches!(refused, Err(StoreError::Full)), "it is full all the time: {refused:?}");
 }

@@ -26,6 +26,13 @@ use crate::{
     ramp::{SHORTEST, Turn},
 };
 
+/// The first line of a script that runs on a server without room as well, since it takes none, or frees some.
+macro_rules! without_room {
+    () => {
+        "#!lua flags=allow-oom\n"
+    };
+}
+
 macro_rules! script {
     ($(#[$doc:meta])* $name:ident = $code:expr) => {
         $(#[$doc])*
@@ -388,6 +395,7 @@ script! {
     /// KEYS the tag of everything. ARGV the line of the token under which the bans were listed, and the times of those that were
     /// swept: they are taken off the list. Returns how many were on it. Under another token, other bans may have the same times.
     TAKE_OFF = concat!(
+        without_room!(),
         is_record!(),
         "local value, swept, kept, count = redis.pcall('GET', KEYS[1]), {}, '', 0;
          if not is_record(value) then return 0 end;
@@ -414,18 +422,21 @@ script! {
 script! {
     /// KEYS entry. ARGV the time of a ban that covers it; and nothing, or the soft mark that the entry gets, and the lowest soft
     /// mark that is not of a ramp. Deletes the entry, or marks it, unless its load knew of that ban; returns whether it did.
-    SWEEP_ENTRY = "local head = redis.pcall('GETRANGE', KEYS[1], 0, 7);
-                   if head == '' then return 0 end;
-                   local version = type(head) == 'string' and #head == 8 and head:sub(1, 4);
-                   if version == 'CLE\\003' and redis.call('GETRANGE', KEYS[1], -16, -1) >= ARGV[1] then return 0 end;
-                   if not ARGV[2] or (version ~= 'CLE\\002' and version ~= 'CLE\\003') then
-                       return redis.call('UNLINK', KEYS[1])
-                   end;
-                   local mark, first, known = tonumber(ARGV[2]), tonumber(ARGV[3]), struct.unpack('>I4', head, 5);
-                   -- It is stale already, or will be no later; also if this ban said so the last time.
-                   if known >= first or (mark < first and known > 0 and known <= mark) then return 1 end;
-                   redis.call('SETRANGE', KEYS[1], 4, struct.pack('>I4', mark));
-                   return 1"
+    SWEEP_ENTRY = concat!(
+        without_room!(),
+        "local head = redis.pcall('GETRANGE', KEYS[1], 0, 7);
+         if head == '' then return 0 end;
+         local version = type(head) == 'string' and #head == 8 and head:sub(1, 4);
+         if version == 'CLE\\003' and redis.call('GETRANGE', KEYS[1], -16, -1) >= ARGV[1] then return 0 end;
+         if not ARGV[2] or (version ~= 'CLE\\002' and version ~= 'CLE\\003') then
+             return redis.call('UNLINK', KEYS[1])
+         end;
+         local mark, first, known = tonumber(ARGV[2]), tonumber(ARGV[3]), struct.unpack('>I4', head, 5);
+         -- It is stale already, or will be no later; also if this ban said so the last time.
+         if known >= first or (mark < first and known > 0 and known <= mark) then return 1 end;
+         redis.call('SETRANGE', KEYS[1], 4, struct.pack('>I4', mark));
+         return 1"
+    )
 }
 
 script! {
@@ -573,6 +584,12 @@ script! {
 }
 
 script! {
+    /// KEYS the name of an election. ARGV token, milliseconds. As `SET … NX GET PX`: the work that the elected process does is to
+    /// free room, and one small key stands in the way of nothing.
+    ELECT = concat!(without_room!(), "return redis.pcall('SET', KEYS[1], ARGV[1], 'NX', 'GET', 'PX', ARGV[2])")
+}
+
+script! {
     /// KEYS entry. ARGV the id of an entry that is void. Deletes it, if it is still that one; returns whether it did.
     RECLAIM = "if redis.pcall('GETRANGE', KEYS[1], 8, 23) ~= ARGV[1] then return 0 end;
                return redis.call('UNLINK', KEYS[1])"
@@ -602,6 +619,7 @@ pub(crate) async fn load(driver: &mut MultiplexedConnection) -> RedisResult<()> 
         &SWITCH,
         &CARRIES,
         &STAMPS,
+        &ELECT,
         &RECLAIM,
         &IDENTIFY,
     ] {
@@ -719,6 +737,11 @@ impl Batch {
     /// Takes the lease at `name` for this many milliseconds, unless there is one. Values that need the lease are read after this.
     pub(crate) fn take(&mut self, name: &str, value: &[u8], life: u64) {
         self.cmd("SET", Expected::AnyType).arg(name).arg(value).arg("NX").arg("GET").arg("PX").arg(life);
+    }
+
+    /// Has this process elected, under `name` and for this many milliseconds, unless another one is.
+    pub(crate) fn elect(&mut self, name: &str, token: &[u8], life: u64) {
+        self.cmd("EVALSHA", Expected::AnyType).arg(ELECT.get_hash()).arg(1).arg(name).arg(token).arg(life);
     }
 
     /// Sets `name` for this many milliseconds, unless it has a value.
