@@ -342,6 +342,8 @@ fn names(prefix: &str, is_clustered: bool) -> Vec<(String, &'static str)> {
         (format!("{prefix}:id{together}"), "a data set that was restored is not noticed"),
         (format!("{prefix}:mark{together}"), "there is no connection"),
         (format!("{prefix}:lurker{together}"), "banned entries are not swept"),
+        (format!("{prefix}:reclaimer{together}"), "entries that tags made void stay until they expire"),
+        (format!("{prefix}:reclaimed{together}"), "processes search for void entries one after the other"),
         (format!("{prefix}:switches{together}"), "switches can't be turned"),
         (format!("{prefix}:audit{together}"), "each process has an audit of its own alone"),
         (format!("{prefix}:request{tags}doctor"), "a purge that is sent again may purge again"),
@@ -517,7 +519,14 @@ mod tests {
             RedisServer::builder().config("user narrow on >secret ~shop:e:* ~shop:audit +@all -cluster").start();
         let findings = examine(&server.url().replace("redis://", "redis://narrow:secret@"), "shop", None).await;
         let missing: Vec<&str> = findings.iter().filter(|one| one.level == Level::Bad).map(|one| &*one.found).collect();
-        for name in ["get of shop:l:", "set of shop:t:doctor", "set of shop:switches", "set of shop:request:doctor"] {
+        for name in [
+            "get of shop:l:",
+            "set of shop:t:doctor",
+            "set of shop:switches",
+            "set of shop:request:doctor",
+            "set of shop:reclaimer: entries that tags made void stay",
+            "set of shop:reclaimed: processes search",
+        ] {
             assert!(missing.iter().any(|found| found.starts_with(&format!("no {name}"))), "{name}: {missing:?}");
         }
         assert!(!missing.iter().any(|found| found.contains("shop:e:") || found.contains("shop:audit")), "{missing:?}");
