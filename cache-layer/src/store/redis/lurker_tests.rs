@@ -87,6 +87,29 @@ async fn a_load_that_knows_of_a_ban_keeps_its_lease_while_that_is_swept() {
     }
 }
 
+/// The name of such a lease shows how the key begins: no pattern can be compared with the rest.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_of_a_capped_key_is_swept_unless_its_load_knew_of_the_youngest_ban() {
+    let server = RedisServer::start();
+    let (node, other) = (idle(server.url()).await, idle(server.url()).await);
+    let capped = Key::new(["redis:", &"x".repeat(300), ":end"]);
+    // Of a load that knew of no ban, and of one that knew of a ban that covers it, and not of the next one.
+    for known in [None, Some("redis:*")] {
+        fill(&node, &key("sink"), "x", &[]).await;
+        if let Some(known) = known {
+            ban(&other, known).await;
+            // All pushes before this reply have been received.
+            node.get(&key("nothing")).await.unwrap();
+        }
+        let held = lease(&node, &capped).await;
+        assert_eq!(held.bans.as_ref().is_some_and(|bans| bans.newest() > 0), known.is_some());
+        ban(&other, "*:end").await;
+        sweep_all(server.url()).await;
+        assert!(!StoreBackend::is_held_by(&other, &capped, held.token).await.unwrap(), "{known:?}");
+        assert_eq!(commit(&node, held, "old", &[]).await, Committed::Refused, "{known:?}");
+    }
+}
+
 /// This makes it safe to join a load under way, as after an invalidation of a tag.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_has_read_after_a_ban_by_another_node_knows_that_a_lease_is_overtaken() {

@@ -157,3 +157,45 @@ impl EntryRead<'_> {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{
+        entry::Deadlines,
+        store::redis::wire::names::EVERYTHING,
+        tag::{TagRecord, TagStamp, TagToken},
+    };
+
+    /// A ban that is taken off the list between the look at the entry and the look at the list is on no list any more, and may
+    /// have covered the entry.
+    #[test]
+    fn an_entry_is_not_judged_by_a_list_that_changes_meanwhile() {
+        let token = *b"000000000000000a0123456789abcdei";
+        let stamp = TagStamp { tag: EVERYTHING.into(), token: TagToken(token) };
+        let (key, tags) = (Key::new(["k"]), TagTracker::default());
+        let tier = LocalTier::new(1 << 20, Clock::system());
+        let deadlines = Deadlines::fresh_until(Clock::system().now() + 600_000);
+        let entry = Entry::new(EntryId::random(), &key, deadlines, Bytes::new(), Bytes::new());
+        tier.begin_read(&key).complete(1, &entry.stamped(std::slice::from_ref(&stamp)));
+        let listed = |newest: u64| {
+            let record = format!("{}|{newest:016x}", String::from_utf8_lossy(&token));
+            let record = TagRecord::parse(record.as_bytes()).expect("a record");
+            tags.begin_read(std::slice::from_ref(&stamp.tag)).complete(&[Some(record)]);
+        };
+        let found = |meanwhile: &dyn Fn() -> bool| tier.get(1, meanwhile, &tags, &key).is_some();
+        let changes = || {
+            tags.void(EVERYTHING);
+            true
+        };
+        // Of an entry whose load knew of all bans, no change of the list says anything.
+        listed(0);
+        assert!(found(&|| false) && found(&|| true));
+        listed(7);
+        assert!(found(&|| true));
+        assert!(!found(&|| false), "without a connection");
+        assert!(!found(&changes), "the list changed");
+    }
+}
