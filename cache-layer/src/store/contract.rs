@@ -323,6 +323,9 @@ pub struct Lease {
     /// The server whose clock that was, if another server's clock could count later.
     #[cfg(feature = "redis")]
     pub(crate) granted_by: Option<Arc<str>>,
+    /// How often that clock had been set back by then.
+    #[cfg(feature = "redis")]
+    pub(crate) set_back: u64,
     /// The bans that were known, for entries that have to record them; `None` if no ban was known.
     #[cfg(feature = "redis")]
     pub(crate) bans: Option<Box<BansKnown>>,
@@ -339,14 +342,16 @@ impl Lease {
             #[cfg(feature = "redis")]
             granted_by: None,
             #[cfg(feature = "redis")]
+            set_back: 0,
+            #[cfg(feature = "redis")]
             bans: None,
             failures: 0,
         }
     }
 
     #[cfg(feature = "redis")]
-    pub(crate) fn under(self, server: Option<Arc<str>>) -> Self {
-        Self { granted_by: server, ..self }
+    pub(crate) fn under(self, server: Option<Arc<str>>, set_back: u64) -> Self {
+        Self { granted_by: server, set_back, ..self }
     }
 
     /// The same lease, for a load that knows of these bans before it begins. To be called before the lease is asked for, since

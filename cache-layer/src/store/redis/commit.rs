@@ -59,9 +59,11 @@ impl RedisStore {
         let connection = self.connection(&lease.key);
         let session = connection.settled()?;
         let (tags_connection, tags_session) = self.connection_to_read_tags(&connection, &session)?;
-        // After a change of the server, an earlier invalidation may be unknown, and the clock is another one.
-        let known_clock = tags_connection.dataset_id() == lease.granted_by;
-        let now = self.0.context.clock.now();
+        // After a change of the server, an earlier invalidation may be unknown, and the clock is another one. If the clock was set
+        // back, a later invalidation may seem to be an earlier one.
+        let clock = &self.0.context.clock;
+        let known_clock = tags_connection.dataset_id() == lease.granted_by && clock.times_set_back() == lease.set_back;
+        let now = clock.now();
         let life = |entry: &Entry| entry.deadlines().life(now);
         let longest = writes.entries.iter().map(|(_, entry)| life(entry)).max().unwrap_or(0);
         if !known_clock || longest == 0 {

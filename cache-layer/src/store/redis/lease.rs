@@ -74,6 +74,7 @@ impl RedisStore {
         let lease = Lease::new(key, self.lease_token(), [0; 16]).knowing(bans);
         let wanted = Wanted { entry: names.entry(key), place: names.lease(key), lease, life, seen, failures };
         let request = self.0.context.leases.begin(key, wanted.lease.token);
+        let set_back = self.0.context.clock.times_set_back();
         let mut sent = SentLease { store: self, lease: &wanted.lease, is_settled: false };
         let (moment, answer, ()) = tokio::join!(
             self.moment(&tags, &tags_session),
@@ -93,7 +94,7 @@ impl RedisStore {
         }
         sent.is_settled = true;
         drop(sent);
-        Ok(Acquired::Granted(wanted.lease.started(started).under(tags.dataset_id()).after(failures)))
+        Ok(Acquired::Granted(wanted.lease.started(started).under(tags.dataset_id(), set_back).after(failures)))
     }
 
     /// A token that no other lease has, and that tells people whose it is.

@@ -5,7 +5,7 @@ use std::{collections::HashSet, time::Instant};
 use tests::{RedisServer, wait_until};
 
 use crate::store::redis::{fleet_tests::*, wire::names::nonce, *};
-use crate::{store::TieredStore, tag::Tags};
+use crate::{clock::Uptime, hex::of_u64, store::TieredStore, tag::Tags};
 
 /// Retries a fill until the servers can be used, during any change of the topology.
 #[cfg(any(feature = "cluster", feature = "sentinel"))]
@@ -118,8 +118,50 @@ async fn a_load_that_began_by_another_servers_clock_is_not_stored() {
     for (of_another, committed) in [(false, Committed::Stored), (true, Committed::Refused)] {
         let acquired = StoreBackend::acquire(&store, &key("a"), Seen::Unusable, LEASE, Failures::Heed).await.unwrap();
         let Acquired::Granted(lease) = acquired else { panic!("no lease") };
-        let lease = if of_another { lease.under(Some("another".into())) } else { lease };
+        let lease = if of_another { lease.under(Some("another".into()), 0) } else { lease };
         assert_eq!(commit(&store, lease, "x", &["t"]).await, committed);
+    }
+}
+
+/// An invalidation after that is dated before the load began, as one is that came before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_load_that_began_before_the_clock_was_set_back_is_not_stored() {
+    const BACK: u64 = 10_000_000;
+    let server = RedisServer::start();
+    let (store, other) = (connect(server.url()).await, connect(server.url()).await);
+    let clock = &store.0.context.clock;
+    // As a heartbeat does.
+    let note = |ahead: u64| {
+        let asked = Uptime::now();
+        let (seconds, micros): (u64, u64) = server.command(&["TIME"]);
+        let said = seconds * 1_000_000 + micros + ahead;
+        clock.note(asked, (said / 1_000_000, said % 1_000_000));
+    };
+    assert_eq!(fill(&store, &key("a"), "older", &["t"]).await, Committed::Stored);
+    // Granted to a look-up, and to a load.
+    for claimed in [true, false] {
+        let lease = loop {
+            store.invalidate(Scope::Key(&key("a")), Hardness::Hard).await.unwrap();
+            let before = clock.times_set_back();
+            note(BACK);
+            if claimed {
+                assert!(matches!(store.get(&key("a")).await, Ok(Lookup::Absent)));
+            }
+            let acquired = StoreBackend::acquire(&store, &key("a"), Seen::Nothing, LEASE, Failures::Heed).await;
+            let Acquired::Granted(lease) = acquired.unwrap() else { panic!("no lease") };
+            // Otherwise a heartbeat has come before it.
+            if clock.times_set_back() == before {
+                break lease;
+            }
+            store.release_lease(&lease, None);
+        };
+        // As of a clock that was ahead by that much when the load began.
+        let began = u64::from_str_radix(str::from_utf8(&lease.started).unwrap(), 16).unwrap();
+        let lease = lease.started(of_u64(began + BACK));
+        invalidate_tag(&other, "t").await.unwrap();
+        note(0);
+        assert_eq!(commit(&store, lease, "old", &["t"]).await, Committed::Refused, "claimed: {claimed}");
+        assert_eq!(read(&other, &key("a")).await, None);
     }
 }
 

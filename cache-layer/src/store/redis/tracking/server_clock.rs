@@ -5,7 +5,14 @@
 //! interval is the error. Of the last samples, the one with the smallest error counts. Samples that contradict each other mean
 //! that the server's clock was set, that it is another server, or that this machine slept: then only the new one counts.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use crate::{
     clock::{Clock, Followed, Uptime},
@@ -28,6 +35,8 @@ pub(crate) struct ServerClock {
     clock: Clock,
     followed: Arc<Followed>,
     samples: Mutex<VecDeque<Sample>>,
+    /// How often the server's clock was found to be set back.
+    set_back: AtomicU64,
 }
 
 /// A sample; all values are in microseconds.
@@ -62,7 +71,7 @@ impl ServerClock {
     pub(crate) fn new(local: Clock, follows: bool) -> Self {
         let followed = Arc::new(Followed::new(local.clone()));
         let clock = if follows { Clock::following(followed.clone()) } else { local };
-        Self { clock, followed, samples: Mutex::default() }
+        Self { clock, followed, samples: Mutex::default(), set_back: AtomicU64::new(0) }
     }
 
     /// The clock by which freshness is judged.
@@ -82,10 +91,18 @@ impl ServerClock {
         let Some(said) = said.filter(|said| SENSIBLE.contains(said)) else { return };
         let (middle, error) = (asked.midpoint(at), (at - asked) / 2 + 1);
         let mut samples = self.samples.lock();
-        add(&mut samples, Sample { begin: said - middle, error, at });
+        if add(&mut samples, Sample { begin: said - middle, error, at }) {
+            self.set_back.fetch_add(1, Ordering::SeqCst);
+        }
         if let Some(best) = best(&samples, at) {
             self.followed.set(u64::try_from(best.begin / 1000).unwrap_or_default());
         }
+    }
+
+    /// How often the server's clock was found to be set back: invalidations that came after that may be dated before a moment
+    /// that came before it.
+    pub(crate) fn times_set_back(&self) -> u64 {
+        self.set_back.load(Ordering::SeqCst)
     }
 
     /// The offset from this machine's clock; `None` until the server has answered.
@@ -103,13 +120,19 @@ impl ServerClock {
     }
 }
 
-/// Adds a sample, and drops earlier ones that contradict it.
-fn add(samples: &mut VecDeque<Sample>, new: Sample) {
-    samples.retain(|old| (old.begin - new.begin).abs() <= old.error_at(new.at) + new.error + SLACK);
+/// Adds a sample, and drops earlier ones that contradict it; returns whether the clock was ahead in any of these.
+fn add(samples: &mut VecDeque<Sample>, new: Sample) -> bool {
+    let mut was_ahead = false;
+    samples.retain(|old| {
+        let contradicts = (old.begin - new.begin).abs() > old.error_at(new.at) + new.error + SLACK;
+        was_ahead |= contradicts && old.begin > new.begin;
+        !contradicts
+    });
     if samples.len() == SAMPLES {
         samples.pop_front();
     }
     samples.push_back(new);
+    was_ahead
 }
 
 fn best(samples: &VecDeque<Sample>, now: i64) -> Option<Sample> {
@@ -151,6 +174,17 @@ mod tests {
         add(&mut samples, sample(-59_000_000, 40_000, 20));
         assert_eq!(best(&samples, 20).unwrap().begin, -59_000_000);
         assert_eq!(samples.len(), 1);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_is_told_from_one_that_is_set_forward_and_from_a_slow_answer() {
+        let mut samples = VecDeque::new();
+        assert!(!add(&mut samples, sample(1_000_000, 10, 0)));
+        assert!(!add(&mut samples, sample(960_000, 40_000, 1)), "its answer took longer than it is behind");
+        assert!(!add(&mut samples, sample(1_001_000, 10, 2)), "clocks tick");
+        assert!(!add(&mut samples, sample(3_000_000, 10, 3)), "set forward");
+        assert!(add(&mut samples, sample(2_900_000, 10, 4)), "set back");
+        assert!(!add(&mut samples, sample(2_900_000, 10, 5)), "and it stays there");
     }
 
     #[test]
