@@ -28,7 +28,7 @@ use super::{
     write::write_through,
 };
 use crate::{
-    engine::{span::LookupSpan, verifier::Turn},
+    engine::span::LookupSpan,
     key::Key,
     semantics::storable::refusal_of_request,
     telemetry::{NoCacheReason, Tier},
@@ -133,10 +133,8 @@ where
                     (&chosen, choice.key)
                 };
                 match context.answer_at_once(&request, &key, enclosing.is_some()) {
-                    AtOnce::Answer(response) => match (!is_plain).then(|| context.verification_turn()).flatten() {
-                        None => ResponseFuture::ready(response),
-                        Some(turn) => self.answer_and_verify(response, (context, turn), request, &key),
-                    },
+                    AtOnce::Answer(response) if is_plain => ResponseFuture::ready(response),
+                    AtOnce::Answer(response) => self.answer(response, context, request, &key),
                     AtOnce::Bypass(refusal) => self.bypass(request, refusal),
                     AtOnce::Fetch(known, lookup) => {
                         let target = target.into_owned();
@@ -240,29 +238,30 @@ impl<S: Clone> CacheService<S> {
             return self.bypass(request, reason);
         }
         match context.answer_at_once(&request, &key, enclosing.is_some()) {
-            AtOnce::Answer(response) => match context.verification_turn() {
-                None => ResponseFuture::ready(response),
-                Some(turn) => self.answer_and_verify(response, (&context, turn), request, &key),
-            },
+            AtOnce::Answer(response) => self.answer(response, &context, request, &key),
             AtOnce::Bypass(refusal) => self.bypass(request, refusal),
             AtOnce::Fetch(known, lookup) => self.fetch(context, request, key, target, enclosing, (known, lookup)),
         }
     }
 
-    /// Answers one of the few hits that may be verified.
-    #[cold]
-    fn answer_and_verify<B: Send + 'static>(
+    /// Answers a hit, and verifies it if that is its turn.
+    #[inline(always)]
+    fn answer<B: Send + 'static>(
         &self,
         response: Response<ResponseBody<S::Content>>,
-        (context, turn): (&Arc<Context>, Turn<'_>),
+        context: &Arc<Context>,
         request: Request<B>,
         key: &Key,
     ) -> ResponseFuture<S, B, S::Content>
     where
         S: Origin<B>,
     {
-        context.verify(turn, self.inner.clone(), request, key);
-        ResponseFuture::ready(response)
+        // First of all, so that the response is not moved twice.
+        let answer = ResponseFuture::ready(response);
+        if let Some(turn) = context.verification_turn() {
+            context.verify(turn, self.inner.clone(), request, key);
+        }
+        answer
     }
 
     /// Answers a request that needs a future, and so a clone of the service's parts.

@@ -29,6 +29,7 @@ impl Context {
     }
 
     /// Verifies a hit that has this turn, unless it is a client's own.
+    #[cold]
     pub(super) fn verify<S: Origin<B>, B: Send + 'static>(
         self: &Arc<Self>,
         turn: Turn<'_>,
