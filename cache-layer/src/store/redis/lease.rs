@@ -398,7 +398,7 @@ struct SentLease<'a> {
     lease: &'a Lease,
     /// Whether it has a holder, or was not granted.
     is_settled: bool,
-    /// The answer, until it has come.
+    /// The answer, until it has been taken.
     unanswered: Option<oneshot::Receiver<RedisResult<Attempt>>>,
 }
 
@@ -411,7 +411,9 @@ impl Drop for SentLease<'_> {
         let (store, lease) = (self.store.clone(), self.lease.clone());
         let give_back = async move {
             // It may not have been sent yet, and the command that gives it back must not overtake it.
-            let _ = timeout(2 * store.0.context.timeouts.operation, answer).await;
+            if !answer.is_terminated() {
+                let _ = timeout(2 * store.0.context.timeouts.operation, answer).await;
+            }
             store.give_back(&lease).await;
         };
         self.store.0.runtime.spawn(give_back.in_current_span());
