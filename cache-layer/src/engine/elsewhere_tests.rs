@@ -146,11 +146,11 @@ impl StoreBackend for Elsewhere {
         Box::pin(async {})
     }
 
-    fn invalidate<'a>(&'a self, scope: Scope<'a>, hardness: Hardness) -> BoxFuture<'a, Result<(), StoreError>> {
+    fn invalidate(&self, scope: Scope<'_>, hardness: Hardness) -> BoxFuture<'static, Result<(), StoreError>> {
         self.store.invalidate(scope, hardness)
     }
 
-    fn delete_matching<'a>(&'a self, pattern: &'a Pattern) -> BoxFuture<'a, Result<u64, StoreError>> {
+    fn delete_matching(&self, pattern: &Pattern) -> BoxFuture<'static, Result<u64, StoreError>> {
         self.store.delete_matching(pattern)
     }
 

@@ -1,14 +1,24 @@
 //! Invalidation: of a key, by tags, by a pattern, or of everything; hard or soft.
 
-use std::{fmt, sync::atomic::Ordering, time::Duration};
+use std::{
+    fmt,
+    pin::Pin,
+    sync::atomic::Ordering,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use futures_util::FutureExt as _;
+use tokio::runtime::Handle;
+use tracing::Instrument as _;
 
 use super::cache::Cache;
 use crate::{
     key::Key,
     pattern::Pattern,
-    store::{Hardness, Scope, StoreError},
+    store::{BoxFuture, Hardness, OwnedScope, Scope, StoreError},
     tag::Tags,
-    telemetry::{Covers, Event, InvalidationKind, Named},
+    telemetry::{Covers, Event, Named},
 };
 
 /// What an invalidation covers, and whether it makes entries void or stale.
@@ -18,23 +28,36 @@ struct Invalidation<'a> {
     hardness: Hardness,
 }
 
-/// Forgets what this process has learned of the loads that a hard invalidation covers: once the store has the invalidation, or
-/// when the caller leaves before that, since the store goes on with it.
-struct Forgets<'a> {
-    cache: &'a Cache,
-    scope: Scope<'a>,
+/// An invalidation that the store has begun, and whose end is reported once: by the caller that waits for it, or if that leaves,
+/// by a task in its place.
+struct Begun<T: Send + 'static> {
+    cache: Cache,
+    /// What it covers, and the store's result; `None` once that is reported.
+    left: Option<(OwnedScope, BoxFuture<'static, Result<T, StoreError>>)>,
+    hardness: Hardness,
 }
 
-impl<'a> Forgets<'a> {
-    /// `None` for a soft invalidation.
-    fn of(cache: &'a Cache, Invalidation { scope, hardness }: Invalidation<'a>) -> Option<Self> {
-        (hardness == Hardness::Hard).then_some(Self { cache, scope })
+impl<T: Send + 'static> Future for Begun<T> {
+    type Output = Result<T, InvalidateError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some((_, result)) = &mut self.left else { return Poll::Pending };
+        let result = ready!(result.as_mut().poll(context));
+        let Some((scope, _)) = self.left.take() else { return Poll::Pending };
+        Poll::Ready(self.cache.delivered(result, scope.borrow(), self.hardness))
     }
 }
 
-impl Drop for Forgets<'_> {
+impl<T: Send + 'static> Drop for Begun<T> {
     fn drop(&mut self) {
-        self.cache.forget_what_was_learned(self.scope);
+        let Some((scope, mut result)) = self.left.take() else { return };
+        let (cache, hardness) = (self.cache.clone(), self.hardness);
+        if let Some(result) = result.as_mut().now_or_never() {
+            let _ = cache.delivered(result, scope.borrow(), hardness);
+        } else if let Ok(runtime) = Handle::try_current() {
+            let report = async move { drop(cache.delivered(result.await, scope.borrow(), hardness)) };
+            runtime.spawn(report.in_current_span());
+        }
     }
 }
 
@@ -83,39 +106,39 @@ impl Cache {
 
     /// Bans a pattern, hard or soft.
     pub(super) async fn run_on_pattern(&self, pattern: &str, hardness: Hardness) -> Result<(), InvalidateError> {
-        self.0.invalidations.fetch_add(1, Ordering::SeqCst);
-        let (pattern_itself, http) = (Pattern::new(pattern), under_http(pattern).map(|http| Pattern::new(&http)));
-        let scope = Scope::Pattern(&pattern_itself);
-        let forgets = Forgets::of(self, Invalidation { scope, hardness });
-        let banned = self.0.store.invalidate(scope, hardness);
-        // Both are under way before either is waited for: a caller that goes away takes back none of them.
-        let result = match &http {
-            None => banned.await,
-            Some(http) => {
-                let (result, more) = tokio::join!(banned, self.0.store.invalidate(Scope::Pattern(http), hardness));
-                result.and(more)
-            }
-        };
-        drop(forgets);
-        self.delivered(result, InvalidationKind::Pattern, hardness, Covers::Pattern(pattern))
+        let invalidates = |pattern: &Pattern| self.0.store.invalidate(Scope::Pattern(pattern), hardness);
+        self.begin_on_pattern(pattern, hardness, invalidates, |(), ()| ()).await
     }
 
     /// Deletes the matching entries, and counts them.
     pub(super) async fn sweep_pattern(&self, pattern: &str) -> Result<u64, InvalidateError> {
+        let deletes = |pattern: &Pattern| self.0.store.delete_matching(pattern);
+        self.begin_on_pattern(pattern, Hardness::Hard, deletes, |deleted, more| deleted + more).await
+    }
+
+    /// Begins an invalidation of a pattern, and of the same [under http](under_http): both are under way before either is waited
+    /// for.
+    fn begin_on_pattern<T: Send + 'static>(
+        &self,
+        pattern: &str,
+        hardness: Hardness,
+        begin: impl Fn(&Pattern) -> BoxFuture<'static, Result<T, StoreError>>,
+        both: fn(T, T) -> T,
+    ) -> Begun<T> {
         self.0.invalidations.fetch_add(1, Ordering::SeqCst);
-        let (pattern_itself, http) = (Pattern::new(pattern), under_http(pattern).map(|http| Pattern::new(&http)));
-        let invalidation = Invalidation { scope: Scope::Pattern(&pattern_itself), hardness: Hardness::Hard };
-        let forgets = Forgets::of(self, invalidation);
-        let swept = self.0.store.delete_matching(&pattern_itself);
-        let deleted = match &http {
-            None => swept.await,
+        let (scope, http) = (Pattern::new(pattern), under_http(pattern).map(|http| Pattern::new(&http)));
+        let first = begin(&scope);
+        let result = match http {
+            None => first,
             Some(http) => {
-                let (deleted, more) = tokio::join!(swept, self.0.store.delete_matching(http));
-                deleted.and_then(|deleted| Ok(deleted + more?))
+                let more = begin(&http);
+                Box::pin(async move {
+                    let (result, more) = tokio::join!(first, more);
+                    Ok(both(result?, more?))
+                })
             }
         };
-        drop(forgets);
-        self.delivered(deleted, InvalidationKind::Pattern, Hardness::Hard, Covers::Pattern(pattern))
+        Begun { cache: self.clone(), left: Some((OwnedScope::Pattern(scope), result)), hardness }
     }
 
     /// Invalidates everything that carries one of `tags`, and these keys, with one result.
@@ -154,22 +177,10 @@ impl Cache {
     }
 
     /// Begins an invalidation, which is under way from here on, whether its result is waited for or not.
-    fn begin<'a>(&'a self, invalidation: Invalidation<'a>) -> impl Future<Output = Result<(), InvalidateError>> + 'a {
+    fn begin(&self, Invalidation { scope, hardness }: Invalidation<'_>) -> Begun<()> {
         self.0.invalidations.fetch_add(1, Ordering::SeqCst);
-        let Invalidation { scope, hardness } = invalidation;
-        let forgets = Forgets::of(self, invalidation);
-        let invalidated = self.0.store.invalidate(scope, hardness);
-        async move {
-            let result = invalidated.await;
-            drop(forgets);
-            let covers = match scope {
-                Scope::Key(key) => Covers::Key(key),
-                Scope::Tags(tags) => Covers::Tags(tags),
-                Scope::Pattern(pattern) => Covers::Pattern(pattern.as_str()),
-                Scope::Everything => Covers::All,
-            };
-            self.delivered(result, scope.into(), hardness, covers)
-        }
+        let result = self.0.store.invalidate(scope, hardness);
+        Begun { cache: self.clone(), left: Some((scope.to_owned(), result)), hardness }
     }
 
     /// A new response may be cacheable, and its load may succeed.
@@ -185,14 +196,23 @@ impl Cache {
         }
     }
 
+    /// The end of an invalidation: what was learned of the loads that a hard one covers is forgotten, and observers are told.
     fn delivered<T>(
         &self,
         result: Result<T, StoreError>,
-        kind: InvalidationKind,
+        scope: Scope<'_>,
         hardness: Hardness,
-        covers: Covers<'_>,
     ) -> Result<T, InvalidateError> {
-        let (soft, delivered) = (hardness.is_soft(), result.is_ok());
+        if hardness == Hardness::Hard {
+            self.forget_what_was_learned(scope);
+        }
+        let (kind, soft, delivered) = (scope.into(), hardness.is_soft(), result.is_ok());
+        let covers = match scope {
+            Scope::Key(key) => Covers::Key(key),
+            Scope::Tags(tags) => Covers::Tags(tags),
+            Scope::Pattern(pattern) => Covers::Pattern(pattern.as_str()),
+            Scope::Everything => Covers::All,
+        };
         let over = Duration::from_millis(hardness.window());
         self.emit(Event::Invalidation { kind, soft, delivered });
         self.0.telemetry.name(&Named::Invalidation { covers, soft, over, delivered });
@@ -230,5 +250,83 @@ impl fmt::Display for InvalidateError {
 impl std::error::Error for InvalidateError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.0)
+    }
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use futures_util::poll;
+
+    use super::*;
+    use crate::{
+        store::TestStore,
+        telemetry::{InvalidationKind, Observer},
+    };
+
+    /// The invalidations that were reported, with whether they were delivered.
+    #[derive(Clone, Default)]
+    struct Reported(Arc<Mutex<Vec<(InvalidationKind, bool)>>>);
+
+    impl Observer for Reported {
+        fn observe(&self, event: Event) {
+            if let Event::Invalidation { kind, delivered, .. } = event {
+                self.0.lock().unwrap().push((kind, delivered));
+            }
+        }
+    }
+
+    fn slow() -> (Cache, TestStore, Reported) {
+        let (store, reported) = (TestStore::new(), Reported::default());
+        store.delay(Duration::from_millis(100)..=Duration::from_millis(100));
+        (Cache::builder(store.clone()).observer(reported.clone()).build(), store, reported)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_invalidation_is_reported_once_whether_its_caller_waits_or_leaves() {
+        for leaves in [false, true] {
+            let (cache, store, reported) = slow();
+            for away in [false, true] {
+                if away {
+                    store.disconnect();
+                }
+                let (key, tags) = (Key::new(["k"]), Tags::new(["t"]));
+                let uri = cache.run_on_uri(&tags, std::slice::from_ref(&key), Hardness::Hard);
+                let (tag, pattern) = (cache.invalidate_tag("t"), cache.run_on_pattern("https://a/*", Hardness::Soft));
+                let (all, swept) = (cache.invalidate_all(), cache.sweep_pattern("k*"));
+                let mut calls = Box::pin(async move { tokio::join!(uri, tag, pattern, all, swept) });
+                if leaves {
+                    assert!(poll!(&mut calls).is_pending());
+                    drop(calls);
+                } else {
+                    calls.await;
+                }
+                // Longer than they take.
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                let mut events = std::mem::take(&mut *reported.0.lock().unwrap());
+                events.sort_by_key(|(kind, _)| kind.as_str());
+                let kinds = [
+                    InvalidationKind::All,
+                    InvalidationKind::Key,
+                    InvalidationKind::Pattern,
+                    InvalidationKind::Pattern,
+                    InvalidationKind::Tag,
+                    InvalidationKind::Tag,
+                ];
+                assert_eq!(events, kinds.map(|kind| (kind, !away)), "leaves: {leaves}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_parts_of_one_target_are_invalidated_at_one_time() {
+        let (cache, _, reported) = slow();
+        let keys: Vec<Key> = (0..20).map(|number| Key::new([format!("{number}")])).collect();
+        let began = tokio::time::Instant::now();
+        cache.run_on_uri(&Tags::new(["t"]), &keys, Hardness::Hard).await.unwrap();
+        assert_eq!(reported.0.lock().unwrap().len(), 21);
+        // By a clock that only runs while all wait.
+        assert!(began.elapsed() < Duration::from_millis(200), "{:?}", began.elapsed());
     }
 }

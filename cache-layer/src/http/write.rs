@@ -39,7 +39,8 @@ use crate::{
         received::Received,
         storable::{is_grpc, post_answers_get},
     },
-    store::Seen,
+    store::{Hardness, Seen},
+    tag::Tags,
     telemetry::NoCacheReason,
     throttle::Throttle,
 };
@@ -61,13 +62,9 @@ impl Abandoned {
     }
 }
 
-/// Invalidates everything that is stored for these targets.
+/// Invalidates everything that is stored for these targets, all at once.
 async fn invalidate(cache: Cache, Affected { keys, tags }: Affected) {
-    let mut results = vec![cache.invalidate_tags(tags).await];
-    for key in keys {
-        results.push(cache.invalidate(&key).await);
-    }
-    for error in results.into_iter().filter_map(Result::err) {
+    if let Err(error) = cache.run_on_uri(&Tags::new(tags), &keys, Hardness::Hard).await {
         undelivered(&error);
     }
 }
@@ -210,5 +207,41 @@ impl Context {
             local_time: self.cache.local_time(now),
         };
         post_answers_get(policy, target.reference(&self.sites), &received, lifetime(policy, &received, None))
+    }
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use std::time::Duration;
+
+    use http_body_util::Full;
+    use tokio::time::Instant;
+    use tower::{Layer as _, ServiceExt as _, service_fn};
+
+    use super::*;
+    use crate::{CacheLayer, store::TestStore};
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_write_makes_outdated_is_invalidated_at_one_time() {
+        const ANSWER: Duration = Duration::from_millis(100);
+        let store = TestStore::new();
+        store.delay(ANSWER..=ANSWER);
+        let cache = Cache::new(store);
+        let application = service_fn(async |_: Request<Full<Bytes>>| {
+            let fields = [("location", "/b"), ("content-location", "/c"), ("cache-groups", "\"g\"")];
+            let mut response = Response::new(Full::<Bytes>::default());
+            for (name, value) in fields {
+                response.headers_mut().insert(name, http::HeaderValue::from_static(value));
+            }
+            Ok::<_, Infallible>(response)
+        });
+        let layer = CacheLayer::new(cache.clone()).layer(application);
+        let write =
+            Request::post("http://shop.example/a").header("host", "shop.example").body(Full::default()).unwrap();
+        let began = Instant::now();
+        layer.oneshot(write).await.unwrap();
+        assert!(cache.counts().invalidations >= 3);
+        // By a clock that only runs while all wait.
+        assert!(began.elapsed() < 2 * ANSWER, "{:?}", began.elapsed());
     }
 }

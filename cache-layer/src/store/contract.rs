@@ -213,12 +213,13 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
 
     /// Makes the entries that `scope` covers invalid or stale, at once or by a [ramp](crate::ramp), and voids fills of them that
     /// are in flight. Once this has returned `Ok`, no store returns them, or none returns them as fresh. Once it has returned an
-    /// error, this store no longer returns them, even if the invalidation was soft, and it goes on trying.
-    fn invalidate<'a>(&'a self, scope: Scope<'a>, hardness: Hardness) -> BoxFuture<'a, Result<(), StoreError>>;
+    /// error, this store no longer returns them, even if the invalidation was soft, and it goes on trying. It is under way once
+    /// this is called, whether its result is waited for or not.
+    fn invalidate(&self, scope: Scope<'_>, hardness: Hardness) -> BoxFuture<'static, Result<(), StoreError>>;
 
     /// Deletes the entries whose readable key matches, now and one by one, voids fills of them that are in flight, and returns
     /// how many primary keys had one. Otherwise as [`invalidate`](Self::invalidate), which only records what is void.
-    fn delete_matching<'a>(&'a self, pattern: &'a Pattern) -> BoxFuture<'a, Result<u64, StoreError>>;
+    fn delete_matching(&self, pattern: &Pattern) -> BoxFuture<'static, Result<u64, StoreError>>;
 
     /// The valid entries of `keys`, in their order, at the cost of one look-up.
     fn get_many<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Lookup, StoreError>>>;
@@ -595,7 +596,6 @@ impl From<Scope<'_>> for InvalidationKind {
 }
 
 /// A [`Scope`] that outlives its caller.
-#[cfg(any(feature = "redis", feature = "testing"))]
 #[derive(Debug)]
 pub(crate) enum OwnedScope {
     Key(Key),
@@ -604,7 +604,6 @@ pub(crate) enum OwnedScope {
     Everything,
 }
 
-#[cfg(any(feature = "redis", feature = "testing"))]
 impl Scope<'_> {
     pub(crate) fn to_owned(self) -> OwnedScope {
         match self {
@@ -616,7 +615,6 @@ impl Scope<'_> {
     }
 }
 
-#[cfg(any(feature = "redis", feature = "testing"))]
 impl OwnedScope {
     pub(crate) fn borrow(&self) -> Scope<'_> {
         match self {

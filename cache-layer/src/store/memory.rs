@@ -981,7 +981,7 @@ impl StoreBackend for MemoryStore {
         })
     }
 
-    fn invalidate<'a>(&'a self, scope: Scope<'a>, hardness: Hardness) -> BoxFuture<'a, Result<(), StoreError>> {
+    fn invalidate(&self, scope: Scope<'_>, hardness: Hardness) -> BoxFuture<'static, Result<(), StoreError>> {
         if let Scope::Pattern(pattern) = scope {
             return self.ban(pattern, hardness);
         }
@@ -998,7 +998,7 @@ impl StoreBackend for MemoryStore {
         Box::pin(ready(Ok(())))
     }
 
-    fn delete_matching<'a>(&'a self, pattern: &'a Pattern) -> BoxFuture<'a, Result<u64, StoreError>> {
+    fn delete_matching(&self, pattern: &Pattern) -> BoxFuture<'static, Result<u64, StoreError>> {
         self.aside(pattern, Inner::delete_matching)
     }
 

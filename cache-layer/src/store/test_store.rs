@@ -373,7 +373,7 @@ impl StoreBackend for TestStore {
         self.0.store.lease_ended(key)
     }
 
-    fn invalidate<'a>(&'a self, scope: Scope<'a>, hardness: Hardness) -> BoxFuture<'a, Result<(), StoreError>> {
+    fn invalidate(&self, scope: Scope<'_>, hardness: Hardness) -> BoxFuture<'static, Result<(), StoreError>> {
         let (store, scope) = (self.clone(), scope.to_owned());
         detached(async move {
             if let Err(error) = store.answers().await {
@@ -385,7 +385,7 @@ impl StoreBackend for TestStore {
         })
     }
 
-    fn delete_matching<'a>(&'a self, pattern: &'a Pattern) -> BoxFuture<'a, Result<u64, StoreError>> {
+    fn delete_matching(&self, pattern: &Pattern) -> BoxFuture<'static, Result<u64, StoreError>> {
         let (store, pattern) = (self.clone(), pattern.clone());
         detached(async move {
             if let Err(error) = store.answers().await {

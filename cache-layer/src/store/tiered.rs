@@ -248,11 +248,11 @@ impl StoreBackend for TieredStore {
         self.redis.lease_ended(key)
     }
 
-    fn invalidate<'a>(&'a self, scope: Scope<'a>, hardness: Hardness) -> BoxFuture<'a, Result<(), StoreError>> {
+    fn invalidate(&self, scope: Scope<'_>, hardness: Hardness) -> BoxFuture<'static, Result<(), StoreError>> {
         self.redis.invalidate(scope, hardness)
     }
 
-    fn delete_matching<'a>(&'a self, pattern: &'a Pattern) -> BoxFuture<'a, Result<u64, StoreError>> {
+    fn delete_matching(&self, pattern: &Pattern) -> BoxFuture<'static, Result<u64, StoreError>> {
         self.redis.delete_matching(pattern)
     }
 

@@ -202,8 +202,13 @@ where
         }
         call.load_uncached().await;
         // Every key has been settled.
-        let answer = |place: &usize| call.settled[*place].clone().unwrap_or(Ok(None));
-        places.iter().map(answer).collect()
+        let settled = call.settled.into_iter().map(|settled| settled.unwrap_or(Ok(None)));
+        if places.len() == settled.len() {
+            return settled.collect();
+        }
+        // A key was asked for more than once.
+        let settled: Vec<_> = settled.collect();
+        places.into_iter().map(|place| settled[place].clone()).collect()
     }
 }
 
@@ -248,7 +253,8 @@ struct Call<K, V, E> {
 struct Asked<K, V> {
     place: usize,
     id: K,
-    ask: Ask<Option<V>>,
+    /// Boxed, since keys are passed on from step to step.
+    ask: Box<Ask<Option<V>>>,
     patience: Patience,
     span: LookupSpan,
     waited: bool,
@@ -297,7 +303,7 @@ where
                     ask.terms.add_tags(tags_of(&id).iter());
                 }
                 let (patience, span) = (patience.clone(), cache.lookup_span_in(Span::none()));
-                asked.push(Asked { place, id, ask, patience, span, waited: false, stale: None });
+                asked.push(Asked { place, id, ask: Box::new(ask), patience, span, waited: false, stale: None });
             }
         }
         let settled = asked.iter().map(|_| None).collect();
@@ -578,7 +584,7 @@ where
         purpose: Purpose,
     ) -> (Led<K, V, E>, oneshot::Receiver<Part<V, E>>) {
         let (reply_to, reply) = ReplyTo::channel();
-        let (id, ask, patience) = (self.id.clone(), self.ask.clone().loads_for(purpose), self.patience.clone());
+        let (id, ask, patience) = (self.id.clone(), Ask::clone(&self.ask).loads_for(purpose), self.patience.clone());
         (Led { id, ask, flight, miss, patience, is_impatient: false, purpose, reply_to }, reply)
     }
 

@@ -80,7 +80,7 @@ impl RedisStore {
             .zip(values)
             .map(|(key, reply)| reply.map(|bytes| sealing.decode(key, &Bytes::from(bytes))))
             .collect();
-        let opened = keys.iter().zip(&decoded).filter_map(|(key, entry)| Some((*key, entry.as_ref()?.as_ref().ok()?)));
+        let opened = decoded.iter().filter_map(|entry| entry.as_ref()?.as_ref().ok());
         self.learn_tokens(&tags, &tags_session, opened).await?;
         let mut found = Vec::with_capacity(keys.len());
         for ((key, decoded), read) in keys.iter().zip(decoded).zip(reads) {

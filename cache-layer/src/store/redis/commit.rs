@@ -7,10 +7,13 @@
 use std::{sync::Arc, time::Duration};
 
 use redis::{Value, aio::MultiplexedConnection, from_redis_value};
+use tokio::sync::oneshot;
 
 use super::{
     RedisStore,
     connection::{
+        fills::{self, FillAsk},
+        gathering::answered,
         handle::{Connection, Limit},
         session::Session,
     },
@@ -117,12 +120,12 @@ impl RedisStore {
             if overtaken || (doubted && last.is_some_and(|last| last >= *started)) {
                 return Ok(None);
             }
-            let call = self.commit_call(fill, &believed, doubted && last.is_none(), longest);
+            let (call, has_variant) = self.commit_call(fill, &believed, doubted && last.is_none(), longest);
             let answer = match last {
                 Some(_) if !self.0.context.names.is_clustered() => {
-                    self.commit_and_learn(call, connection, session, &believed).await?
+                    self.commit_and_learn((call, has_variant), connection, session, &believed).await?
                 }
-                _ => commit(call, connection, session, 1).await?.0,
+                _ => self.commit_with_others((call, has_variant), connection, session).await?,
             };
             match answer {
                 Commit::Stored => return Ok(Some(true)),
@@ -136,23 +139,39 @@ impl RedisStore {
         Ok(None)
     }
 
+    /// Commits, together with the other fills that are ready.
+    async fn commit_with_others(
+        &self,
+        (call, has_variant): (Call, bool),
+        connection: &Connection,
+        session: &Arc<Session>,
+    ) -> Result<Commit, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let (driver, clustered) = (session.driver(), self.0.context.names.is_clustered());
+        session.fills.add(FillAsk { call, has_variant, reply }, move |asks| fills::commit(driver, clustered, asks));
+        connection.wait(Operation::Commit, session, Limit::Background, answered(answer)).await
+    }
+
     /// Commits, and reads the tokens of the tags in the same round trip, so that the next fill that carries them knows them.
     async fn commit_and_learn(
         &self,
-        mut call: Batch,
+        (call, has_variant): (Call, bool),
         connection: &Connection,
         session: &Arc<Session>,
         believed: &[Believed],
     ) -> Result<Commit, StoreError> {
+        let (mut batch, script) =
+            (Batch::default(), if has_variant { &scripts::COMMIT_VARIANT } else { &scripts::COMMIT });
+        batch.add(&call, script);
         if !session.tracking {
-            return Ok(commit(call, connection, session, 1).await?.0);
+            return Ok(commit(batch, connection, session, 1).await?.0);
         }
         let tags: Vec<Arc<str>> = believed.iter().filter(|tag| tag.compared).map(|tag| tag.stamp.tag.clone()).collect();
-        call.track(session.tracking);
+        batch.track(session.tracking);
         let names = &self.0.context.names;
-        call.values(tags.iter().map(|tag| names.tag(tag)).chain([names.dataset_id("")]));
+        batch.values(tags.iter().map(|tag| names.tag(tag)).chain([names.dataset_id("")]));
         let reads = session.tokens.begin_read(&tags);
-        let (answer, values) = commit(call, connection, session, 2).await?;
+        let (answer, values) = commit(batch, connection, session, 2).await?;
         if let Some(Ok(mut values)) = values.map(|values| values.of(tags.len() + 1)) {
             let reached = values.pop().flatten();
             // If another database was swapped in, its tokens say nothing about the one that will be swapped back.
@@ -202,7 +221,7 @@ impl RedisStore {
         Ok(last)
     }
 
-    /// The call that writes the entries of a fill, stamped, each for its life. `doubted`: the script refuses if any tag was
+    /// The call that writes the entries of a fill, stamped, each for its life, and whether one is a variant. `doubted`: the script refuses if any tag was
     /// invalidated since the load began.
     fn commit_call(
         &self,
@@ -210,7 +229,7 @@ impl RedisStore {
         believed: &[Believed],
         doubted: bool,
         longest: u64,
-    ) -> Batch {
+    ) -> (Call, bool) {
         let names = &self.0.context.names;
         let guard = match &writes.guard {
             Some((key, version)) => (key, &envelope::version(*version)[..]),
@@ -249,7 +268,7 @@ impl RedisStore {
             call.key(names.tag(tag)).arg(token.0.to_vec()).arg(flag(*new));
             call.arg(least).arg(made).arg(extended);
         }
-        call.of(if variant.is_some() { &scripts::COMMIT_VARIANT } else { &scripts::COMMIT })
+        (call, variant.is_some())
     }
 }
 

@@ -5,15 +5,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use redis::{ScriptInvocation, aio::MultiplexedConnection};
-use tokio::time::sleep;
-use tracing::Instrument as _;
+use redis::{RedisResult, ScriptInvocation, aio::MultiplexedConnection};
+use tokio::{
+    sync::oneshot,
+    time::{sleep, timeout},
+};
+use tracing::{Instrument as _, Span};
 
 use super::{
     RedisStore,
     connection::{
+        gathering::answered,
         handle::{Connection, Limit},
-        session::Session,
+        leases::{self, Attempt, LeaseAsk, Terms},
+        session::{MomentAsk, Session},
     },
     lookup::ReadTurn,
     tracking::waiters::pause_untracked,
@@ -30,10 +35,6 @@ use crate::{
     store::{Acquired, Failed, Failures, Lease, LeaseToken, Seen, StoreError},
     tag::{BansKnown, TagRecord},
 };
-
-/// The replies to an attempt by plain commands: the value in the place of the lease, the id of the entry, read after it, and the
-/// value once it is watched.
-type Attempt = (Taken, AnyType, AnyType);
 
 /// A lease that is being asked for.
 struct Wanted {
@@ -75,10 +76,10 @@ impl RedisStore {
         let wanted = Wanted { entry: names.entry(key), place: names.lease(key), lease, life, seen, failures };
         let request = self.0.context.leases.begin(key, wanted.lease.token);
         let set_back = self.0.context.clock.times_set_back();
-        let mut sent = SentLease { store: self, lease: &wanted.lease, is_settled: false };
+        let mut sent = SentLease { store: self, lease: &wanted.lease, is_settled: false, unanswered: None };
         let (moment, answer, ()) = tokio::join!(
             self.moment(&tags, &tags_session),
-            self.take_lease(&connection, &session, &wanted),
+            self.take_lease(&connection, &session, &wanted, &mut sent.unanswered),
             self.learn_life_of_everything(&tags, &tags_session)
         );
         let (failures, watched) = match answer? {
@@ -109,18 +110,26 @@ impl RedisStore {
         connection: &Connection,
         session: &Arc<Session>,
         wanted: &Wanted,
+        unanswered: &mut Option<oneshot::Receiver<RedisResult<Attempt>>>,
     ) -> Result<Answer, StoreError> {
-        let (mut take, key, value) = (Batch::default(), &wanted.lease.key, wanted.lease.value());
-        if key.id().is_variant() {
-            take.watch(session.tracking, &self.0.context.names.entry(&key.primary()));
-        }
-        take.take(&wanted.place, &value, wanted.life);
-        take.entry_id(&wanted.entry);
-        take.track(session.tracking);
-        take.get_any(&wanted.place);
-        let attempt: Attempt = connection.run(Operation::Acquire, session, &take).await?;
-        let (taken, AnyType(found), AnyType(held)) = attempt;
-        if !is_what_was_seen(found.as_deref().unwrap_or_default(), wanted.seen) {
+        let (names, key, value) = (&self.0.context.names, &wanted.lease.key, wanted.lease.value());
+        let (reply, answer) = oneshot::channel();
+        let ask = LeaseAsk {
+            primary: key.id().is_variant().then(|| names.entry(&key.primary())),
+            entry: wanted.entry.clone(),
+            place: wanted.place.clone(),
+            value: value.clone(),
+            life: wanted.life,
+            seen: wanted.seen,
+            reply,
+        };
+        let (driver, terms) = (session.driver(), Terms { tracking: session.tracking, clustered: names.is_clustered() });
+        session.leases.add(ask, move |asks| leases::take(driver, terms, asks));
+        let answer = answered(unanswered.insert(answer));
+        let attempt = connection.wait(Operation::Acquire, session, Limit::Request, answer).await?;
+        *unanswered = None;
+        let Attempt { taken, as_seen, held } = attempt;
+        if !as_seen {
             if taken == Taken::Now {
                 self.give_back(&wanted.lease).await;
             }
@@ -166,7 +175,20 @@ impl RedisStore {
 
     /// The time by which invalidations of tags are dated, from before the load that is about to begin. It is the clock of the
     /// server that has the tags, even if another server has the entry. The last invalidation is tracked from then on.
-    async fn moment(&self, tags: &Connection, session: &Arc<Session>) -> Result<[u8; 16], StoreError> {
+    ///
+    /// Loads that ask together share one reply: each asked before it was sent.
+    async fn moment(&self, tags: &Arc<Connection>, session: &Arc<Session>) -> Result<[u8; 16], StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let (store, tags, asked) = (self.clone(), tags.clone(), session.clone());
+        let span = Span::current();
+        session.moments.add(reply, move |asks: Vec<MomentAsk>| async move {
+            let moment = store.read_moment(&tags, &asked).instrument(span).await;
+            asks.into_iter().for_each(|ask| drop(ask.send(moment.clone())));
+        });
+        answer.await.unwrap_or(Err(StoreError::Unavailable))
+    }
+
+    async fn read_moment(&self, tags: &Connection, session: &Arc<Session>) -> Result<[u8; 16], StoreError> {
         let note = self.0.context.names.last_invalidation();
         let mut batch = Batch::default();
         batch.track(session.tracking);
@@ -371,19 +393,31 @@ impl RedisStore {
 }
 
 /// A lease that was asked for. It is given back, if it is not settled when this is dropped: after an error, or if its load was dropped
-/// before the reply came, the server may grant it, without a holder. The command that gives it back follows over the same connection.
+/// before the reply came, the server may grant it, without a holder.
 struct SentLease<'a> {
     store: &'a RedisStore,
     lease: &'a Lease,
     /// Whether it has a holder, or was not granted.
     is_settled: bool,
+    /// The answer, until it has been taken.
+    unanswered: Option<oneshot::Receiver<RedisResult<Attempt>>>,
 }
 
 impl Drop for SentLease<'_> {
     fn drop(&mut self) {
-        if !self.is_settled {
-            self.store.release_lease(self.lease, None);
+        if self.is_settled {
+            return;
         }
+        let Some(answer) = self.unanswered.take() else { return self.store.release_lease(self.lease, None) };
+        let (store, lease) = (self.store.clone(), self.lease.clone());
+        let give_back = async move {
+            // It may not have been sent yet, and the command that gives it back must not overtake it.
+            if !answer.is_terminated() {
+                let _ = timeout(2 * store.0.context.timeouts.operation, answer).await;
+            }
+            store.give_back(&lease).await;
+        };
+        self.store.0.runtime.spawn(give_back.in_current_span());
     }
 }
 
@@ -434,15 +468,6 @@ fn parse_grant(reply: &[u8]) -> Option<u32> {
     let (time, failures) = reply.split_first_chunk::<16>()?;
     replies::moment(time)?;
     str::from_utf8(failures).ok()?.parse().ok()
-}
-
-/// Whether the id that was found, empty if there is no entry, is what was seen.
-fn is_what_was_seen(found: &[u8], seen: Seen) -> bool {
-    match seen {
-        Seen::Nothing => found.is_empty(),
-        Seen::Entry(id) => *found == id.0,
-        Seen::Unusable => true,
-    }
 }
 
 /// Whether this value is a lease that is held, and not the result of an ended one.

@@ -1,7 +1,6 @@
 //! Looking entries up.
 
 use std::{
-    collections::HashSet,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -292,15 +291,9 @@ impl RedisStore {
         &self,
         connection: &Connection,
         session: &Arc<Session>,
-        entries: impl Iterator<Item = (&'e Key, &'e Entry)> + Clone,
+        entries: impl Iterator<Item = &'e Entry> + Clone,
     ) -> Result<(), StoreError> {
-        let unknown = || -> HashSet<Arc<str>> {
-            let unknown = entries.clone().filter_map(|(key, entry)| match session.tokens.judge(entry, key) {
-                Verdict::Unknown(tags, _) => Some(tags),
-                Verdict::Known(_) => None,
-            });
-            unknown.flatten().collect()
-        };
+        let unknown = || session.tokens.unknown(entries.clone().flat_map(|entry| entry.stamps()));
         let mut tags = unknown();
         if tags.is_empty() || !session.tracking {
             return Ok(());

@@ -70,6 +70,8 @@ mod schedule_tests;
 mod state;
 mod store;
 mod switches;
+#[cfg(test)]
+mod together_tests;
 mod topology;
 mod tracking;
 mod wire;
@@ -221,7 +223,7 @@ impl StoreBackend for RedisStore {
         Box::pin(self.lease_may_have_ended(key))
     }
 
-    fn invalidate<'a>(&'a self, scope: Scope<'a>, hardness: Hardness) -> BoxFuture<'a, Result<(), StoreError>> {
+    fn invalidate(&self, scope: Scope<'_>, hardness: Hardness) -> BoxFuture<'static, Result<(), StoreError>> {
         let (store, scope) = (self.clone(), scope.to_owned());
         self.spawn_detached(async move {
             match scope.borrow() {
@@ -231,7 +233,7 @@ impl StoreBackend for RedisStore {
         })
     }
 
-    fn delete_matching<'a>(&'a self, pattern: &'a Pattern) -> BoxFuture<'a, Result<u64, StoreError>> {
+    fn delete_matching(&self, pattern: &Pattern) -> BoxFuture<'static, Result<u64, StoreError>> {
         let (store, pattern) = (self.clone(), pattern.clone());
         self.spawn_detached(async move { store.invalidate_pattern(&pattern, Hardness::Hard).await })
     }

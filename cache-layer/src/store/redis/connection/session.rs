@@ -9,13 +9,23 @@ use std::{
 };
 
 use redis::aio::MultiplexedConnection;
+use tokio::sync::oneshot;
 
-use super::{batcher::LookupBatcher, identify::Identity};
+use super::{
+    batcher::LookupBatcher,
+    fills::{self, FillAsk},
+    gathering::Gathering,
+    identify::Identity,
+    leases::{self, LeaseAsk},
+};
 use crate::{
     clock::millis,
-    store::redis::{
-        tracking::{tag_tracker::TagTracker, waiters::Waiters},
-        wire::operation::Server,
+    store::{
+        StoreError,
+        redis::{
+            tracking::{tag_tracker::TagTracker, waiters::Waiters},
+            wire::operation::Server,
+        },
     },
 };
 
@@ -25,6 +35,9 @@ const TIMEOUTS_TO_GIVE_UP: u32 = 5;
 /// For how long a full server is not asked to store anything.
 const FULL: Duration = Duration::from_secs(1);
 
+/// A load that asks for the moment at which it begins.
+pub(crate) type MomentAsk = oneshot::Sender<Result<[u8; 16], StoreError>>;
+
 static NUMBERS: AtomicU64 = AtomicU64::new(0);
 
 /// A connection that works as far as this process knows.
@@ -32,6 +45,10 @@ pub(crate) struct Session {
     pub(super) driver: MultiplexedConnection,
     /// Look-ups over this session.
     pub(crate) lookups: Arc<LookupBatcher>,
+    /// Leases, moments and fills that are asked for over this session.
+    pub(crate) leases: Arc<Gathering<LeaseAsk>>,
+    pub(crate) moments: Arc<Gathering<MomentAsk>>,
+    pub(crate) fills: Arc<Gathering<FillAsk>>,
     /// Distinguishes this session from all others of this process.
     pub(crate) number: u64,
     pub(crate) tokens: Arc<TagTracker>,
@@ -71,6 +88,9 @@ impl Session {
     ) -> Self {
         Self {
             lookups: LookupBatcher::new(driver.clone(), deadline),
+            leases: Gathering::new(leases::TOGETHER),
+            moments: Gathering::new(usize::MAX),
+            fills: Gathering::new(fills::TOGETHER),
             driver,
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             tokens,

@@ -5,6 +5,7 @@
 //! `GET` sees a table in which every invalidation that came before that `GET` has been applied.
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -189,6 +190,13 @@ impl TagTracker {
         } else {
             Verdict::Unknown(unknown, judged)
         }
+    }
+
+    /// The tags among these that must be read first.
+    pub(crate) fn unknown<'s>(&self, stamps: impl Iterator<Item = &'s TagStamp>) -> HashSet<Arc<str>> {
+        self.tags.look(|known| {
+            stamps.filter(|stamp| known.get(&stamp.tag).is_none()).map(|stamp| stamp.tag.clone()).collect()
+        })
     }
 
     /// Watches bans. To be called before looking for an entry whose bans may be taken off the list before it is judged.

@@ -142,11 +142,16 @@ const NO_LEASE: [(&str, &[u8]); 14] = [
 async fn a_lease_that_was_not_granted_is_none() {
     let server = RedisServer::start();
     let (proxy, store) = lied_to(&server).await;
-    for (round, (command, reply)) in NO_LEASE.into_iter().enumerate() {
+    // One value is an answer for one name.
+    let values = NO_VALUES.into_iter().filter(|reply| !reply.starts_with(b"*1")).map(|reply| ("MGET", reply));
+    for (round, (command, reply)) in NO_LEASE.into_iter().chain(values).enumerate() {
         connected_again(&store).await;
+        // Of an entry that was seen, the id is read.
+        let seen = if command == "GETRANGE" { Seen::Entry(EntryId::random()) } else { Seen::Nothing };
+        let place = key(&round.to_string());
         proxy.lie(&[command], reply);
-        let acquired = store.acquire(&key(&round.to_string()), Seen::Nothing, PATIENCE, Failures::Heed).await;
-        assert!(proxy.be_honest() > 0);
+        let acquired = store.acquire(&place, seen, PATIENCE, Failures::Heed).await;
+        assert!(proxy.be_honest() > 0, "{command}");
         assert!(acquired.is_err(), "{command} answered by {reply:?}: {acquired:?}");
     }
 }

@@ -150,9 +150,7 @@ script! {
 /// as well.
 macro_rules! compare {
     () => {
-        concat!(
-            is_record!(),
-            "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end;
+        "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end;
          if ARGV[2] ~= '' and redis.call('GETRANGE', KEYS[2], 4, 23) ~= ARGV[2] then
              redis.call('DEL', KEYS[1]);
              return 0
@@ -186,7 +184,6 @@ macro_rules! compare {
              end
          end;
         "
-        )
     };
 }
 
@@ -204,16 +201,43 @@ macro_rules! keep_tokens {
     };
 }
 
+/// Compares, and writes the entries.
+macro_rules! commit {
+    () => {
+        concat!(
+            compare!(),
+            "for i = 3, #KEYS - count do redis.call('SET', KEYS[i], ARGV[2 * i], 'PX', ARGV[2 * i + 1]) end;",
+            keep_tokens!(),
+            "return 1"
+        )
+    };
+}
+
 script! {
     /// KEYS and ARGV as for `compare!`: in between, the entries, and for each its bytes and its milliseconds. Returns whether it
     /// wrote, after which the lease is gone in any case; otherwise when a tag was last invalidated, and each tag's token.
     ///
     /// A `SET` comes first: the server checks for room only until a script has written something.
-    COMMIT = concat!(
-        compare!(),
-        "for i = 3, #KEYS - count do redis.call('SET', KEYS[i], ARGV[2 * i], 'PX', ARGV[2 * i + 1]) end;",
-        keep_tokens!(),
-        "return 1"
+    COMMIT = concat!(is_record!(), commit!())
+}
+
+script! {
+    /// [`COMMIT`], of many fills: their KEYS one after the other. ARGV the number of fills, then for each the numbers of its KEYS
+    /// and ARGV, and then the ARGV of all. Returns the outcome of each, or its error.
+    COMMIT_MANY = concat!(
+        is_record!(),
+        "local function commit(KEYS, ARGV) ",
+        commit!(),
+        " end;
+         local fills = tonumber(ARGV[1]);
+         local outcomes, key, arg = {}, 0, 1 + 2 * fills;
+         for i = 1, fills do
+             local keys, args = key + ARGV[2 * i], arg + ARGV[2 * i + 1];
+             local _, outcome = pcall(commit, {unpack(KEYS, key + 1, keys)}, {unpack(ARGV, arg + 1, args)});
+             if type(outcome) == 'string' then outcome = redis.error_reply(outcome) end;
+             outcomes[i], key, arg = outcome, keys, args
+         end;
+         return outcomes"
     )
 }
 
@@ -225,6 +249,7 @@ script! {
     /// they expire, as many as there are values of the fields that select them. The oldest is deleted, too, if there are too
     /// many: concurrent loads have each counted only themselves.
     COMMIT_VARIANT = concat!(
+        is_record!(),
         compare!(),
         "local digits, most, life = ARGV[6], tonumber(ARGV[7]), math.max(ARGV[9], ARGV[11]);
               local known = redis.pcall('GET', KEYS[3]);
@@ -603,6 +628,7 @@ pub(crate) async fn load(driver: &mut MultiplexedConnection) -> RedisResult<()> 
         &RELEASE,
         &FAIL,
         &COMMIT,
+        &COMMIT_MANY,
         &COMMIT_VARIANT,
         &PUT,
         &STAMP,
@@ -660,6 +686,29 @@ impl Batch {
 
     pub(crate) fn call_on(&mut self, script: &Script, key: &[u8]) {
         self.cmd("EVALSHA", Expected::Reply).arg(script.get_hash()).arg(1).arg(key);
+    }
+
+    pub(crate) fn add(&mut self, Call { keys, arguments }: &Call, script: &Script) {
+        let command = self.cmd("EVALSHA", Expected::Reply).arg(script.get_hash()).arg(keys.len()).arg(keys);
+        for argument in arguments {
+            command.arg(&argument[..]);
+        }
+    }
+
+    /// One call of [`COMMIT_MANY`] for all of these calls of [`COMMIT`].
+    pub(crate) fn commit_many<'c>(&mut self, calls: impl Iterator<Item = &'c Call> + Clone) {
+        let names: usize = calls.clone().map(Call::names).sum();
+        let command = self.cmd("EVALSHA", Expected::Reply).arg(COMMIT_MANY.get_hash()).arg(names);
+        for call in calls.clone() {
+            command.arg(&call.keys);
+        }
+        command.arg(calls.clone().count());
+        for call in calls.clone() {
+            command.arg(call.keys.len()).arg(call.arguments.len());
+        }
+        for argument in calls.flat_map(|call| &call.arguments) {
+            command.arg(&argument[..]);
+        }
     }
 
     /// The token of the tag with this name, with these [lives](crate::store::redis::wire::token_life::lives).
@@ -813,9 +862,13 @@ impl Batch {
         }
     }
 
+    /// The reply of every call, or its error. Nothing is loaded or repeated.
+    pub(crate) async fn each(&self, driver: &mut MultiplexedConnection) -> RedisResult<Vec<Value>> {
+        exactly(self.expected.len(), driver.req_packed_commands(&self.pipeline, 0, self.expected.len()).await?)
+    }
+
     async fn replies<T: FromRedisValue>(&self, driver: &mut MultiplexedConnection) -> RedisResult<T> {
-        let values = driver.req_packed_commands(&self.pipeline, 0, self.expected.len()).await?;
-        let mut values = exactly(self.expected.len(), values)?;
+        let mut values = self.each(driver).await?;
         for (value, expected) in values.iter().zip(&self.expected) {
             if let Value::ServerError(error) = value {
                 let error = RedisError::from(error.clone());
@@ -857,12 +910,13 @@ impl Call {
         self
     }
 
-    /// The call, of that script.
-    pub(crate) fn of(&self, script: &Script) -> Batch {
-        let mut batch = Batch::default();
-        let keys: Vec<&str> = self.keys.iter().map(String::as_str).collect();
-        let arguments: Vec<&[u8]> = self.arguments.iter().map(|argument| &argument[..]).collect();
-        batch.call(script, &keys, &arguments);
-        batch
+    /// The names that it touches.
+    pub(crate) fn names(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// The bytes of its arguments.
+    pub(crate) fn bytes(&self) -> usize {
+        self.arguments.iter().map(Bytes::len).sum()
     }
 }
