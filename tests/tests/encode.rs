@@ -935,6 +935,17 @@ mod slow_encoders {
         (response, call)
     }
 
+    /// The call of the answer to a miss, once the brake holds up the encoder. In memory, the first hit has it encoded.
+    async fn ask_until_held(backend: &Backend, app: &App, brake: &Brake, uri: &str) -> usize {
+        let call = ask(app, uri).await.1;
+        if matches!(backend, Backend::Memory(_)) {
+            let hit = ask(app, uri).await;
+            assert_eq!((hit.0.x_cache(), hit.1), ("HIT", call));
+        }
+        brake.holds(1).await;
+        call
+    }
+
     /// However it is invalidated, and by whichever process.
     async fn what_was_invalidated_meanwhile_is_not_published(backend: &Backend) {
         for (number, how) in ["key", "tag", "pattern", "everything"].into_iter().enumerate() {
@@ -943,8 +954,7 @@ mod slow_encoders {
                 let (app, brake) = braked(backend, &origin, gzip()).await;
                 let other = backend.cache().await.build();
                 let (by, uri) = (if is_other { &other } else { &app.cache }, format!("/{number}/{is_other}"));
-                assert_eq!(ask(&app, &uri).await.1, 1);
-                brake.holds(1).await;
+                assert_eq!(ask_until_held(backend, &app, &brake, &uri).await, 1);
                 match how {
                     "key" => {
                         let target = format!("http://shop.example{uri}").parse().unwrap();
@@ -976,8 +986,7 @@ mod slow_encoders {
         let origin = long_pages();
         let (app, brake) = braked(backend, &origin, gzip()).await;
         let key = CacheLayer::new(app.cache.clone()).key(&"http://shop.example/".parse().unwrap()).unwrap();
-        assert_eq!(ask(&app, "/").await.1, 1);
-        brake.holds(1).await;
+        assert_eq!(ask_until_held(backend, &app, &brake, "/").await, 1);
         app.cache.invalidate(&key).await.unwrap();
         // By an instance that encodes nothing, so that it does not wait.
         let cache = match backend {
@@ -1032,8 +1041,7 @@ mod slow_encoders {
         let origin = long_pages();
         let (app, brake) = braked(backend, &origin, gzip()).await;
         let other = App::new(backend.cache().await.lock_timeout(LIMIT).build(), &origin, |layer| layer).unexplained();
-        assert_eq!(ask(&app, "/").await.1, 1);
-        brake.holds(1).await;
+        assert_eq!(ask_until_held(backend, &app, &brake, "/").await, 1);
         // A lease that is not renewed ends after a third of this.
         tokio::time::sleep(LOCK_TIMEOUT * 2 / 3).await;
         let waits = tokio::spawn(async move { ask(&other, "/").await.1 });
@@ -1057,7 +1065,11 @@ mod slow_encoders {
                 let request = tests::request(Method::GET, uri, &fields);
                 tests::ask(&app.service(), request).await.unwrap()
             };
-            ask(&format!("/{coding}/a")).await;
+            let uri = format!("/{coding}/a");
+            ask(&uri).await;
+            if matches!(backend, Backend::Memory(_)) {
+                assert_eq!(ask(&uri).await.x_cache(), "HIT");
+            }
             brake.holds(1).await;
             let uri = format!("/{coding}/b");
             assert_eq!(ask(&uri).await.x_cache(), "MISS");
@@ -1246,18 +1258,47 @@ mod stores {
                             "the answer to the miss of {uri} came first"
                         );
                         app.settled().await;
-                        assert_eq!(encoded.load(Ordering::SeqCst), before + 1);
+                        let at_commit = usize::from(!is_in_memory);
+                        assert_eq!(encoded.load(Ordering::SeqCst), before + at_commit, "{uri}");
                     }
                     // By a hit, where what it makes is kept.
+                    let before = encoded.load(Ordering::SeqCst);
                     let request = tests::request(Method::GET, "/a", &[("accept-encoding", "br")]);
                     drop(app.begin(request).await.unwrap());
-                    assert_eq!(encoded.load(Ordering::SeqCst), 3, "the answer to the hit came first");
+                    assert_eq!(encoded.load(Ordering::SeqCst), before, "the answer to the hit came first");
                     app.settled().await;
-                    assert!(!is_in_memory || encoded.load(Ordering::SeqCst) == 4);
+                    assert!(!is_in_memory || encoded.load(Ordering::SeqCst) == before + 1);
                 }
             });
             client.await.unwrap();
         }
+    }
+
+    /// In memory, where a coding can be made at any time.
+    #[tokio::test]
+    async fn what_is_asked_for_once_is_not_encoded() {
+        let (clock, encoded) = (Clock::manual(), Arc::new(AtomicUsize::new(0)));
+        let count = encoded.clone();
+        let cache = Backend::memory().cache().await.clock(clock.clone()).observer(move |event: Event| {
+            count.fetch_add(usize::from(matches!(event, Event::Encoded { .. })), Ordering::SeqCst);
+        });
+        let app = App::new(cache.build(), &pages(false).0, |layer| layer.encode(all()));
+        let ask = async || {
+            let response = app.get("/", &[("accept-encoding", "gzip")]).await;
+            app.settled().await;
+            (response.x_cache().to_owned(), coding(&response).to_owned(), encoded.load(Ordering::SeqCst))
+        };
+        let expect = |x_cache: &str, coding: &str, encoded| (x_cache.to_owned(), coding.to_owned(), encoded);
+        assert_eq!(ask().await, expect("MISS", "identity", 0));
+        assert_eq!(ask().await, expect("HIT", "identity", 1), "the first hit has it encoded");
+        assert_eq!(ask().await, expect("HIT", "gzip", 1));
+        clock.advance(Duration::from_secs(61));
+        assert_eq!(
+            ask().await,
+            expect("MISS", "identity", 2),
+            "it replaces a stale response, and was asked for before"
+        );
+        assert_eq!(ask().await, expect("HIT", "gzip", 2));
     }
 
     /// An entry that was invalidated while it was encoded does not come back.

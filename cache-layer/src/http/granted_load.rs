@@ -200,7 +200,11 @@ impl<R: Body, E> GrantedLoad<R, E> {
 
     /// The commit of its response, if that may be sent in codings.
     pub(super) fn encoding(&self) -> Encoding {
-        Encoding { context: self.asked.context.clone(), request: self.asked.request.headers.clone() }
+        Encoding {
+            context: self.asked.context.clone(),
+            request: self.asked.request.headers.clone(),
+            is_asked_again: self.asked.miss.stale.is_some(),
+        }
     }
 
     /// The stale response, in place of an error of the application.

@@ -386,9 +386,9 @@ impl CacheLayer {
     /// # }
     /// ```
     ///
-    /// Stored text-like content is encoded in a coding when a client first accepts that coding: for the request that loaded,
-    /// after it has been answered, or for a later one. Until the coded form exists, and for clients that accept no coding,
-    /// responses go out as the application made them. A response is left as it is if it does not shrink by a tenth, is in a
+    /// Stored text-like content is encoded in a coding when a client of a hit first accepts that coding, after that client has its
+    /// answer; over Redis, and if it takes the place of a stale response, when it is stored. Until the coded form exists, and for
+    /// clients that accept no coding, responses go out as the application made them. A response is left as it is if it does not shrink by a tenth, is in a
     /// coding already, varies by `Accept-Encoding`, says `no-transform`, or has a signature or a digest of its bytes. So an
     /// application that encodes responses itself continues to do so.
     ///

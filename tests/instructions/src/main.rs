@@ -85,7 +85,7 @@ enum Paths {
     /// As a browser asks, which accepts a few codings.
     SameEncoded,
     New,
-    /// The same, as a browser asks: what is stored is encoded afterwards.
+    /// The same, as a browser asks: what is stored may be encoded, once it is asked for again.
     NewEncoded,
     /// With `no-store`.
     Personal,

@@ -19,13 +19,15 @@ pub(in crate::http) struct Encoding {
     pub(in crate::http) context: Arc<Context>,
     /// The request that it answers.
     pub(in crate::http) request: Arc<HeaderMap>,
+    /// Whether it takes the place of a stale one, so that it is not asked for once.
+    pub(in crate::http) is_asked_again: bool,
 }
 
 impl Encoding {
-    /// Stores a loaded response. In memory, it is encoded afterwards, in the coding that its request prefers; in other stores
-    /// it is encoded first, so that it is written once.
+    /// Stores a loaded response. In memory, it is encoded afterwards, in the coding that its request prefers, if it has been asked
+    /// for before; its first hit has any other one encoded. In other stores it is encoded first, so that it is written once.
     pub(in crate::http) async fn commit(self, mut permit: Box<WritePermit>, mut writes: Writes, tags: Tags) {
-        let Self { context, request } = self;
+        let Self { context, request, is_asked_again } = self;
         if permit.refusal().is_some() {
             return permit.commit(writes, tags).await;
         }
@@ -34,6 +36,9 @@ impl Encoding {
             if permit.while_loading(context.encode(&mut writes), || Demand::Awaited).await.is_none() {
                 return permit.abandon();
             }
+            return permit.commit(writes, tags).await;
+        }
+        if !is_asked_again {
             return permit.commit(writes, tags).await;
         }
         // The response's own entry is the last. Holding a handle on it would make the store copy it.
