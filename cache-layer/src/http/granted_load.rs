@@ -89,7 +89,7 @@ impl<R: Body, E> GrantedLoad<R, E> {
                 Admission::Abandoned => return self.permit.abandon(),
                 Admission::NoPlace => return self.refuse(purpose),
             }
-            let request = asking.as_mut().request_mut().expect("it is not sent yet");
+            let request = asking.as_mut().request_mut();
             let (stored, validates) = self.prepare(request, purpose);
             let answered = self.ask(asking.as_mut()).await;
             // From here on, everything that the application holds for a request, such as a place under a limit, is free.
@@ -308,17 +308,16 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
     fn take_in(mut self, response: Response<R>) -> Received<impl Future<Output = ()>> {
         let (mut parts, body) = response.into_parts();
         let now = self.asked.context.cache.now();
-        let Planned { plan, length, date, names } =
+        let Planned { mut plan, length, date, names } =
             self.asked.context.plan_head(&self.asked.request, &mut parts, body.size_hint(), now);
         if plan.is_ok() {
             self.permit.reserve(length.known());
             self.permit.admit();
         }
         let not_stored = plan.as_ref().err().copied().or_else(|| self.permit.refusal());
-        let plan = match plan {
-            Err(NoCacheReason::MadeFromStale) => self.plan_for_followers(&mut parts, body.size_hint(), now),
-            plan => plan,
-        };
+        if let Err(NoCacheReason::MadeFromStale) = plan {
+            plan = self.plan_for_followers(&mut parts, body.size_hint(), now);
+        }
         let plan = match plan {
             Ok(plan) => plan,
             Err(reason) => {
