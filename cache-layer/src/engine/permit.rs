@@ -264,6 +264,11 @@ impl WritePermit {
         };
     }
 
+    /// Notes that the load's result says nothing of later refreshes of its entry.
+    pub(crate) fn tells_nothing_of_later_ones(&mut self) {
+        self.lease_guard.refreshes = None;
+    }
+
     /// Reserves room for an entry of `bytes` bytes, if that is known, on its way to the store. If there is none, the
     /// load will not be stored, for the reason that [`refusal`](Self::refusal) then returns.
     pub(crate) fn reserve(&mut self, bytes: Option<u64>) {

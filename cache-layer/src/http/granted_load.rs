@@ -523,7 +523,7 @@ impl Context {
     /// Ends a load whose response is not stored.
     pub(super) fn record_uncacheable(
         &self,
-        permit: Box<WritePermit>,
+        mut permit: Box<WritePermit>,
         request: &CacheRequest,
         status: StatusCode,
         offers_ranges: bool,
@@ -542,7 +542,11 @@ impl Context {
             // There is no copy for the followers, which go to the application, as far as it has places for them.
             return permit.made_from_stale(Vec::new());
         }
-        let remembered = !personal && status == StatusCode::OK && is_lasting(reason) && self.speaks_for_others();
+        let speaks_for_others = self.speaks_for_others();
+        if !speaks_for_others {
+            permit.tells_nothing_of_later_ones();
+        }
+        let remembered = !personal && status == StatusCode::OK && is_lasting(reason) && speaks_for_others;
         permit.uncacheable(reason, remembered.then_some(&request.key));
         // The rules may have been replaced just now, and what was remembered by them forgotten just before this was.
         if remembered && !self.speaks_for_others() {
