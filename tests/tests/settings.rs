@@ -190,6 +190,21 @@ mod a_rule {
         assert_eq!(second(&app, "/missing", &[]).await, hit());
     }
 
+    /// As an application does whose GraphQL takes mutations by GET.
+    #[tokio::test]
+    async fn leaves_out_the_requests_of_a_predicate() {
+        let rule = Rule::path("/graphql").ttl(seconds(60));
+        let is_mutation = |request: &http::request::Parts| {
+            request.uri.query().is_some_and(|query| query.starts_with("query=mutation"))
+        };
+        let app = app(&Origin::echo(&[]), |layer| layer.rule(rule).unwrap().bypass_if(is_mutation));
+        assert_eq!(second(&app, "/graphql?query=fresh", &[]).await, hit());
+        let first = app.get("/graphql?query=mutation", &[]).await;
+        let next = app.get("/graphql?query=mutation", &[]).await;
+        assert_eq!((said(&next), first.call() == next.call()), (("BYPASS", Some("bypass-if".to_owned())), false));
+        assert_eq!(second(&app, "/graphql?query=fresh", &[]).await, hit());
+    }
+
     #[tokio::test]
     async fn of_a_method_says_whether_it_is_a_change() {
         let rule = Rule::path("/graphql").methods([Method::POST]).voids(false);
@@ -435,6 +450,29 @@ mod a_hint {
         assert_eq!(app.get("/", &[]).await.cache_status().ttl, Some(10));
         let none = ask(&app, "/none", Hints::new().ttl(Duration::ZERO)).await;
         assert_eq!(none.cache_status().detail.as_deref(), Some("rule"));
+    }
+
+    /// A refresh that could not be stored is followed by one that its request waits for, unless a hint is why.
+    #[tokio::test]
+    async fn leaves_the_next_refresh_in_the_background() {
+        for (hints, waits) in [(Hints::new().ttl(Duration::ZERO), false), (Hints::new(), true)] {
+            let clock = Clock::manual();
+            let origin = Origin::new(move |call, request: Request<Body>| {
+                let fields: Fields = match call {
+                    1 => &[("cache-control", "max-age=5, stale-while-revalidate=600")],
+                    2 if waits => &[("cache-control", "no-store")],
+                    _ => &[],
+                };
+                async move { Ok(echo(call, &request, fields)) }
+            });
+            let app = App::new(cache(&clock), &origin, |layer| layer.ttl(seconds(60)));
+            let stored = app.get("/", &[]).await.call();
+            clock.advance(seconds(6));
+            assert_eq!(ask(&app, "/", hints).await.call(), stored);
+            app.settled().await;
+            assert_eq!(origin.calls(), 2, "it was refreshed, and that was not stored");
+            assert_eq!(app.get("/", &[]).await.call() != stored, waits);
+        }
     }
 }
 

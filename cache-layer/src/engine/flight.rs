@@ -12,7 +12,7 @@ use std::{
     future::poll_fn,
     pin::Pin,
     sync::{Arc, MutexGuard, OnceLock},
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -414,12 +414,12 @@ impl<T> LoadTask<T> {
     /// The reply, and the task, which may continue after it; the task alone, if the load panicked or its runtime is shutting
     /// down. It must not be polled again once it is ready.
     pub(crate) fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<Replied<T>> {
-        let reply = ready!(Pin::new(&mut self.reply).poll(cx));
-        let task = self.task.take().expect("asked again");
-        Poll::Ready(match reply {
-            Ok(reply) => Ok((reply, task)),
-            Err(_) => Err(task),
-        })
+        let mut task = || self.task.take().expect("asked again");
+        match Pin::new(&mut self.reply).poll(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(reply)) => Poll::Ready(Ok((reply, task()))),
+            Poll::Ready(Err(_)) => Poll::Ready(Err(task())),
+        }
     }
 
     /// As [`poll_reply`](Self::poll_reply). A panic of the load is resumed here, where it would have occurred without a cache.

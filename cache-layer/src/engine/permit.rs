@@ -2,7 +2,7 @@
 
 #[cfg(feature = "typed")]
 use std::any::Any;
-use std::{sync::Arc, time::Duration};
+use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use tokio::{
     sync::OwnedSemaphorePermit,
@@ -264,6 +264,11 @@ impl WritePermit {
         };
     }
 
+    /// Notes that the load's result says nothing of later refreshes of its entry.
+    pub(crate) fn tells_nothing_of_later_ones(&mut self) {
+        self.lease_guard.refreshes = None;
+    }
+
     /// Reserves room for an entry of `bytes` bytes, if that is known, on its way to the store. If there is none, the
     /// load will not be stored, for the reason that [`refusal`](Self::refusal) then returns.
     pub(crate) fn reserve(&mut self, bytes: Option<u64>) {
@@ -313,12 +318,13 @@ impl WritePermit {
         demand: impl Fn() -> Demand,
     ) -> Option<T> {
         // In a box, and only once it is waited for: the future of a load that is answered at once is the smaller for it.
-        let abandoned = async { Box::pin(self.until_abandoned(demand)).await };
-        tokio::select! {
-            biased;
-            result = load => Some(result),
-            () = abandoned => None,
-        }
+        let mut load = pin!(load);
+        let mut abandoned = pin!(async { Box::pin(self.until_abandoned(demand)).await });
+        poll_fn(|cx| match load.as_mut().poll(cx) {
+            Poll::Ready(result) => Poll::Ready(Some(result)),
+            Poll::Pending => abandoned.as_mut().poll(cx).map(|()| None),
+        })
+        .await
     }
 
     async fn until_abandoned(&mut self, demand: impl Fn() -> Demand) {
@@ -538,16 +544,17 @@ impl WritePermit {
     }
 
     /// Reports the outcome of a commit to observers and followers.
-    fn committed(self: Box<Self>, committed: Result<Committed, FillOutcome>, writes: Writes) {
-        let Self { cache, mut lease_guard, flight, invalidations, room, .. } = *self;
+    fn committed(mut self: Box<Self>, committed: Result<Committed, FillOutcome>, writes: Writes) {
         if committed.is_ok() {
             // The commit ended the lease.
-            lease_guard.lease = Err(NoCacheReason::LeaseLost);
+            self.lease_guard.lease = Err(NoCacheReason::LeaseLost);
         }
-        if let (Ok(Committed::Stored), Some(Refreshes { key, .. })) = (&committed, &lease_guard.refreshes) {
-            cache.0.failed_refreshes.forget(key);
+        if let (Ok(Committed::Stored), Some(Refreshes { key, .. })) = (&committed, &self.lease_guard.refreshes) {
+            self.cache.0.failed_refreshes.forget(key);
         }
-        drop((lease_guard, room));
+        let Self { cache, lease_guard, flight, invalidations, room, .. } = *self;
+        drop(lease_guard);
+        drop(room);
         let (fill, outcome) = match committed {
             Ok(Committed::Stored) => {
                 cache.emit(Event::Fill(FillOutcome::Stored));

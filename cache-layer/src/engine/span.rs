@@ -10,13 +10,11 @@ use std::{
 
 use tracing::{Span, debug_span, field::Empty};
 
-use super::{cache::Cache, flight::Follower, hot::HotSet};
+use super::{cache::Cache, flight::Follower};
 use crate::{
     entry::Entry,
     key::Key,
-    telemetry::{
-        EntryTags, Event, LookupEvent, LookupResult, Named, NoCacheReason, Release, Telemetry, Tier, WaitScope,
-    },
+    telemetry::{EntryTags, Event, LookupEvent, LookupResult, Named, NoCacheReason, Release, Tier, WaitScope},
 };
 
 /// A look-up under way. It ends when this is dropped: as a miss, unless another result was recorded.
@@ -32,17 +30,21 @@ pub(crate) struct LookupSpan {
     route: Option<Box<str>>,
 }
 
-/// What is reported to the observer at the end.
+/// What is reported to the observer at the end, and to what counts what answers, if that is wanted.
 struct Observed {
-    telemetry: Telemetry,
+    cache: Cache,
     began: Instant,
-    /// The key, if the observer wants names; and the entry that answered, if it has tags.
-    key: Option<Key>,
+    /// Boxed: a look-up that goes on to a load passes through several steps.
+    names: Option<Box<Names>>,
+}
+
+/// What is reported to an observer that wants names.
+struct Names {
+    key: Key,
+    /// The entry that answered, if it has tags.
     entry: Option<Entry>,
-    /// The rule for the request, if there is one, and the observer wants names.
+    /// The rule for the request, if there is one.
     rule: Option<Arc<str>>,
-    /// What counts what answers, if that is wanted.
-    hot: Option<Arc<HotSet>>,
 }
 
 impl Cache {
@@ -73,16 +75,13 @@ impl Cache {
     }
 
     fn begin_lookup(&self, span: Span, key: Option<&Key>) -> LookupSpan {
-        let telemetry = &self.0.telemetry;
+        let named = |key: &Key| Box::new(Names { key: key.clone(), entry: None, rule: None });
         LookupSpan {
             span,
             observed: self.0.hears_lookups.then(|| Observed {
-                telemetry: telemetry.clone(),
+                cache: self.clone(),
                 began: Instant::now(),
-                key: key.filter(|_| telemetry.wants_names()).cloned(),
-                entry: None,
-                rule: None,
-                hot: self.0.hot.clone(),
+                names: key.filter(|_| self.0.telemetry.wants_names()).map(named),
             }),
             result: LookupResult::Miss,
             tier: Tier::None,
@@ -186,10 +185,10 @@ impl LookupSpan {
         }
         (self.age, self.saved) = (age(), Duration::from_millis(entry.load_time()));
         let Some(observed) = &mut self.observed else { return };
-        if observed.key.is_some() && !entry.stamps().is_empty() {
-            observed.entry = Some(entry.clone());
+        if let Some(names) = observed.names.as_mut().filter(|_| !entry.stamps().is_empty()) {
+            names.entry = Some(entry.clone());
         }
-        if let Some(hot) = observed.hot.as_ref().filter(|_| self.result.is_hit()) {
+        if let Some(hot) = observed.cache.0.hot.as_ref().filter(|_| self.result.is_hit()) {
             hot.hit(entry);
         }
     }
@@ -198,7 +197,9 @@ impl LookupSpan {
     pub(crate) fn came_by(&mut self, route: impl FnOnce() -> Option<Box<str>>, rule: Option<&Arc<str>>) {
         if let Some(observed) = &mut self.observed {
             self.route = route();
-            observed.rule = rule.filter(|_| observed.key.is_some()).cloned();
+            if let Some(names) = &mut observed.names {
+                names.rule = rule.cloned();
+            }
         }
     }
 
@@ -228,7 +229,7 @@ impl LookupSpan {
         }
         Wait {
             span: self.span.clone(),
-            observed: self.observed.as_ref().map(|observed| observed.telemetry.clone()),
+            observed: self.observed.as_ref().map(|observed| observed.cache.clone()),
             began: Instant::now(),
         }
     }
@@ -250,10 +251,11 @@ impl Drop for LookupSpan {
                 span.record("cache_layer.reason", reason.as_str());
             }
         }
-        if let Some(Observed { telemetry, began, key, entry, rule, .. }) = observed.take() {
+        if let Some(Observed { cache, began, names }) = observed {
+            let telemetry = &cache.0.telemetry;
             let event = LookupEvent { result: *result, tier, duration: began.elapsed(), age, saved };
             telemetry.emit_lookup(event, route.as_deref());
-            if let Some(key) = &key {
+            if let Some(Names { key, entry, rule }) = names.as_deref() {
                 let (route, rule) = (route.as_deref(), rule.as_deref());
                 let tags = EntryTags(entry.as_ref().filter(|_| hit).map(Entry::stamps).unwrap_or_default());
                 telemetry.name(&Named::Lookup { key, event, reason: *reason, route, rule, tags });
@@ -265,7 +267,7 @@ impl Drop for LookupSpan {
 /// A wait for another request's load.
 pub(crate) struct Wait {
     span: Span,
-    observed: Option<Telemetry>,
+    observed: Option<Cache>,
     began: Instant,
 }
 
@@ -273,8 +275,8 @@ impl Wait {
     pub(crate) fn ended(self, release: Release) {
         let duration = self.began.elapsed();
         self.span.record("cache_layer.wait_ms", i64::try_from(duration.as_millis()).unwrap_or(i64::MAX));
-        if let Some(telemetry) = self.observed {
-            telemetry.emit(Event::Waited { scope: WaitScope::Process, release, duration });
+        if let Some(cache) = self.observed {
+            cache.emit(Event::Waited { scope: WaitScope::Process, release, duration });
         }
     }
 }

@@ -125,11 +125,10 @@ impl<R: Body> ResponseBody<R> {
     }
 
     /// Sets the task that records this body.
-    pub(super) fn recorded_by(mut self, task: JoinHandle<()>) -> Self {
+    pub(super) fn set_recorder(&mut self, task: JoinHandle<()>) {
         if let Kind::Recorded { feed, .. } = &mut self.kind {
             feed.task = Some(task);
         }
-        self
     }
 }
 

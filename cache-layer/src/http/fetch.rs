@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    future::ready,
     pin::Pin,
     sync::Arc,
     task::{self, Poll, ready},
@@ -22,7 +23,6 @@ use super::{
     forward::Forward,
     granted_load::Asked,
     load::{ErrorOf, Load},
-    oneshot::Oneshot,
     origin::Origin,
     plan::CacheRequest,
     reply::LoadReply,
@@ -61,9 +61,9 @@ impl<S: Origin<B>, B: Send + 'static> Asking<S, B> {
             context: &self.context,
             key: &self.key,
             target: &self.target,
-            method: self.request.method(),
-            headers: self.request.headers(),
-            extensions: self.request.extensions(),
+            method: self.request().method(),
+            headers: self.request().headers(),
+            extensions: self.request().extensions(),
             known,
             class: Class::Unasked,
             patience,
@@ -73,18 +73,18 @@ impl<S: Origin<B>, B: Send + 'static> Asking<S, B> {
 
     /// Begins the load that a request leads, in this span.
     fn lead(self, flight: Flight, miss: Miss, purpose: Purpose, patience: Patience, span: Span) -> Leading<S, B> {
-        let Self { context, service, request, key, target } = self;
-        let asked = CacheRequest::as_get(&context, target, key, &request);
+        let Self { context, sending, key, target } = self;
+        let asked = CacheRequest::as_get(&context, target, key, sending.request());
         let headers = asked.headers.clone();
         flight.set_span(&span);
         let asked = Box::new(Asked { context: context.clone(), request: asked, miss });
-        let load = Load { asked, sending: Box::pin(Oneshot::new(service, request)), purpose, patience };
+        let load = Load { asked, sending, purpose, patience };
         let load = context.cache.flights().spawn_load(span, |reply_to| load.lead(flight, reply_to));
         Leading { context, headers, load }
     }
 
     /// Begins to handle a request for which memory has no entry.
-    fn begin(self: Box<Self>, seen: Seen, mut span: LookupSpan) -> Begun<S, B> {
+    fn begin(self, seen: Seen, mut span: LookupSpan) -> Begun<S, B> {
         let mut patience = self.context.patience();
         match self.lookup(Known::Missing(seen), &mut patience, &mut span).next_at_once() {
             Some(next) => self.go_on(next, patience, span),
@@ -93,15 +93,9 @@ impl<S: Origin<B>, B: Send + 'static> Asking<S, B> {
     }
 
     /// Begins the next step for a request. Rare and long steps are boxed, so that the future of a load stays small.
-    fn go_on(self: Box<Self>, next: Next<S::Content>, patience: Patience, mut span: LookupSpan) -> Begun<S, B> {
+    fn go_on(self, next: Next<S::Content>, patience: Patience, mut span: LookupSpan) -> Begun<S, B> {
         let (flight, miss, purpose, answer) = match next {
-            Next::Respond(response) => {
-                let Self { context, service, request, key, .. } = *self;
-                if let Some(turn) = context.verification_turn() {
-                    context.verify(turn, service, request, &key);
-                }
-                return Begun::Answered(Some(response));
-            }
+            Next::Respond(response) => return Begun::answered(self.verifying(response)),
             Next::Forward { reason, stale, learns } => {
                 let forwarded = self.forward(reason, stale, learns, patience.end(), span);
                 return Begun::GoesOn(Box::pin(forwarded));
@@ -113,9 +107,9 @@ impl<S: Origin<B>, B: Send + 'static> Asking<S, B> {
             LeaderAnswer::Stored(_) => cache.background_span(&self.key, &span),
             LeaderAnswer::Load | LeaderAnswer::LoadOrStale(..) => cache.load_span(&self.key, &span),
         };
-        let leading = (*self).lead(flight, miss, purpose, patience, load_span);
+        let leading = self.lead(flight, miss, purpose, patience, load_span);
         match answer {
-            LeaderAnswer::Stored(response) => Begun::Answered(Some(*response)),
+            LeaderAnswer::Stored(response) => Begun::answered(*response),
             LeaderAnswer::Load => Begun::Leads(leading, span),
             LeaderAnswer::LoadOrStale(stale, until) => {
                 Begun::GoesOn(Box::pin(async move { leading.response_or(*stale, until, end, &mut span).await }))
@@ -125,7 +119,7 @@ impl<S: Origin<B>, B: Send + 'static> Asking<S, B> {
 
     /// Forwards the request to the application; the `stale` entry may replace an error.
     async fn forward(
-        self: Box<Self>,
+        self,
         reason: NoCacheReason,
         stale: Option<Entry>,
         learns: bool,
@@ -133,10 +127,18 @@ impl<S: Origin<B>, B: Send + 'static> Asking<S, B> {
         // Kept until the answer.
         _span: LookupSpan,
     ) -> Fetched<S, B> {
-        let Self { context, service, request, key, .. } = *self;
-        let sending = Box::pin(Oneshot::new(service, request));
+        let Self { context, sending, key, .. } = self;
         let forward = Forward { sending, key: &key, reason, deadline, stale: stale.as_ref() };
         context.forward(forward, learns).await
+    }
+
+    /// This answer, which may be verified afterwards.
+    fn verifying(mut self, answer: Response<ResponseBody<S::Content>>) -> Response<ResponseBody<S::Content>> {
+        if let Some(turn) = self.context.verification_turn() {
+            let (service, request) = self.sending.as_mut().unsent();
+            self.context.verify(turn, service, request, &self.key);
+        }
+        answer
     }
 }
 
@@ -184,15 +186,15 @@ fn respond<R: Body, E>(
     span: &mut LookupSpan,
     task: JoinHandle<()>,
 ) -> Result<Response<ResponseBody<R>>, E> {
-    let response = context.respond_with_loaded(reply, &Method::GET, headers, span)?;
-    Ok(response.map(|body| body.recorded_by(task)))
+    let mut response = context.respond_with_loaded(reply, &Method::GET, headers, span)?;
+    response.body_mut().set_recorder(task);
+    Ok(response)
 }
 
 /// A step that has begun, for a request whose answer is not in memory. This and its parts are moved between polls, and never
 /// pinned.
 #[allow(clippy::large_enum_variant, reason = "the large one is the common one")]
 enum Begun<S: Origin<B>, B> {
-    Answered(Option<Response<ResponseBody<S::Content>>>),
     Leads(Leading<S, B>, LookupSpan),
     GoesOn(Fetching<S, B>),
 }
@@ -214,10 +216,13 @@ impl<S: Origin<B>, B: Send + 'static> Future for Begun<S, B> {
     }
 }
 
-impl<S: Origin<B>, B> Begun<S, B> {
+impl<S: Origin<B>, B: Send + 'static> Begun<S, B> {
+    fn answered(response: Response<ResponseBody<S::Content>>) -> Self {
+        Self::GoesOn(Box::pin(ready(Ok(response))))
+    }
+
     fn poll_rest(&mut self, cx: &mut task::Context<'_>) -> Poll<Fetched<S, B>> {
         match self {
-            Self::Answered(response) => Poll::Ready(Ok(response.take().expect("polled after it was ready"))),
             Self::GoesOn(fetching) => fetching.as_mut().poll(cx),
             Self::Leads(..) => Poll::Pending,
         }
@@ -230,7 +235,7 @@ impl<S: Origin<B>, B> Begun<S, B> {
     reason = "an `async fn` keeps its arguments twice: as they came, and as it uses them"
 )]
 pub(super) fn fetch<S: Origin<B>, B: Send + 'static>(
-    asking: Box<Asking<S, B>>,
+    asking: Asking<S, B>,
     known: Known,
     mut span: LookupSpan,
 ) -> impl Future<Output = Fetched<S, B>> + Send {
@@ -244,16 +249,16 @@ pub(super) fn fetch<S: Origin<B>, B: Send + 'static>(
 /// As [`fetch`], if the whole store is in this process and has no entry: most such requests lead a load, so the future is only
 /// as large as that needs.
 pub(super) fn fetch_missing<S: Origin<B>, B: Send + 'static>(
-    asking: Box<Asking<S, B>>,
+    asking: Asking<S, B>,
     seen: Seen,
     span: LookupSpan,
 ) -> impl Future<Output = Fetched<S, B>> + Send {
     Missing::New(Some((asking, seen, span)))
 }
 
-type Unbegun<S, B> = (Box<Asking<S, B>>, Seen, LookupSpan);
+type Unbegun<S, B> = (Asking<S, B>, Seen, LookupSpan);
 
-#[allow(clippy::large_enum_variant, reason = "every one of them begins so")]
+#[allow(clippy::large_enum_variant, reason = "every one of them begins so, and is boxed")]
 enum Missing<S: Origin<B>, B> {
     New(Option<Unbegun<S, B>>),
     Begun(Begun<S, B>),
@@ -279,17 +284,17 @@ impl<S: Origin<B>, B: Send + 'static> Future for Missing<S, B> {
 /// As [`fetch`], for a request that states an enclosing load of another process. An entry in memory may answer it only once it
 /// is clear that this is not a load of the same key: otherwise a refresh would get the entry that it should refresh.
 pub(super) async fn fetch_unless_nested<S: Origin<B>, B: Send + 'static>(
-    mut asking: Box<Asking<S, B>>,
+    mut asking: Asking<S, B>,
     enclosing: HeaderValue,
     lookup: LookupSpan,
 ) -> Fetched<S, B> {
-    let Asking { context, request, key, .. } = &mut *asking;
+    let Asking { context, sending, key, .. } = &mut asking;
+    let request = sending.as_mut().request_mut();
     if context.is_enclosed_by(request.headers_mut(), key, enclosing, Reading::Answer).await {
         let reason = NoCacheReason::Nested;
         lookup.bypassed(reason);
         context.report_bypass(request, reason);
-        let Asking { context, service, request, .. } = *asking;
-        return Ok(context.bypassed(Oneshot::new(service, request).await?, reason));
+        return Ok(context.bypassed(sending.await?, reason));
     }
     let span = lookup.span();
     fetch(asking, Known::Nothing, lookup).instrument(span).await

@@ -49,7 +49,7 @@ pub(super) struct Forward<'a, S: Origin<B>, B> {
 
 impl<S: Origin<B>, B> Forward<'_, S, B> {
     pub(super) fn request(&mut self) -> &mut Request<B> {
-        self.sending.as_mut().request_mut().expect("it is not sent yet")
+        self.sending.as_mut().request_mut()
     }
 }
 

@@ -89,7 +89,7 @@ impl<R: Body, E> GrantedLoad<R, E> {
                 Admission::Abandoned => return self.permit.abandon(),
                 Admission::NoPlace => return self.refuse(purpose),
             }
-            let request = asking.as_mut().request_mut().expect("it is not sent yet");
+            let request = asking.as_mut().request_mut();
             let (stored, validates) = self.prepare(request, purpose);
             let answered = self.ask(asking.as_mut()).await;
             // From here on, everything that the application holds for a request, such as a place under a limit, is free.
@@ -312,17 +312,16 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
     fn take_in(mut self, response: Response<R>) -> Received<impl Future<Output = ()>> {
         let (mut parts, body) = response.into_parts();
         let now = self.asked.context.cache.now();
-        let Planned { plan, length, date, names } =
+        let Planned { mut plan, length, date, names } =
             self.asked.context.plan_head(&self.asked.request, &mut parts, body.size_hint(), now);
         if plan.is_ok() {
             self.permit.reserve(length.known());
             self.permit.admit();
         }
         let not_stored = plan.as_ref().err().copied().or_else(|| self.permit.refusal());
-        let plan = match plan {
-            Err(NoCacheReason::MadeFromStale) => self.plan_for_followers(&mut parts, body.size_hint(), now),
-            plan => plan,
-        };
+        if let Err(NoCacheReason::MadeFromStale) = plan {
+            plan = self.plan_for_followers(&mut parts, body.size_hint(), now);
+        }
         let plan = match plan {
             Ok(plan) => plan,
             Err(reason) => {
@@ -528,7 +527,7 @@ impl Context {
     /// Ends a load whose response is not stored.
     pub(super) fn record_uncacheable(
         &self,
-        permit: Box<WritePermit>,
+        mut permit: Box<WritePermit>,
         request: &CacheRequest,
         status: StatusCode,
         offers_ranges: bool,
@@ -547,7 +546,11 @@ impl Context {
             // There is no copy for the followers, which go to the application, as far as it has places for them.
             return permit.made_from_stale(Vec::new());
         }
-        let remembered = !personal && status == StatusCode::OK && is_lasting(reason) && self.speaks_for_others();
+        let speaks_for_others = self.speaks_for_others();
+        if !speaks_for_others {
+            permit.tells_nothing_of_later_ones();
+        }
+        let remembered = !personal && status == StatusCode::OK && is_lasting(reason) && speaks_for_others;
         permit.uncacheable(reason, remembered.then_some(&request.key));
         // The rules may have been replaced just now, and what was remembered by them forgotten just before this was.
         if remembered && !self.speaks_for_others() {

@@ -22,11 +22,32 @@ impl<S: Service<Q>, Q> Oneshot<S, Q> {
         Self::Waiting { service, request: Some(request) }
     }
 
-    /// The request, before it is sent.
-    pub(super) fn request_mut(self: Pin<&mut Self>) -> Option<&mut Q> {
+    /// The request, which must not have been sent yet.
+    pub(super) fn request(&self) -> &Q {
+        match self {
+            Self::Waiting { request: Some(request), .. } => request,
+            _ => panic!("the request was sent"),
+        }
+    }
+
+    /// As [`request`](Self::request).
+    pub(super) fn request_mut(self: Pin<&mut Self>) -> &mut Q {
         match self.project() {
-            OneshotProj::Waiting { request, .. } => request.as_mut(),
-            OneshotProj::Called { .. } => None,
+            OneshotProj::Waiting { request: Some(request), .. } => request,
+            _ => panic!("the request was sent"),
+        }
+    }
+
+    /// The service and the request, which must not have been sent yet.
+    pub(super) fn unsent(self: Pin<&mut Self>) -> (S, Q)
+    where
+        S: Clone,
+    {
+        match self.project() {
+            OneshotProj::Waiting { service, request } => {
+                (service.clone(), request.take().expect("the request was sent"))
+            }
+            OneshotProj::Called { .. } => panic!("the request was sent"),
         }
     }
 }

@@ -171,11 +171,11 @@ impl Draft {
 
     /// Adds the payload. Also returns the response's entry.
     pub(super) fn complete(self, with_payload: impl FnOnce(&EntryHead) -> Entry) -> (Writes, Tags, ResponseEntry) {
-        let Self { variants, response, tags, .. } = self;
+        let entry = with_payload(&self.response);
+        let Self { variants, response: EntryHead { key, .. }, tags, .. } = self;
         let Variants { guard, parent } = variants.map_or_else(Variants::default, |variants| *variants);
-        let entry = with_payload(&response);
         let answer = ResponseEntry::written(entry.clone());
-        let entry = (response.key, entry);
+        let entry = (key, entry);
         let entries = match parent {
             Some(parent) => vec![parent, entry],
             None => vec![entry],

@@ -21,6 +21,7 @@ use super::{
     forward::add_plain_tags,
     future::ResponseFuture,
     hints::Hints,
+    oneshot::Oneshot,
     origin::Origin,
     rules::{Choice, RequestSettings, Ruled},
     select::InMemory,
@@ -280,7 +281,8 @@ impl<S: Clone> CacheService<S> {
         let span = lookup.span();
         // With `No-Vary-Search`, another query's load may provide the missing response.
         let only_by_key = context.variations.is_none();
-        let asking = Box::new(Asking { context, service: self.inner.clone(), request, key, target });
+        let sending = Box::pin(Oneshot::new(self.inner.clone(), request));
+        let asking = Asking { context, sending, key, target };
         match (enclosing, known) {
             (Some(enclosing), _) => ResponseFuture::boxed(fetch_unless_nested(asking, enclosing, lookup), Span::none()),
             (None, Known::Missing(seen)) if only_by_key => {

@@ -36,7 +36,7 @@ async fn the_futures_of_a_miss_are_small() {
     let lookup = context.cache.lookup_span(&key);
     let asking = || {
         let (context, key, target) = (context.clone(), key.clone(), target());
-        Box::new(Asking { context, service, request: request(), key, target })
+        Asking { context, sending: Box::pin(Oneshot::new(service, request())), key, target }
     };
     let fetched = size_of_val(&fetch_missing(asking(), Seen::Nothing, lookup));
 

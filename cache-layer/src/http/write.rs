@@ -173,7 +173,10 @@ impl Context {
             async move { load.receive(response).await }
         });
         match task.reply().await {
-            (LoadReply::Response(response), task) => response.map(|body| body.recorded_by(task)),
+            (LoadReply::Response(mut response), task) => {
+                response.body_mut().set_recorder(task);
+                response
+            }
             // The client of a POST gets the response as it is.
             (LoadReply::Entry(..) | LoadReply::WithCookies(_), _) => {
                 unreachable!("a response to POST is not cut, and has no precondition")

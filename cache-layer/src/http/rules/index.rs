@@ -7,7 +7,7 @@ use http::Method;
 
 use super::{
     names::{Name, Names},
-    pattern::{PathPattern, Segment, Segments, Tail},
+    pattern::{PathPattern, Segment, Tail},
 };
 
 /// The requests that a rule applies to.
@@ -93,10 +93,10 @@ impl Index {
 
     /// The number of the rule that applies to a request, by its host, the segments of its path and its method.
     #[inline(always)]
-    pub(super) fn find<'h>(
+    pub(super) fn find<'h, 'p>(
         &self,
         host: impl FnOnce() -> &'h str,
-        path: Segments<'_>,
+        path: impl Iterator<Item = &'p [u8]> + Clone,
         method: &Method,
     ) -> Option<usize> {
         // HEAD is answered like GET.
@@ -108,13 +108,18 @@ impl Index {
     }
 
     #[inline(never)]
-    fn find_by_host(&self, host: &str, path: Segments<'_>, method: &Method) -> Option<usize> {
-        let of_host = || self.hosts.get(Name::of(host.as_bytes()))?.find(path, method);
+    fn find_by_host<'p>(
+        &self,
+        host: &str,
+        path: impl Iterator<Item = &'p [u8]> + Clone,
+        method: &Method,
+    ) -> Option<usize> {
+        let of_host = || self.hosts.get(Name::of(host.as_bytes()))?.find(path.clone(), method);
         let of_domain = || {
             let mut domains = self.domains.iter().filter(|(domain, _)| is_below(host, domain));
-            domains.find_map(|(_, node)| node.find(path, method))
+            domains.find_map(|(_, node)| node.find(path.clone(), method))
         };
-        of_host().or_else(of_domain).or_else(|| self.any.find(path, method))
+        of_host().or_else(of_domain).or_else(|| self.any.find(path.clone(), method))
     }
 }
 
@@ -126,9 +131,9 @@ impl Node {
     /// The most special rule at this node and below for what is left of a path. No node is looked at twice: its place says how
     /// many segments lead to it.
     #[inline(always)]
-    fn find(&self, mut path: Segments<'_>, method: &Method) -> Option<usize> {
+    fn find<'p>(&self, mut path: impl Iterator<Item = &'p [u8]> + Clone, method: &Method) -> Option<usize> {
         let (mut node, mut less_special) = (self, None);
-        while let Some((segment, rest)) = path.split_first() {
+        while let Some(segment) = path.next() {
             if let Some(Open { below, prefix }) = node.open.as_deref() {
                 less_special = below.find(method).or_else(|| prefix.find(method)).or(less_special);
             }
@@ -136,12 +141,11 @@ impl Node {
             node = match (literal, node.any.as_deref()) {
                 (None, None) => return less_special,
                 (Some(only), None) | (None, Some(only)) => only,
-                (Some(literal), Some(any)) => match literal.find_below(rest, method) {
+                (Some(literal), Some(any)) => match literal.find_below(path.clone(), method) {
                     None => any,
                     found => return found,
                 },
             };
-            path = rest;
         }
         match (node.ends.find(method), node.open.as_deref()) {
             (None, Some(open)) => open.prefix.find(method).or(less_special),
@@ -152,7 +156,7 @@ impl Node {
 
     /// As [`find`](Self::find), as a function of its own, which calls itself.
     #[inline(never)]
-    fn find_below(&self, path: Segments<'_>, method: &Method) -> Option<usize> {
+    fn find_below<'p>(&self, path: impl Iterator<Item = &'p [u8]> + Clone, method: &Method) -> Option<usize> {
         self.find(path, method)
     }
 }

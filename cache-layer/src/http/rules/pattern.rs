@@ -123,23 +123,44 @@ pub(super) fn with_segments<T>(path: &str, look: impl FnOnce(Segments<'_>) -> T)
     clear_path(path).map(|path| look(Segments::of(&path)))
 }
 
-/// The remaining segments of a path.
-#[derive(Clone, Copy, Debug)]
+/// The segments of a path that is clear.
+#[derive(Clone, Debug)]
 pub(super) struct Segments<'a> {
-    path: &'a [u8],
-    /// Where they end, a bit for each byte; 0 where that was not looked at.
-    ends: u64,
+    /// What is left of the path.
+    rest: &'a [u8],
 }
 
 impl<'a> Segments<'a> {
     fn of(path: &'a str) -> Self {
-        Self { path: without_slash_at_the_end(path.strip_prefix('/').unwrap_or(path).as_bytes()), ends: 0 }
+        Self { rest: without_slash_at_the_end(path.strip_prefix('/').unwrap_or(path).as_bytes()) }
     }
+}
 
-    /// Those of a path in which nothing may mean something else, as in most: no byte tells but single slashes. Where there are
-    /// none, it may be so all the same.
+impl<'a> Iterator for Segments<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut parts = self.rest.splitn(2, |&byte| byte == b'/');
+        let segment = parts.next().filter(|segment| !segment.is_empty())?;
+        self.rest = parts.next().unwrap_or_default();
+        Some(segment)
+    }
+}
+
+/// The segments of a path in which nothing may mean something else, as in most: no byte tells but single slashes.
+#[derive(Clone, Debug)]
+pub(super) struct PlainSegments<'a> {
+    /// Without the first slash.
+    path: &'a [u8],
+    /// Where the next segment begins, and where this one and those after it end: a bit for each byte.
+    start: usize,
+    ends: u64,
+}
+
+impl<'a> PlainSegments<'a> {
+    /// `None` for a path that is not plain; it may be so all the same, if it is short or long.
     #[inline(always)]
-    pub(super) fn plain(path: &'a str) -> Option<Self> {
+    pub(super) fn of(path: &'a str) -> Option<Self> {
         let path = path.as_bytes();
         let (first, last) = (word_of(*path.first_chunk()?), word_of(*path.last_chunk()?));
         if telling(first) | telling(last) != 0 {
@@ -149,24 +170,23 @@ impl<'a> Segments<'a> {
         if path.len() > 2 * WORD {
             slashes |= slashes_between(path)?;
         }
-        let path = without_slash_at_the_end(path.strip_prefix(b"/")?);
-        // The last segment ends where the path does.
-        (slashes & (slashes << 1) == 0).then(|| Self { path, ends: (slashes >> 1) | (1 << path.len()) })
+        let path = path.strip_prefix(b"/")?;
+        // The last segment ends where the path does, or one byte before that.
+        let end = without_slash_at_the_end(path).len();
+        (slashes & (slashes << 1) == 0).then(|| Self { path, start: 0, ends: (slashes >> 1) | (1 << end) })
     }
+}
 
-    /// The first one, and those after it.
+impl<'a> Iterator for PlainSegments<'a> {
+    type Item = &'a [u8];
+
     #[inline(always)]
-    pub(super) fn split_first(self) -> Option<(&'a [u8], Self)> {
-        let Self { path, ends } = self;
-        if path.is_empty() {
-            return None;
-        }
-        let (end, ends) = match ends.trailing_zeros() {
-            u64::BITS => (path.iter().position(|&byte| byte == b'/').unwrap_or(path.len()), 0),
-            end => (end as usize, (ends >> end) >> 1),
-        };
-        let (segment, rest) = path.split_at_checked(end)?;
-        Some((segment, Self { path: rest.get(1..).unwrap_or_default(), ends }))
+    fn next(&mut self) -> Option<Self::Item> {
+        // After the last end, this is behind any path.
+        let end = self.ends.trailing_zeros() as usize;
+        let segment = self.path.get(self.start..end)?;
+        (self.start, self.ends) = (end + 1, self.ends & (self.ends - 1));
+        Some(segment)
     }
 }
 
@@ -288,38 +308,30 @@ mod tests {
         assert!(PathPattern::parse_prefix("/a/{*b}").is_err());
     }
 
-    fn all(mut segments: Segments<'_>) -> Vec<&[u8]> {
-        std::iter::from_fn(|| {
-            let (segment, rest) = segments.split_first()?;
-            segments = rest;
-            Some(segment)
-        })
-        .collect()
-    }
-
     proptest! {
         /// Of any length, with what tells at any place in a word.
         #[test]
         fn words_say_what_bytes_do(path in "/?(/|[a-z0-9\u{80}-\u{ff}]{1,20}/?|[.%\\\\]){0,12}") {
             let tells = |byte| matches!(byte, b'.' | b'%' | b'\\');
             let plain = !path.bytes().any(tells) && !path.contains("//");
-            let found = Segments::plain(&path);
+            let found = PlainSegments::of(&path);
             // What is shorter, longer, or no path of a server is looked at byte by byte.
             let is_looked_at = (8..=64).contains(&path.len()) && path.starts_with('/');
             prop_assert_eq!(found.is_some(), plain && is_looked_at, "{}", path);
             if let Some(found) = found {
-                prop_assert_eq!(all(found), all(Segments::of(&path)), "{}", path);
+                prop_assert!(found.eq(Segments::of(&path)), "{}", path);
             }
             if plain {
                 let split: Vec<&[u8]> = path.split('/').filter(|part| !part.is_empty()).map(str::as_bytes).collect();
-                prop_assert_eq!(all(Segments::of(&path)), split, "{}", path);
+                prop_assert_eq!(Segments::of(&path).collect::<Vec<_>>(), split, "{}", path);
             }
         }
     }
 
     #[test]
     fn a_path_is_split_the_same_way_whether_it_has_a_telling_character_or_not() {
-        let segments = |path| with_segments(path, |segments| String::from_utf8(all(segments).join(&b'|')).unwrap());
+        let segments =
+            |path| with_segments(path, |segments| String::from_utf8(segments.collect::<Vec<_>>().join(&b'|')).unwrap());
         for (path, expected) in [
             ("/", Some("")),
             ("/a", Some("a")),

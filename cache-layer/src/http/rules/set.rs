@@ -12,7 +12,7 @@ use http::Method;
 
 use super::{
     index::Index,
-    pattern::{Segments, with_canonical_segments, with_segments},
+    pattern::{PlainSegments, Segments, with_canonical_segments, with_segments},
     rule::Rule,
 };
 use crate::{
@@ -140,7 +140,7 @@ impl RuleSet {
         path: &str,
         method: &Method,
     ) -> Result<Option<usize>, Unclear> {
-        match self.has_one_spelling.then(|| Segments::plain(path)).flatten() {
+        match self.has_one_spelling.then(|| PlainSegments::of(path)).flatten() {
             Some(path) => Ok(self.index.find(host, path, method)),
             None => self.find_by_a_closer_look(host(), path, method),
         }
