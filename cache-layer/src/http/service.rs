@@ -111,45 +111,51 @@ where
         let enclosing = context.take_enclosing(request.headers_mut());
         let (method, headers) = (request.method(), request.headers());
         let refusal = refusal_of_request(method, headers, !request.body().is_end_stream());
-        match (refusal, Target::of_request(&context.sites, &request)) {
-            (None, Some(target)) => {
-                let hints = request.extensions().get::<Hints>();
-                let found = match &self.settings {
-                    Settings::Plain(context) => Ok(context),
-                    Settings::Ruled(ruled) => ruled.context(&target, &Method::GET),
-                };
-                let is_plain = matches!(self.settings, Settings::Plain(_));
-                let chosen;
-                let (context, key) = if let (Ok(context), None) = (found, hints)
-                    && (is_plain || !context.asks_first())
-                {
-                    (context, target.key(&context.key_rules(headers)))
-                } else {
-                    let choice = Choice::of(context, found, hints, &target, headers);
-                    if choice.is_to_be_judged() {
-                        let target = target.into_owned();
-                        return self.answer_by(choice, request, target, enclosing);
-                    }
-                    chosen = choice.context;
-                    (&chosen, choice.key)
-                };
-                match context.answer_at_once(&request, &key, enclosing.is_some()) {
-                    AtOnce::Answer(response) if is_plain => ResponseFuture::ready(response),
-                    AtOnce::Answer(response) => self.answer(response, context, request, &key),
-                    AtOnce::Bypass(refusal) => self.bypass(request, refusal),
-                    AtOnce::Fetch(known, lookup) => {
-                        let target = target.into_owned();
-                        self.fetch(context.clone(), request, key, target, enclosing, (known, lookup))
-                    }
-                }
-            }
+        let target = match (refusal, Target::of_request(&context.sites, &request)) {
+            (None, Some(target)) => target,
             (Some(NoCacheReason::Method), Some(target)) => {
                 context.report_bypass(&request, NoCacheReason::Method);
                 let (settings, target) = (self.settings(request.extensions().get()), target.into_owned());
-                ResponseFuture::boxed(write_through(settings, self.inner.clone(), request, target), Span::none())
+                let written = write_through(settings, self.inner.clone(), request, target);
+                return ResponseFuture::boxed(written, Span::none());
             }
-            (Some(reason), _) => self.bypass(request, reason),
-            (None, None) => self.bypass(request, NoCacheReason::NoAuthority),
+            (Some(reason), _) => return self.bypass(request, reason),
+            (None, None) => return self.bypass(request, NoCacheReason::NoAuthority),
+        };
+        let hints = request.extensions().get::<Hints>();
+        let found = match &self.settings {
+            Settings::Plain(context) => Ok(context),
+            Settings::Ruled(ruled) => ruled.context(&target, &Method::GET),
+        };
+        let is_plain = matches!(self.settings, Settings::Plain(_));
+        let chosen;
+        let (context, key) = if let (Ok(context), None) = (found, hints)
+            && (is_plain || !context.asks_first())
+        {
+            (context, target.key(&context.key_rules(headers)))
+        } else {
+            let choice = Choice::of(context, found, hints, &target, headers);
+            if choice.is_to_be_judged() {
+                let target = target.into_owned();
+                return self.answer_by(choice, request, target, enclosing);
+            }
+            chosen = choice.context;
+            (&chosen, choice.key)
+        };
+        match context.answer_at_once(&request, &key, enclosing.is_some()) {
+            AtOnce::Answer(response) => {
+                // First of all, so that the response is not moved twice.
+                let answer = ResponseFuture::ready(response);
+                if !is_plain && let Some(turn) = context.verification_turn() {
+                    context.verify(turn, self.inner.clone(), request, &key);
+                }
+                answer
+            }
+            AtOnce::Bypass(refusal) => self.bypass(request, refusal),
+            AtOnce::Fetch(known, lookup) => {
+                let target = target.into_owned();
+                self.fetch(context.clone(), request, key, target, enclosing, (known, lookup))
+            }
         }
     }
 }
@@ -239,30 +245,15 @@ impl<S: Clone> CacheService<S> {
             return self.bypass(request, reason);
         }
         match context.answer_at_once(&request, &key, enclosing.is_some()) {
-            AtOnce::Answer(response) => self.answer(response, &context, request, &key),
+            AtOnce::Answer(response) => {
+                if let Some(turn) = context.verification_turn() {
+                    context.verify(turn, self.inner.clone(), request, &key);
+                }
+                ResponseFuture::ready(response)
+            }
             AtOnce::Bypass(refusal) => self.bypass(request, refusal),
             AtOnce::Fetch(known, lookup) => self.fetch(context, request, key, target, enclosing, (known, lookup)),
         }
-    }
-
-    /// Answers a hit, and verifies it if that is its turn.
-    #[inline(always)]
-    fn answer<B: Send + 'static>(
-        &self,
-        response: Response<ResponseBody<S::Content>>,
-        context: &Arc<Context>,
-        request: Request<B>,
-        key: &Key,
-    ) -> ResponseFuture<S, B, S::Content>
-    where
-        S: Origin<B>,
-    {
-        // First of all, so that the response is not moved twice.
-        let answer = ResponseFuture::ready(response);
-        if let Some(turn) = context.verification_turn() {
-            context.verify(turn, self.inner.clone(), request, key);
-        }
-        answer
     }
 
     /// Answers a request that needs a future, and so a clone of the service's parts.
