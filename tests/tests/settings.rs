@@ -438,6 +438,107 @@ mod a_hint {
     }
 }
 
+/// However it is set, and whatever else would keep a response: its stale use, or its validation.
+mod a_lifetime_of_zero {
+    use super::*;
+
+    type Set = fn(CacheLayer) -> CacheLayer;
+
+    const NONE: Duration = Duration::ZERO;
+    const MISSING: StatusCode = StatusCode::NOT_FOUND;
+
+    const KEEPS: [(&str, Set); 6] = [
+        ("nothing", |layer| layer),
+        ("stale_while_revalidate", |layer| layer.stale_while_revalidate(seconds(60))),
+        ("stale_if_error", |layer| layer.stale_if_error(seconds(60)).soft_timeout(seconds(1))),
+        ("both", |layer| layer.stale_while_revalidate(seconds(60)).stale_if_error(seconds(60))),
+        ("strict", |layer| layer.profile(Profile::Strict)),
+        ("etags", |layer| layer.etags(true).stale_while_revalidate(seconds(60))),
+    ];
+
+    const SAYS: [(&str, Fields); 3] = [
+        ("nothing", &[]),
+        ("a validator", &[("etag", "\"a\"")]),
+        ("a window", &[("cache-control", "stale-while-revalidate=60, stale-if-error=60")]),
+    ];
+
+    fn rule() -> Rule {
+        Rule::path("/zero")
+    }
+
+    /// Each with the status that it is for.
+    const WAYS: [(&str, StatusCode, Set); 9] = [
+        ("ttl", StatusCode::OK, |layer| layer.ttl(NONE)),
+        ("ttl_for_path", StatusCode::OK, |layer| layer.ttl(seconds(60)).ttl_for_path("/zero", NONE)),
+        ("negative_ttl", MISSING, |layer| layer.ttl(seconds(60)).negative_ttl(MISSING, NONE)),
+        ("ttl_cap", StatusCode::OK, |layer| layer.ttl(seconds(60)).ttl_cap(NONE)),
+        ("a rule's ttl", StatusCode::OK, |layer| layer.ttl(seconds(60)).rule(rule().ttl(NONE)).unwrap()),
+        ("a rule's ttl and windows", StatusCode::OK, |layer| {
+            let rule = rule().ttl(NONE).stale_while_revalidate(seconds(60)).stale_if_error(seconds(60));
+            layer.rule(rule).unwrap()
+        }),
+        ("a rule's negative_ttl", MISSING, |layer| {
+            let layer = layer.negative_ttl(MISSING, seconds(60));
+            layer.rule(rule().negative_ttl(MISSING, NONE).stale_while_revalidate(seconds(60))).unwrap()
+        }),
+        ("a rule's ttl_cap", StatusCode::OK, |layer| layer.ttl(seconds(60)).rule(rule().ttl_cap(NONE)).unwrap()),
+        ("a rule's ttl, under jitter", StatusCode::OK, |layer| {
+            layer.ttl(seconds(60)).jitter(100).rule(rule().ttl(NONE)).unwrap()
+        }),
+    ];
+
+    fn origin(status: StatusCode, fields: Fields) -> Origin {
+        Origin::new(move |call, request: Request<Body>| async move {
+            let mut response = echo(call, &request, fields);
+            *response.status_mut() = status;
+            Ok(response)
+        })
+    }
+
+    #[tokio::test]
+    async fn keeps_nothing() {
+        for (way, status, zero) in WAYS {
+            for ((kept, keep), (says, fields)) in KEEPS.into_iter().flat_map(|keep| SAYS.map(|says| (keep, says))) {
+                let app = app(&origin(status, fields), |layer| zero(keep(layer)));
+                let first = app.get("/zero", &[]).await;
+                assert_eq!(said(&first), ("MISS", Some("rule".to_owned())), "{way}, {kept}, {says}");
+                let next = app.get("/zero", &[]).await;
+                assert_ne!(next.call(), first.call(), "{way}, {kept}, {says}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn of_a_cap_is_one_for_what_states_another() {
+        let app = app(&Origin::echo(MAX_AGE), |layer| layer.ttl_cap(NONE).stale_while_revalidate(seconds(60)));
+        assert_eq!(second(&app, "/", &[]).await, refused("remembered/rule"));
+    }
+
+    /// By hints for the request of one client, whose response no other client may get.
+    #[tokio::test]
+    async fn for_one_request_keeps_its_response_from_all_others() {
+        for ((kept, keep), (says, fields)) in KEEPS.into_iter().flat_map(|keep| SAYS.map(|says| (keep, says))) {
+            let app = app(&Origin::echo(fields), |layer| keep(layer).ttl(seconds(60)));
+            let mut alice = request(Method::GET, "/", &[("x-user", "alice")]);
+            Hints::new().ttl(NONE).add_to(alice.extensions_mut());
+            let alice = app.ask(alice).await;
+            assert_eq!(said(&alice), ("MISS", Some("rule".to_owned())), "{kept}, {says}");
+            let bob = app.get("/", &[("x-user", "bob")]).await;
+            assert_eq!(bob.x_cache(), "MISS", "{kept}, {says}");
+            assert_ne!(bob.call(), alice.call(), "{kept}, {says}");
+        }
+    }
+
+    /// What has to be validated each time is never used without being asked about, and says so itself.
+    #[tokio::test]
+    async fn is_not_for_what_says_no_cache() {
+        let fields = &[("cache-control", "no-cache"), ("etag", "\"a\"")];
+        let app = app(&Origin::echo(fields), |layer| layer.ttl(NONE).stale_while_revalidate(seconds(60)));
+        app.get("/", &[]).await;
+        assert_eq!(app.get("/", &[]).await.cache_status().fwd.as_deref(), Some("stale"));
+    }
+}
+
 /// What is remembered of responses that could not be stored, by settings that are not those of the next request.
 mod what_is_remembered {
     use super::*;

@@ -151,7 +151,8 @@ impl CacheLayer {
 /// For how long responses are fresh.
 impl CacheLayer {
     /// How long to keep responses for which the application states no freshness. Unless this or a
-    /// [`ttl_for_path`](Self::ttl_for_path) is set, such responses are not kept.
+    /// [`ttl_for_path`](Self::ttl_for_path) is set, such responses are not kept. Zero means that they are not kept, for stale use
+    /// either.
     ///
     /// Set it only if these responses are the same for all clients. A response to a request with a `Cookie` is not kept by
     /// this setting alone.
@@ -180,13 +181,14 @@ impl CacheLayer {
     }
 
     /// How long to keep responses with this status, such as 404, that state no freshness of their own; not at all unless
-    /// set.
+    /// set, or if it is zero. [`stale_while_revalidate`](Self::stale_while_revalidate) and
+    /// [`stale_if_error`](Self::stale_if_error) apply to them, too.
     pub fn negative_ttl(mut self, status: StatusCode, ttl: Duration) -> Self {
         self.context.policy.caching.negative_ttl.insert(status.as_u16(), millis(ttl));
         self
     }
 
-    /// The longest that any response is fresh, whatever it says; without a limit unless set.
+    /// The longest that any response is fresh, whatever it says; without a limit unless set. With zero, nothing is stored.
     pub fn ttl_cap(mut self, cap: Duration) -> Self {
         self.context.policy.caching.ttl_cap = Some(millis(cap));
         self

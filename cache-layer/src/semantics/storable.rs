@@ -53,7 +53,7 @@ labels! {
         Off => "off",
         /// An operator has turned [`BypassReads`](crate::Switch::BypassReads) on, for a while.
         Switched => "switched",
-        /// A [rule](crate::Rule) says that responses are not stored, by `bypass` or by a lifetime of zero.
+        /// A [rule](crate::Rule) says that responses are not stored, by `bypass`, or by a lifetime or a cap of zero.
         Rule => "rule",
         /// A [hint](crate::Hints::bypass) of a layer outside says that the request bypasses the cache.
         Hint => "hint",
@@ -312,6 +312,10 @@ pub(crate) fn refusal_of_freshness(
     // `no-cache` states a freshness, too: none.
     if lifetime.is_none() && !cc.no_cache {
         return Some(if ruled { NoCacheReason::Status } else { NoCacheReason::NoFreshness });
+    }
+    // No window for stale use brings back what a setting forbids to store.
+    if !cc.no_cache && lifetime.is_some_and(|lifetime| lifetime.is_forbidden(policy)) {
+        return Some(NoCacheReason::Rule);
     }
     if !windows.are_worth_storing(received.response_time) {
         let forbidden =

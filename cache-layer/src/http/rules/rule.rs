@@ -195,14 +195,14 @@ impl Rule {
         self
     }
 
-    /// The longest time for which a response is fresh, whatever it says.
+    /// The longest time for which a response is fresh, whatever it says; with zero, nothing is stored (`detail=rule`).
     pub fn ttl_cap(mut self, cap: Duration) -> Self {
         self.settings.ttl_cap = Some(cap);
         self
     }
 
-    /// How long to keep responses with this status that state no freshness of their own; the layer's times for other statuses
-    /// still apply.
+    /// How long to keep responses with this status that state no freshness of their own; zero means not at all. The layer's times
+    /// for other statuses still apply, and so do `stale_while_revalidate` and `stale_if_error`.
     pub fn negative_ttl(mut self, status: StatusCode, ttl: Duration) -> Self {
         self.settings.negative_ttls.push((status, ttl));
         self
