@@ -240,10 +240,7 @@ mod a_rule {
     fn that_no_request_can_match_is_refused() {
         let add = |rule| CacheLayer::new(cache(&Clock::manual())).rule(rule).map(drop);
         let error = |rule| add(rule).unwrap_err().to_string();
-        assert_eq!(
-            error(Rule::path("/a/{b")),
-            "rule for \"/a/{b\": {b must be all capture or none; write {{ and }} for braces"
-        );
+        assert_eq!(error(Rule::path("/a/{b")), "rule for \"/a/{b\": {b has no closing brace; write {{ for a brace");
         for method in [Method::HEAD, Method::QUERY] {
             let said = format!("must not name {method}, which follows the rule for GET");
             assert!(error(Rule::path("/a").methods([method.clone()])).contains(&said), "{method}");
@@ -272,7 +269,7 @@ mod a_rule {
             assert!(error(Rule::path("/a").bypass_on_cookies([cookies])).contains("no cookie"), "{cookies}");
         }
         assert!(add(Rule::path("/a").ignore_cookies(["*"]).bypass_on_cookies(["__Host-id", "admin_*"])).is_ok());
-        for host in ["", "*", "*example", "a b", "http://a"] {
+        for host in ["", "*", "*example", "a b", "http://a", "shop.*", "*.*.example", "a*.example", "shop.example:*"] {
             assert!(error(Rule::path("/a").host(host)).contains("must be a host"), "{host}");
         }
         let twice = Rules::new([Rule::path("/a/{b}").host("x.example"), Rule::path("/a/{c}/").host("X.example:80")]);
@@ -280,6 +277,31 @@ mod a_rule {
             twice.unwrap_err().to_string(),
             "rule for x.example/a/{c}/: there is one for the same requests already, x.example/a/{b}"
         );
+    }
+
+    #[test]
+    fn that_keeps_nothing_and_says_how_to_keep_it_is_refused() {
+        let add = |rule| CacheLayer::new(cache(&Clock::manual())).rule(rule).map(drop);
+        for idle in [
+            Rule::path("/a").ttl(seconds(1)),
+            Rule::path("/a").ttl_cap(seconds(1)),
+            Rule::path("/a").negative_ttl(StatusCode::NOT_FOUND, seconds(1)),
+            Rule::path("/a").stale_while_revalidate(seconds(1)),
+            Rule::path("/a").stale_if_error(seconds(1)),
+            Rule::path("/a").soft_timeout(seconds(1)),
+            Rule::path("/a").early_refresh(1.0),
+            Rule::path("/a").verify(0.5),
+            Rule::path("/a").max_body(1),
+            Rule::path("/a").inherit(true),
+            Rule::path("/a").etags(true),
+            Rule::path("/a").encode([]),
+            Rule::path("/a").keep_if(|_, _| true),
+        ] {
+            assert!(add(idle.clone()).is_ok());
+            assert!(add(idle.bypass()).unwrap_err().to_string().contains("bypass stores nothing"));
+        }
+        let of_keys = Rule::path("/a").key_headers([name("x-tenant")]).ignore_query(["b"]).voids(false);
+        assert!(add(of_keys.bypass()).is_ok(), "a write needs them");
     }
 
     #[tokio::test]
@@ -752,7 +774,8 @@ mod precedence {
                 let Some(ttl) = rule else { return settings };
                 let rule = ttl.map_or(Rule::path("/a"), |ttl| Rule::path("/a").ttl(seconds(ttl)));
                 let rule = negative.1.map_or(rule.clone(), |ttl| rule.negative_ttl(status, seconds(ttl)));
-                settings.rule(if bypass == Some("rule") { rule.bypass() } else { rule }).unwrap()
+                // A rule that bypasses says nothing of lifetimes.
+                settings.rule(if bypass == Some("rule") { Rule::path("/a").bypass() } else { rule }).unwrap()
             };
             let app = app(&origin, set);
             let ask = async || {
@@ -873,7 +896,7 @@ mod a_layer {
         assert_eq!(app.get("/", &[]).await.call(), stored);
         off.send(Method::PUT, "/", &[]).await;
         assert_eq!(app.get("/", &[]).await.x_cache(), "MISS");
-        let rules = |layer: CacheLayer| layer.enabled(false).rule(Rule::path("/").ttl(seconds(60)).bypass()).unwrap();
+        let rules = |layer: CacheLayer| layer.enabled(false).rule(Rule::path("/").bypass()).unwrap();
         assert_eq!(second(&self::app(&origin, rules), "/", &[]).await, refused("off"));
     }
 
