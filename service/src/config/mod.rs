@@ -411,7 +411,7 @@ fn redis_url(text: &str) -> Result<SecretUrl, String> {
         known.contains(&scheme)
             || scheme.strip_prefix("valkey").is_some_and(|rest| known.contains(&&*format!("redis{rest}")))
     };
-    if text.split_once("://").is_some_and(|(scheme, _)| is_known(scheme)) {
+    if text.split_once("://").is_some_and(|(scheme, _)| is_known(&scheme.to_ascii_lowercase())) {
         Ok(SecretUrl::from(text))
     } else {
         Err("must be a URL such as redis://:PASSWORD@HOST:6379/0, rediss://HOST, unix:///PATH, redis+sentinel://HOST,HOST/NAME \

@@ -188,6 +188,18 @@ fn a_secret_can_be_given_as_a_file() {
 }
 
 #[test]
+fn a_scheme_may_be_written_in_capitals() {
+    let config = parse(&[], &[("APP_REDIS_URL", "REDIS://cache")]).unwrap();
+    assert_eq!(config.redis_url.unwrap().expose(), "REDIS://cache");
+}
+
+#[test]
+fn an_address_without_a_scheme_is_named_as_it_was_written() {
+    let line = wrong(&[], &[("APP_REDIS_URL", "localhost:6379")]);
+    assert!(line.contains("is \"localhost:6379\": must be a URL such as redis://"), "{line}");
+}
+
+#[test]
 fn a_file_that_holds_no_secret_is_named() {
     let (empty, mysql) = (file("\n"), file("mysql://me:hunter2@db/products"));
     for (name, path, why) in [
