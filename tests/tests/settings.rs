@@ -2,7 +2,10 @@
 
 use std::{sync::Mutex, time::Duration};
 
-use cache_layer::{Cache, CacheLayer, Clock, Freshness, Hints, Profile, Rule, Rules, store::MemoryStore};
+use cache_layer::{
+    Cache, CacheLayer, Clock, Freshness, Hints, NoVarySearch, PrivateCacheLayer, Profile, Rule, Rules,
+    store::MemoryStore,
+};
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header::CACHE_CONTROL, header::COOKIE};
 use tests::{App, Backend, Body, Gate, Origin, Response, echo, over_each_store, request, wait_until};
 
@@ -558,6 +561,79 @@ mod a_lifetime_of_zero {
         let app = app(&Origin::echo(fields), |layer| layer.ttl(NONE).stale_while_revalidate(seconds(60)));
         app.get("/", &[]).await;
         assert_eq!(app.get("/", &[]).await.cache_status().fwd.as_deref(), Some("stale"));
+    }
+}
+
+/// In a field that is named as one of credentials, such as `X-Api-Key`.
+mod credentials {
+    use super::*;
+
+    const KEY: Fields = &[("x-api-key", "secret")];
+
+    fn keyed(layer: CacheLayer) -> CacheLayer {
+        layer.ttl(seconds(60)).credentials([name("x-api-key")])
+    }
+
+    #[tokio::test]
+    async fn keep_a_response_for_those_who_have_them() {
+        let origin = Origin::echo(&[]);
+        for set in [keyed, |layer| keyed(layer).profile(Profile::Safe), |layer| keyed(layer).profile(Profile::Strict)] {
+            let app = app(&origin, set);
+            let with_key = app.get("/", KEY).await;
+            assert_eq!(said(&with_key), ("MISS", Some("authorization".to_owned())));
+            let without = app.get("/", &[]).await;
+            assert_ne!((without.x_cache(), without.call()), ("HIT", with_key.call()));
+        }
+        let unnamed = app(&origin, |layer| layer.ttl(seconds(60)));
+        assert_eq!(second(&unnamed, "/", KEY).await, hit());
+    }
+
+    #[tokio::test]
+    async fn share_what_the_application_says_is_for_all() {
+        for says in ["public, max-age=60", "s-maxage=60", "max-age=60, must-revalidate"] {
+            let origin = Origin::new(move |call, request: Request<Body>| async move {
+                Ok(echo(call, &request, &[("cache-control", says)]))
+            });
+            let app = app(&origin, keyed);
+            app.get("/", KEY).await;
+            assert_eq!(app.get("/", &[]).await.x_cache(), "HIT", "{says}");
+        }
+    }
+
+    #[tokio::test]
+    async fn are_personal_in_all_else() {
+        let sharing = |layer: CacheLayer| keyed(layer).share_failures(true).failure_backoff(seconds(60), seconds(60));
+        let failing = Origin::new(|call, request: Request<Body>| async move {
+            let mut response = echo(call, &request, &[]);
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            Ok(response)
+        });
+        let app = app(&failing, sharing);
+        app.get("/", KEY).await;
+        assert_eq!(app.get("/", &[]).await.call(), 2, "a failure of theirs is theirs");
+
+        let public: Fields = &[("cache-control", "public, max-age=60"), ("no-vary-search", "params=(\"utm\")")];
+        let origin = Origin::echo(public);
+        let app = self::app(&origin, |layer| keyed(layer).no_vary_search(NoVarySearch::new()).verify(1.0));
+        app.get("/s?utm=1", KEY).await;
+        assert_eq!(app.get("/s?utm=2", &[]).await.x_cache(), "MISS", "they don't speak for other queries");
+        app.get("/t?utm=1", &[]).await;
+        assert_eq!(app.get("/t?utm=2", KEY).await.x_cache(), "MISS", "nor get what is of another query");
+        assert_eq!(app.get("/t?utm=1", KEY).await.x_cache(), "HIT");
+        assert_eq!(app.cache.counts().verified, 0);
+        let part = app.get("/r", &[KEY[0], ("range", "bytes=0-0")]).await;
+        assert_eq!(part.cache_status().detail.as_deref(), Some("range"), "it is the application's");
+    }
+
+    #[tokio::test]
+    async fn are_those_of_a_private_cache_as_well() {
+        let origin = Origin::echo(MAX_AGE);
+        let layer = PrivateCacheLayer::in_memory(1 << 20).with(|settings| settings.credentials([name("x-api-key")]));
+        let stack = tower::ServiceBuilder::new().layer(layer).service(origin.clone());
+        for (key, calls) in [("one", 1), ("two", 2), ("one", 2)] {
+            tests::ask(&stack, request(Method::GET, "/", &[("x-api-key", key)])).await.unwrap();
+            assert_eq!(origin.calls(), calls);
+        }
     }
 }
 

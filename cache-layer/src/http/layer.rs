@@ -38,7 +38,7 @@ use crate::{
 /// request on.
 ///
 /// A response is never stored if it says `no-store` or `private`, sets a cookie, varies on everything, answers a request with
-/// `Authorization` without permission to share (RFC 9111, section 3.5), is longer than [`max_body`](Self::max_body), or has an
+/// `Authorization` or other [credentials](Self::credentials) without permission to share (RFC 9111, section 3.5), is longer than [`max_body`](Self::max_body), or has an
 /// incomplete body.
 ///
 /// ```
@@ -100,7 +100,8 @@ impl CacheLayer {
     }
 
     /// The same settings, for one owner alone.
-    pub(super) fn of_owner(&self, owner: Owner) -> Self {
+    pub(super) fn of_owner(&self, mut owner: Owner) -> Self {
+        owner.add_credentials(self.context.policy.caching.credentials.iter().cloned());
         Self { context: self.context.clone().of_owner(owner), rules: self.rules.clone() }
     }
 }
@@ -308,7 +309,30 @@ impl CacheLayer {
     /// Sets all choices that RFC 9111 leaves to a cache from a profile; [`Profile::Safe`] unless set. Call it before the setters
     /// below: it overwrites such choices that were made before.
     pub fn profile(mut self, profile: Profile) -> Self {
-        self.context.policy.caching = CachingPolicy::of(profile);
+        let caching = &mut self.context.policy.caching;
+        // What has credentials is no choice that a specification leaves to a cache.
+        let credentials = std::mem::take(&mut caching.credentials);
+        *caching = CachingPolicy { credentials, ..CachingPolicy::of(profile) };
+        self
+    }
+
+    /// More request fields with credentials, in addition to `Authorization`: a response to a request that has one of them is stored
+    /// only if it says `public`, `s-maxage` or `must-revalidate` (RFC 9111, section 3.5; `detail=authorization`). Not needed if a
+    /// layer outside of the cache checks the credentials of each request, hits included, and all allowed clients may see the same
+    /// responses.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use cache_layer::{Cache, CacheLayer, store::MemoryStore};
+    /// # let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
+    /// let api_key = http::HeaderName::from_static("x-api-key");
+    /// let layer = CacheLayer::new(cache).ttl(Duration::from_secs(60)).credentials([api_key]);
+    /// ```
+    ///
+    /// Requests with such a field are treated as those with `Authorization` in all else, too: failures of theirs are not shared,
+    /// and their hits are not [verified](Self::verify).
+    pub fn credentials(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.context.policy.caching.credentials = names.into_iter().collect();
         self
     }
 
