@@ -51,7 +51,7 @@
 //! | `typed` | yes | values of any type that serde can serialize: [`Cache::get_or_load`] and the like |
 //! | `axum` | no | keys and rules see the whole path of a request inside axum's nested routers; observers learn the route of each look-up |
 //! | `otel` | no | `otel::Metrics`: the cache's events as OpenTelemetry metrics |
-//! | `postcard` | no | a compact [codec](codec::Postcard) beside JSON; implies `typed` |
+//! | `postcard` | no | a compact [codec](https://docs.rs/cache-layer/latest/cache_layer/codec/struct.Postcard.html) beside JSON; implies `typed` |
 //! | `macros` | no | `#[cached]`; implies `typed` |
 //! | `sealed` | no | entries in Redis are encrypted, and names hidden: `RedisStoreBuilder::sealed_with`; implies `redis` |
 //! | `testing` | no | [`testing::TestStore`](https://docs.rs/cache-layer/latest/cache_layer/testing/): a store for tests that can be made slow, unreachable, forgetful, or reordering; implies `memory` |

@@ -45,7 +45,7 @@ impl Tags {
     pub(crate) const OWN: usize = 3;
     pub(crate) const MAX_LENGTH: usize = 256;
 
-    /// The given tags, without repetitions and empty tags.
+    /// The given tags, without repetitions and without empty tags: an empty text is no tag, and no invalidation reaches it.
     pub fn new<T: AsRef<str>>(tags: impl IntoIterator<Item = T>) -> Self {
         let mut list: Vec<Arc<str>> =
             tags.into_iter().map(|tag| Arc::from(tag.as_ref())).filter(|tag: &Arc<str>| !tag.is_empty()).collect();

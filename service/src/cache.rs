@@ -216,6 +216,7 @@ impl ProductCache {
         let layer = CacheLayer::new(cache.clone())
             .ttl_for_paths(config.cache_paths.with_default(config.cache_default_ttl))
             .max_body(config.cache_max_body)
+            .credentials(config.cache_credentials.iter().cloned())
             .etags(true)
             .encode(encode(config))
             .inherit(true)

@@ -47,6 +47,31 @@ over_each_store!(
     one_and_many_share_their_entries,
 );
 
+/// A body of one expression on one line is no reason for a warning about its braces.
+#[rustfmt::skip]
+#[deny(unused_braces)]
+mod on_one_line {
+    use super::{Arc, Cache, cached};
+
+    #[cached(name = "on_one_line")]
+    pub(crate) async fn same(cache: &Cache, id: u64) -> u64 { id }
+
+    /// No `Clone`.
+    pub(crate) struct Shop(pub(crate) Cache);
+
+    impl Shop {
+        #[cached(name = "on_one_line_in_shop", cache = "self.0")]
+        pub(crate) async fn same(self: &Arc<Self>, id: u64) -> u64 { id }
+    }
+}
+
+#[tokio::test]
+async fn what_is_on_one_line_and_what_is_no_clone_can_be_cached() {
+    let cache = Cache::new(cache_layer::store::MemoryStore::new(1 << 20));
+    assert_eq!(on_one_line::same(&cache, 7).await, 7);
+    assert_eq!(Arc::new(on_one_line::Shop(cache)).same(8).await, 8);
+}
+
 /// A database that counts what it is asked.
 #[derive(Clone, Default)]
 struct Db(Arc<AtomicUsize>);

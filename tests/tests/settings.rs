@@ -2,7 +2,10 @@
 
 use std::{sync::Mutex, time::Duration};
 
-use cache_layer::{Cache, CacheLayer, Clock, Freshness, Hints, Profile, Rule, Rules, store::MemoryStore};
+use cache_layer::{
+    Cache, CacheLayer, Clock, Freshness, Hints, NoVarySearch, PrivateCacheLayer, Profile, Rule, Rules,
+    store::MemoryStore,
+};
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header::CACHE_CONTROL, header::COOKIE};
 use tests::{App, Backend, Body, Gate, Origin, Response, echo, over_each_store, request, wait_until};
 
@@ -255,10 +258,7 @@ mod a_rule {
     fn that_no_request_can_match_is_refused() {
         let add = |rule| CacheLayer::new(cache(&Clock::manual())).rule(rule).map(drop);
         let error = |rule| add(rule).unwrap_err().to_string();
-        assert_eq!(
-            error(Rule::path("/a/{b")),
-            "rule for \"/a/{b\": {b must be all capture or none; write {{ and }} for braces"
-        );
+        assert_eq!(error(Rule::path("/a/{b")), "rule for \"/a/{b\": {b has no closing brace; write {{ for a brace");
         for method in [Method::HEAD, Method::QUERY] {
             let said = format!("must not name {method}, which follows the rule for GET");
             assert!(error(Rule::path("/a").methods([method.clone()])).contains(&said), "{method}");
@@ -287,7 +287,7 @@ mod a_rule {
             assert!(error(Rule::path("/a").bypass_on_cookies([cookies])).contains("no cookie"), "{cookies}");
         }
         assert!(add(Rule::path("/a").ignore_cookies(["*"]).bypass_on_cookies(["__Host-id", "admin_*"])).is_ok());
-        for host in ["", "*", "*example", "a b", "http://a"] {
+        for host in ["", "*", "*example", "a b", "http://a", "shop.*", "*.*.example", "a*.example", "shop.example:*"] {
             assert!(error(Rule::path("/a").host(host)).contains("must be a host"), "{host}");
         }
         let twice = Rules::new([Rule::path("/a/{b}").host("x.example"), Rule::path("/a/{c}/").host("X.example:80")]);
@@ -295,6 +295,31 @@ mod a_rule {
             twice.unwrap_err().to_string(),
             "rule for x.example/a/{c}/: there is one for the same requests already, x.example/a/{b}"
         );
+    }
+
+    #[test]
+    fn that_keeps_nothing_and_says_how_to_keep_it_is_refused() {
+        let add = |rule| CacheLayer::new(cache(&Clock::manual())).rule(rule).map(drop);
+        for idle in [
+            Rule::path("/a").ttl(seconds(1)),
+            Rule::path("/a").ttl_cap(seconds(1)),
+            Rule::path("/a").negative_ttl(StatusCode::NOT_FOUND, seconds(1)),
+            Rule::path("/a").stale_while_revalidate(seconds(1)),
+            Rule::path("/a").stale_if_error(seconds(1)),
+            Rule::path("/a").soft_timeout(seconds(1)),
+            Rule::path("/a").early_refresh(1.0),
+            Rule::path("/a").verify(0.5),
+            Rule::path("/a").max_body(1),
+            Rule::path("/a").inherit(true),
+            Rule::path("/a").etags(true),
+            Rule::path("/a").encode([]),
+            Rule::path("/a").keep_if(|_, _| true),
+        ] {
+            assert!(add(idle.clone()).is_ok());
+            assert!(add(idle.bypass()).unwrap_err().to_string().contains("bypass stores nothing"));
+        }
+        let of_keys = Rule::path("/a").key_headers([name("x-tenant")]).ignore_query(["b"]).voids(false);
+        assert!(add(of_keys.bypass()).is_ok(), "a write needs them");
     }
 
     #[tokio::test]
@@ -472,6 +497,180 @@ mod a_hint {
             app.settled().await;
             assert_eq!(origin.calls(), 2, "it was refreshed, and that was not stored");
             assert_eq!(app.get("/", &[]).await.call() != stored, waits);
+        }
+    }
+}
+
+/// However it is set, and whatever else would keep a response: its stale use, or its validation.
+mod a_lifetime_of_zero {
+    use super::*;
+
+    type Set = fn(CacheLayer) -> CacheLayer;
+
+    const NONE: Duration = Duration::ZERO;
+    const MISSING: StatusCode = StatusCode::NOT_FOUND;
+
+    const KEEPS: [(&str, Set); 6] = [
+        ("nothing", |layer| layer),
+        ("stale_while_revalidate", |layer| layer.stale_while_revalidate(seconds(60))),
+        ("stale_if_error", |layer| layer.stale_if_error(seconds(60)).soft_timeout(seconds(1))),
+        ("both", |layer| layer.stale_while_revalidate(seconds(60)).stale_if_error(seconds(60))),
+        ("strict", |layer| layer.profile(Profile::Strict)),
+        ("etags", |layer| layer.etags(true).stale_while_revalidate(seconds(60))),
+    ];
+
+    const SAYS: [(&str, Fields); 3] = [
+        ("nothing", &[]),
+        ("a validator", &[("etag", "\"a\"")]),
+        ("a window", &[("cache-control", "stale-while-revalidate=60, stale-if-error=60")]),
+    ];
+
+    fn rule() -> Rule {
+        Rule::path("/zero")
+    }
+
+    /// Each with the status that it is for.
+    const WAYS: [(&str, StatusCode, Set); 9] = [
+        ("ttl", StatusCode::OK, |layer| layer.ttl(NONE)),
+        ("ttl_for_path", StatusCode::OK, |layer| layer.ttl(seconds(60)).ttl_for_path("/zero", NONE)),
+        ("negative_ttl", MISSING, |layer| layer.ttl(seconds(60)).negative_ttl(MISSING, NONE)),
+        ("ttl_cap", StatusCode::OK, |layer| layer.ttl(seconds(60)).ttl_cap(NONE)),
+        ("a rule's ttl", StatusCode::OK, |layer| layer.ttl(seconds(60)).rule(rule().ttl(NONE)).unwrap()),
+        ("a rule's ttl and windows", StatusCode::OK, |layer| {
+            let rule = rule().ttl(NONE).stale_while_revalidate(seconds(60)).stale_if_error(seconds(60));
+            layer.rule(rule).unwrap()
+        }),
+        ("a rule's negative_ttl", MISSING, |layer| {
+            let layer = layer.negative_ttl(MISSING, seconds(60));
+            layer.rule(rule().negative_ttl(MISSING, NONE).stale_while_revalidate(seconds(60))).unwrap()
+        }),
+        ("a rule's ttl_cap", StatusCode::OK, |layer| layer.ttl(seconds(60)).rule(rule().ttl_cap(NONE)).unwrap()),
+        ("a rule's ttl, under jitter", StatusCode::OK, |layer| {
+            layer.ttl(seconds(60)).jitter(100).rule(rule().ttl(NONE)).unwrap()
+        }),
+    ];
+
+    fn origin(status: StatusCode, fields: Fields) -> Origin {
+        Origin::new(move |call, request: Request<Body>| async move {
+            let mut response = echo(call, &request, fields);
+            *response.status_mut() = status;
+            Ok(response)
+        })
+    }
+
+    #[tokio::test]
+    async fn keeps_nothing() {
+        for (way, status, zero) in WAYS {
+            for ((kept, keep), (says, fields)) in KEEPS.into_iter().flat_map(|keep| SAYS.map(|says| (keep, says))) {
+                let app = app(&origin(status, fields), |layer| zero(keep(layer)));
+                let first = app.get("/zero", &[]).await;
+                assert_eq!(said(&first), ("MISS", Some("rule".to_owned())), "{way}, {kept}, {says}");
+                let next = app.get("/zero", &[]).await;
+                assert_ne!(next.call(), first.call(), "{way}, {kept}, {says}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn of_a_cap_is_one_for_what_states_another() {
+        let app = app(&Origin::echo(MAX_AGE), |layer| layer.ttl_cap(NONE).stale_while_revalidate(seconds(60)));
+        assert_eq!(second(&app, "/", &[]).await, refused("remembered/rule"));
+    }
+
+    /// By hints for the request of one client, whose response no other client may get.
+    #[tokio::test]
+    async fn for_one_request_keeps_its_response_from_all_others() {
+        for ((kept, keep), (says, fields)) in KEEPS.into_iter().flat_map(|keep| SAYS.map(|says| (keep, says))) {
+            let app = app(&Origin::echo(fields), |layer| keep(layer).ttl(seconds(60)));
+            let mut alice = request(Method::GET, "/", &[("x-user", "alice")]);
+            Hints::new().ttl(NONE).add_to(alice.extensions_mut());
+            let alice = app.ask(alice).await;
+            assert_eq!(said(&alice), ("MISS", Some("rule".to_owned())), "{kept}, {says}");
+            let bob = app.get("/", &[("x-user", "bob")]).await;
+            assert_eq!(bob.x_cache(), "MISS", "{kept}, {says}");
+            assert_ne!(bob.call(), alice.call(), "{kept}, {says}");
+        }
+    }
+
+    /// What has to be validated each time is never used without being asked about, and says so itself.
+    #[tokio::test]
+    async fn is_not_for_what_says_no_cache() {
+        let fields = &[("cache-control", "no-cache"), ("etag", "\"a\"")];
+        let app = app(&Origin::echo(fields), |layer| layer.ttl(NONE).stale_while_revalidate(seconds(60)));
+        app.get("/", &[]).await;
+        assert_eq!(app.get("/", &[]).await.cache_status().fwd.as_deref(), Some("stale"));
+    }
+}
+
+/// In a field that is named as one of credentials, such as `X-Api-Key`.
+mod credentials {
+    use super::*;
+
+    const KEY: Fields = &[("x-api-key", "secret")];
+
+    fn keyed(layer: CacheLayer) -> CacheLayer {
+        layer.ttl(seconds(60)).credentials([name("x-api-key")])
+    }
+
+    #[tokio::test]
+    async fn keep_a_response_for_those_who_have_them() {
+        let origin = Origin::echo(&[]);
+        for set in [keyed, |layer| keyed(layer).profile(Profile::Safe), |layer| keyed(layer).profile(Profile::Strict)] {
+            let app = app(&origin, set);
+            let with_key = app.get("/", KEY).await;
+            assert_eq!(said(&with_key), ("MISS", Some("authorization".to_owned())));
+            let without = app.get("/", &[]).await;
+            assert_ne!((without.x_cache(), without.call()), ("HIT", with_key.call()));
+        }
+        let unnamed = app(&origin, |layer| layer.ttl(seconds(60)));
+        assert_eq!(second(&unnamed, "/", KEY).await, hit());
+    }
+
+    #[tokio::test]
+    async fn share_what_the_application_says_is_for_all() {
+        for says in ["public, max-age=60", "s-maxage=60", "max-age=60, must-revalidate"] {
+            let origin = Origin::new(move |call, request: Request<Body>| async move {
+                Ok(echo(call, &request, &[("cache-control", says)]))
+            });
+            let app = app(&origin, keyed);
+            app.get("/", KEY).await;
+            assert_eq!(app.get("/", &[]).await.x_cache(), "HIT", "{says}");
+        }
+    }
+
+    #[tokio::test]
+    async fn are_personal_in_all_else() {
+        let sharing = |layer: CacheLayer| keyed(layer).share_failures(true).failure_backoff(seconds(60), seconds(60));
+        let failing = Origin::new(|call, request: Request<Body>| async move {
+            let mut response = echo(call, &request, &[]);
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            Ok(response)
+        });
+        let app = app(&failing, sharing);
+        app.get("/", KEY).await;
+        assert_eq!(app.get("/", &[]).await.call(), 2, "a failure of theirs is theirs");
+
+        let public: Fields = &[("cache-control", "public, max-age=60"), ("no-vary-search", "params=(\"utm\")")];
+        let origin = Origin::echo(public);
+        let app = self::app(&origin, |layer| keyed(layer).no_vary_search(NoVarySearch::new()).verify(1.0));
+        app.get("/s?utm=1", KEY).await;
+        assert_eq!(app.get("/s?utm=2", &[]).await.x_cache(), "MISS", "they don't speak for other queries");
+        app.get("/t?utm=1", &[]).await;
+        assert_eq!(app.get("/t?utm=2", KEY).await.x_cache(), "MISS", "nor get what is of another query");
+        assert_eq!(app.get("/t?utm=1", KEY).await.x_cache(), "HIT");
+        assert_eq!(app.cache.counts().verified, 0);
+        let part = app.get("/r", &[KEY[0], ("range", "bytes=0-0")]).await;
+        assert_eq!(part.cache_status().detail.as_deref(), Some("range"), "it is the application's");
+    }
+
+    #[tokio::test]
+    async fn are_those_of_a_private_cache_as_well() {
+        let origin = Origin::echo(MAX_AGE);
+        let layer = PrivateCacheLayer::in_memory(1 << 20).with(|settings| settings.credentials([name("x-api-key")]));
+        let stack = tower::ServiceBuilder::new().layer(layer).service(origin.clone());
+        for (key, calls) in [("one", 1), ("two", 2), ("one", 2)] {
+            tests::ask(&stack, request(Method::GET, "/", &[("x-api-key", key)])).await.unwrap();
+            assert_eq!(origin.calls(), calls);
         }
     }
 }
@@ -689,7 +888,8 @@ mod precedence {
                 let Some(ttl) = rule else { return settings };
                 let rule = ttl.map_or(Rule::path("/a"), |ttl| Rule::path("/a").ttl(seconds(ttl)));
                 let rule = negative.1.map_or(rule.clone(), |ttl| rule.negative_ttl(status, seconds(ttl)));
-                settings.rule(if bypass == Some("rule") { rule.bypass() } else { rule }).unwrap()
+                // A rule that bypasses says nothing of lifetimes.
+                settings.rule(if bypass == Some("rule") { Rule::path("/a").bypass() } else { rule }).unwrap()
             };
             let app = app(&origin, set);
             let ask = async || {
@@ -810,7 +1010,7 @@ mod a_layer {
         assert_eq!(app.get("/", &[]).await.call(), stored);
         off.send(Method::PUT, "/", &[]).await;
         assert_eq!(app.get("/", &[]).await.x_cache(), "MISS");
-        let rules = |layer: CacheLayer| layer.enabled(false).rule(Rule::path("/").ttl(seconds(60)).bypass()).unwrap();
+        let rules = |layer: CacheLayer| layer.enabled(false).rule(Rule::path("/").bypass()).unwrap();
         assert_eq!(second(&self::app(&origin, rules), "/", &[]).await, refused("off"));
     }
 

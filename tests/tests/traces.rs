@@ -95,6 +95,18 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Recorder {
     }
 }
 
+/// The lines of the log of this thread.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<BTreeMap<&'static str, String>>>>);
+
+impl<S: Subscriber> Layer<S> for Log {
+    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+        let mut fields = BTreeMap::new();
+        event.record(&mut Fields(&mut fields));
+        self.0.lock().unwrap().push(fields);
+    }
+}
+
 struct Fields<'a>(&'a mut BTreeMap<&'static str, String>);
 
 impl Visit for Fields<'_> {
@@ -136,6 +148,23 @@ async fn a_miss_has_its_load_inside_and_a_hit_has_none() {
     assert_eq!((gets[0].field("cache.hit"), gets[1].field("cache.hit")), (Some("false"), Some("true")));
     assert_eq!((gets[0].field("cache_layer.age"), gets[1].field("cache_layer.age")), (None, Some("0")));
     assert!(gets.iter().chain(&loads).all(|span| span.target.starts_with("cache_layer")));
+}
+
+#[tokio::test]
+async fn the_log_says_which_redis_can_not_be_used_and_why_without_the_password() {
+    let redis = RedisServer::builder().password("hunter2").start();
+    let place = format!("127.0.0.1:{}", redis.port());
+    for (credentials, why) in [("", "the server wants a password"), (":hunter3@", "WRONGPASS")] {
+        let log = Log::default();
+        let _logging = tracing::subscriber::set_default(tracing_subscriber::registry().with(log.clone()));
+        let _store = RedisStore::builder(format!("redis://{credentials}{place}")).build().unwrap();
+        let lines = || log.0.lock().unwrap().clone();
+        let is_told = |line: &BTreeMap<&str, String>| line.get("server") == Some(&place);
+        wait_until("it is logged", async || lines().iter().any(is_told)).await;
+        let told = lines().into_iter().find(is_told).unwrap();
+        assert!(told["error"].contains(why), "{told:?}");
+        assert!(lines().iter().flat_map(BTreeMap::values).all(|value| !value.contains("hunter")), "{told:?}");
+    }
 }
 
 #[tokio::test]

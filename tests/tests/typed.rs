@@ -408,6 +408,12 @@ async fn a_load_decides_on_its_own_ttl_and_tags(backend: &Backend) {
     cache.invalidate_tag("call").await.unwrap();
     assert_eq!(ask(Loaded::new(5).ttl(Duration::ZERO)).await, 5);
     assert!(!cache.contains("k").await);
+    // Whatever would keep it once it is stale.
+    let windows = cache.get_or_load("w", async || Ok::<_, Infallible>(None::<usize>)).negative_ttl(Duration::ZERO);
+    let windows = windows.stale_while_revalidate(MINUTE).stale_if_error(MINUTE).keep(MINUTE);
+    assert_eq!(windows.await, Ok(None));
+    settled(&cache).await;
+    assert!(!cache.contains("w").await);
 }
 
 async fn a_load_may_say_that_the_stale_value_still_holds(backend: &Backend) {

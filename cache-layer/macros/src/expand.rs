@@ -1,6 +1,6 @@
 //! The code that a cached function expands to.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::{Expr, ExprLit, FnArg, Ident, ItemFn, Lit, Pat, Receiver, Signature, Type, spanned::Spanned as _};
 
@@ -27,7 +27,7 @@ pub(crate) fn expand(function: &Function) -> TokenStream {
         }
 
         #[doc(hidden)]
-        #[allow(clippy::unused_async)]
+        #[allow(clippy::unused_async, unused_braces)]
         #uncached {
             #(let _ = &#used;)*
             #block
@@ -158,7 +158,8 @@ impl Function {
             .map(|Input { name, .. }| quote!(let #name = ::cache_layer::__cached::ToOwned::to_owned(#name);));
         let this = self.receiver.as_ref().map(|receiver| {
             if receiver.reference.is_some() || matches!(&*receiver.ty, Type::Reference(_)) {
-                quote!(let __this = ::cache_layer::__cached::Clone::clone(self);)
+                let span = Span::call_site().located_at(receiver.span());
+                quote_spanned!(span=> let __this = ::cache_layer::__cached::Shared::share(self);)
             } else {
                 quote!(let __this = self;)
             }
@@ -214,7 +215,8 @@ impl Function {
                 .enumerate()
                 .map(|(place, input)| {
                     let (name, comma) = (input.key_name(), (place > 0).then(|| quote!(.piece(","))));
-                    quote!(#comma .argument(&#name))
+                    let span = Span::call_site().located_at(input.name.span());
+                    quote_spanned!(span=> #comma .argument(&#name))
                 })
                 .collect(),
         };

@@ -130,6 +130,9 @@ mod template;
 /// recognizes a `Result` by its type, also behind an alias; a `Result` within another type is a value like any other. Functions
 /// with type parameters, and functions of a trait, can't be cached.
 ///
+/// A type that is not `Clone` takes `self: &Arc<Self>`. An argument that is not part of what decides the result, such as a handle to a
+/// database, is left out of the key by `skip(db)`; it need not be serializable then.
+///
 /// [`Key`]: https://docs.rs/cache-layer/latest/cache_layer/struct.Key.html
 /// [invalidates]: https://docs.rs/cache-layer/latest/cache_layer/struct.Cache.html#method.invalidate
 /// [`get_or_load_many`]: https://docs.rs/cache-layer/latest/cache_layer/struct.Cache.html#method.get_or_load_many

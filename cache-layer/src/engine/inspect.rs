@@ -252,7 +252,7 @@ impl Cache {
     }
 
     /// How many keys [`invalidate_tag`](Self::invalidate_tag) would reach, including keys whose entries are already invalid;
-    /// `None` where names are [hidden](crate::store::RedisStoreBuilder::sealed_with). This examines every entry; Redis, which
+    /// `None` where names are [hidden](https://docs.rs/cache-layer/latest/cache_layer/store/struct.RedisStoreBuilder.html#method.sealed_with). This examines every entry; Redis, which
     /// keeps no list of a tag's entries, does so in small steps.
     ///
     /// # Errors

@@ -13,7 +13,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{Extensions, HeaderMap, Method, StatusCode, header};
+use http::{Extensions, HeaderMap, Method, StatusCode};
 use sha2::{Digest as _, Sha256};
 
 use super::{
@@ -28,7 +28,7 @@ use crate::{
     engine::{Reading, Retrieved, flight::Role, in_progress::InProgress, permit::WritePermit},
     entry::{Deadlines, Entry, EntryId},
     key::Key,
-    semantics::no_vary_search::NoVarySearch as Variation,
+    semantics::{caching_policy::CachingPolicy, no_vary_search::NoVarySearch as Variation},
 };
 
 /// The first byte of the metadata of an alias; the target's path and query follow.
@@ -58,9 +58,9 @@ impl Alias<'_> {
 }
 
 /// Whether a request may be answered by a response for another query.
-fn may_have_alias(method: &Method, headers: &HeaderMap, extensions: &Extensions) -> bool {
+fn may_have_alias(policy: &CachingPolicy, method: &Method, headers: &HeaderMap, extensions: &Extensions) -> bool {
     let is_read = matches!(*method, Method::GET | Method::HEAD);
-    is_read && !headers.contains_key(header::AUTHORIZATION) && !is_hinted(extensions)
+    is_read && !policy.has_credentials(headers) && !is_hinted(extensions)
 }
 
 impl Context {
@@ -72,7 +72,8 @@ impl Context {
         headers: &HeaderMap,
         extensions: &Extensions,
     ) -> Option<Alias<'a>> {
-        let variations = self.variations.as_ref().filter(|_| may_have_alias(method, headers, extensions))?;
+        let may_have_alias = |_: &_| may_have_alias(&self.policy.caching, method, headers, extensions);
+        let variations = self.variations.as_ref().filter(may_have_alias)?;
         let rules = self.key_rules(headers);
         let variation = variations.known(&target.path_key(&rules))?;
         let key = alias_key(target, &rules, &variation)?;
@@ -121,7 +122,8 @@ impl Context {
         status: StatusCode,
         response: &HeaderMap,
     ) -> Option<Arc<Variation>> {
-        let variations = self.variations.as_ref().filter(|_| request.may_have_alias())?;
+        let is_for_all = request.may_have_alias() && !self.policy.caching.has_credentials(&request.headers);
+        let variations = self.variations.as_ref().filter(|_| is_for_all)?;
         variations.of(&request.headers, status, response).map(Arc::new)
     }
 
@@ -147,7 +149,7 @@ impl Context {
         let Some(variations) = &self.variations else { return };
         let response = stored.response();
         if let Some(variation) = variations.of(headers, response.info.status, &response.headers)
-            && may_have_alias(method, headers, extensions)
+            && may_have_alias(&self.policy.caching, method, headers, extensions)
         {
             let path = target.path_key(&self.key_rules(headers));
             variations.learn(&path, Arc::new(variation), response.info.response_time);

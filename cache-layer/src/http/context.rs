@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use http::{HeaderMap, HeaderValue, Request, Response, header::AUTHORIZATION};
+use http::{HeaderMap, HeaderValue, Request, Response};
 
 use super::{
     annotate::{self, Signature},
@@ -173,7 +173,7 @@ impl Context {
         if self.owner.is_some() {
             return false;
         }
-        request.contains_key(AUTHORIZATION) || self.policy.cookies.any_counts(request)
+        self.policy.caching.has_credentials(request) || self.policy.cookies.any_counts(request)
     }
 
     /// The key of the variant of `key` that a request with `headers` selects.

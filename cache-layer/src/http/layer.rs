@@ -38,7 +38,7 @@ use crate::{
 /// request on.
 ///
 /// A response is never stored if it says `no-store` or `private`, sets a cookie, varies on everything, answers a request with
-/// `Authorization` without permission to share (RFC 9111, section 3.5), is longer than [`max_body`](Self::max_body), or has an
+/// `Authorization` or other [credentials](Self::credentials) without permission to share (RFC 9111, section 3.5), is longer than [`max_body`](Self::max_body), or has an
 /// incomplete body.
 ///
 /// ```
@@ -100,7 +100,8 @@ impl CacheLayer {
     }
 
     /// The same settings, for one owner alone.
-    pub(super) fn of_owner(&self, owner: Owner) -> Self {
+    pub(super) fn of_owner(&self, mut owner: Owner) -> Self {
+        owner.add_credentials(self.context.policy.caching.credentials.iter().cloned());
         Self { context: self.context.clone().of_owner(owner), rules: self.rules.clone() }
     }
 }
@@ -151,7 +152,8 @@ impl CacheLayer {
 /// For how long responses are fresh.
 impl CacheLayer {
     /// How long to keep responses for which the application states no freshness. Unless this or a
-    /// [`ttl_for_path`](Self::ttl_for_path) is set, such responses are not kept.
+    /// [`ttl_for_path`](Self::ttl_for_path) is set, such responses are not kept. Zero means that they are not kept, for stale use
+    /// either.
     ///
     /// Set it only if these responses are the same for all clients. A response to a request with a `Cookie` is not kept by
     /// this setting alone.
@@ -180,13 +182,14 @@ impl CacheLayer {
     }
 
     /// How long to keep responses with this status, such as 404, that state no freshness of their own; not at all unless
-    /// set.
+    /// set, or if it is zero. [`stale_while_revalidate`](Self::stale_while_revalidate) and
+    /// [`stale_if_error`](Self::stale_if_error) apply to them, too.
     pub fn negative_ttl(mut self, status: StatusCode, ttl: Duration) -> Self {
         self.context.policy.caching.negative_ttl.insert(status.as_u16(), millis(ttl));
         self
     }
 
-    /// The longest that any response is fresh, whatever it says; without a limit unless set.
+    /// The longest that any response is fresh, whatever it says; without a limit unless set. With zero, nothing is stored.
     pub fn ttl_cap(mut self, cap: Duration) -> Self {
         self.context.policy.caching.ttl_cap = Some(millis(cap));
         self
@@ -306,7 +309,30 @@ impl CacheLayer {
     /// Sets all choices that RFC 9111 leaves to a cache from a profile; [`Profile::Safe`] unless set. Call it before the setters
     /// below: it overwrites such choices that were made before.
     pub fn profile(mut self, profile: Profile) -> Self {
-        self.context.policy.caching = CachingPolicy::of(profile);
+        let caching = &mut self.context.policy.caching;
+        // What has credentials is no choice that a specification leaves to a cache.
+        let credentials = std::mem::take(&mut caching.credentials);
+        *caching = CachingPolicy { credentials, ..CachingPolicy::of(profile) };
+        self
+    }
+
+    /// More request fields with credentials, in addition to `Authorization`: a response to a request that has one of them is stored
+    /// only if it says `public`, `s-maxage` or `must-revalidate` (RFC 9111, section 3.5; `detail=authorization`). Not needed if a
+    /// layer outside of the cache checks the credentials of each request, hits included, and all allowed clients may see the same
+    /// responses.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use cache_layer::{Cache, CacheLayer, store::MemoryStore};
+    /// # let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
+    /// let api_key = http::HeaderName::from_static("x-api-key");
+    /// let layer = CacheLayer::new(cache).ttl(Duration::from_secs(60)).credentials([api_key]);
+    /// ```
+    ///
+    /// Requests with such a field are treated as those with `Authorization` in all else, too: failures of theirs are not shared,
+    /// and their hits are not [verified](Self::verify).
+    pub fn credentials(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.context.policy.caching.credentials = names.into_iter().collect();
         self
     }
 

@@ -32,7 +32,7 @@ impl Context {
         if !has(request, &RANGE) {
             return None;
         }
-        let client = Client::of(request, &self.policy.cookies);
+        let client = Client::of(request, &self.policy);
         match (self.range_memory.learned(key, client, self.cache.now()), stale) {
             // A response that was stored after that is newer.
             (Some(Learned { kept: false, .. }), _) if self.policy.is_hinted => None,
@@ -51,7 +51,7 @@ impl Context {
         let matters = (offers_ranges || asked.headers.contains_key(RANGE)) && !self.policy.is_hinted;
         if matters && is_lasting_for_client(reason) {
             let learned = Learned { kept: false, at: self.cache.now() };
-            self.range_memory.learn(&asked.key, Client::of(&asked.headers, &self.policy.cookies), learned);
+            self.range_memory.learn(&asked.key, Client::of(&asked.headers, &self.policy), learned);
         }
     }
 
@@ -80,7 +80,7 @@ impl Context {
             inherited: response.extensions().get::<Reads>().cloned(),
             length: length.unwrap_or(0),
         };
-        let client = Client::of(&asked.headers, &self.policy.cookies);
+        let client = Client::of(&asked.headers, &self.policy);
         let kept = match self.plan(asked, came) {
             Err(reason) if !is_lasting_for_client(reason) => return,
             // The reads of the handler were not recorded: the whole response may inherit its freshness.

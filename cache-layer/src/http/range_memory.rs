@@ -5,11 +5,11 @@ use std::{
     sync::{Arc, MutexGuard},
 };
 
-use http::{HeaderMap, header::AUTHORIZATION};
+use http::HeaderMap;
 
 use crate::{
     key::{Hashed, Key, KeyHash},
-    semantics::cookies::CookiePolicy,
+    policy::Policy,
     sync::Mutex,
 };
 
@@ -32,8 +32,9 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn of(request: &HeaderMap, cookies: &CookiePolicy) -> Self {
-        Self { authorized: request.contains_key(AUTHORIZATION), has_cookies: cookies.any_counts(request) }
+    pub(super) fn of(request: &HeaderMap, policy: &Policy) -> Self {
+        let Policy { caching, cookies, .. } = policy;
+        Self { authorized: caching.has_credentials(request), has_cookies: cookies.any_counts(request) }
     }
 
     /// Whether the client identifies itself: responses to such clients are rarely stored.

@@ -4,7 +4,7 @@
 use std::{future::poll_fn, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header::AUTHORIZATION};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
 
 use super::{
@@ -47,7 +47,7 @@ impl Context {
 
     /// Whether the response can't depend on the client, and the application may be asked.
     fn is_anonymous(&self, headers: &HeaderMap) -> bool {
-        !headers.contains_key(AUTHORIZATION)
+        !self.policy.caching.has_credentials(headers)
             && self.policy.cookies.ignores_all(headers)
             && !self.directives(headers).only_if_cached()
     }

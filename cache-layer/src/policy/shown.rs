@@ -95,6 +95,7 @@ fn shown_cookies(CookiePolicy { bypass, ignored, keyed }: &CookiePolicy) -> [Sho
 fn shown_choices(caching: &CachingPolicy) -> Vec<Shown> {
     let CachingPolicy {
         private,
+        credentials,
         targets,
         heuristics,
         set_cookie,
@@ -114,6 +115,7 @@ fn shown_choices(caching: &CachingPolicy) -> Vec<Shown> {
     let negative = negative_ttl.iter().map(|(status, millis)| format!("{status}: {}", duration(*millis)));
     vec![
         ("private", yes(*private)),
+        ("credentials", listed(credentials)),
         ("targeted_fields", listed(targets)),
         ("heuristics", yes(*heuristics)),
         ("set_cookie", format!("{set_cookie:?}")),

@@ -2,15 +2,22 @@
 
 use std::collections::BTreeMap;
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, header::AUTHORIZATION};
 
-use super::{cache_control::CacheControl, targeted::ResponseDirectives, vary::Normalization};
+use super::{
+    cache_control::CacheControl,
+    list::{has, has_any},
+    targeted::ResponseDirectives,
+    vary::Normalization,
+};
 
 /// What to do where RFC 9111 and its companions say "may". Durations are in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CachingPolicy {
     /// The cache is private: it keeps responses for one owner (RFC 9111, section 1).
     pub(crate) private: bool,
+    /// Request fields with credentials, besides `Authorization`.
+    pub(crate) credentials: Vec<HeaderName>,
     /// The targeted fields that address this cache, the most specific first (RFC 9213, section 2.2).
     pub(crate) targets: Vec<HeaderName>,
     /// Estimate a lifetime from `Last-Modified` where none is stated (RFC 9111, section 4.2.2).
@@ -86,6 +93,7 @@ impl CachingPolicy {
     pub(crate) fn safe() -> Self {
         Self {
             private: false,
+            credentials: Vec::new(),
             targets: Vec::new(),
             heuristics: false,
             set_cookie: SetCookie::Refuse,
@@ -132,6 +140,11 @@ impl CachingPolicy {
             request_directives: true,
             ..Self::safe()
         }
+    }
+
+    /// Whether a request has credentials (RFC 9111, section 3.5). Cookies are not among them: what they forbid depends on more.
+    pub(crate) fn has_credentials(&self, request: &HeaderMap) -> bool {
+        has(request, &AUTHORIZATION) || (!self.credentials.is_empty() && has_any(request, &self.credentials))
     }
 
     /// A response's directives for this cache. A private cache ignores directives for shared caches (RFC 9111, sections

@@ -19,6 +19,13 @@ pub(crate) struct Lifetime {
     pub(crate) source: LifetimeSource,
 }
 
+impl Lifetime {
+    /// Whether a setting says that the response is not to be stored: a rule's lifetime of zero, or a cap of zero.
+    pub(crate) fn is_forbidden(self, policy: &CachingPolicy) -> bool {
+        self.millis == 0 && (self.source == LifetimeSource::Rule || policy.ttl_cap == Some(0))
+    }
+}
+
 /// The origin of a lifetime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LifetimeSource {

@@ -22,6 +22,9 @@ impl Sites {
     /// Makes `alias`, and all aliases of it, an alias of `host`. The error says what is wrong with them.
     pub(crate) fn add_alias(&mut self, alias: &str, host: &str) -> Result<(), &'static str> {
         const NO_HOST: &str = "must be a host, with a port where it has one of its own";
+        if alias.contains('*') || host.contains('*') {
+            return Err("must be one host, without *");
+        }
         let alias = plain_authority(alias).ok_or(NO_HOST)?.into_owned().into_boxed_str();
         let host: Box<str> = self.named(plain_authority(host).ok_or(NO_HOST)?).into();
         if alias == host {
@@ -160,8 +163,17 @@ mod tests {
     #[test]
     fn aliases_that_mean_nothing_are_refused() {
         let mut sites = sites(&[("a", "b")]);
-        for (alias, host) in [("b", "a"), ("A", "a"), ("a", "c"), ("", "a"), ("c", "d/e"), ("c", "me@d"), ("c d", "e")]
-        {
+        for (alias, host) in [
+            ("b", "a"),
+            ("A", "a"),
+            ("a", "c"),
+            ("", "a"),
+            ("c", "d/e"),
+            ("c", "me@d"),
+            ("c d", "e"),
+            ("*.c", "d"),
+            ("c", "*.d"),
+        ] {
             assert!(sites.add_alias(alias, host).is_err(), "{alias} {host}");
         }
         assert_eq!(named(&sites, "a"), "b");

@@ -4,8 +4,8 @@
 use http::{
     Method, StatusCode,
     header::{
-        AGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, COOKIE, EXPECT,
-        HeaderMap, HeaderName, IF_MATCH, IF_UNMODIFIED_SINCE, RANGE, SET_COOKIE, TRAILER, UPGRADE, VARY,
+        AGE, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, COOKIE, EXPECT, HeaderMap,
+        HeaderName, IF_MATCH, IF_UNMODIFIED_SINCE, RANGE, SET_COOKIE, TRAILER, UPGRADE, VARY,
     },
 };
 
@@ -18,7 +18,7 @@ use super::{
     hop_by_hop,
     incremental::is_incremental,
     invalidation::{Target, represents_target},
-    list::{has, has_any, members},
+    list::{has_any, members},
     names::{Names, Shaped, Shapes},
     one_request::is_for_one_client,
     range::has_foreign_unit,
@@ -53,7 +53,7 @@ labels! {
         Off => "off",
         /// An operator has turned [`BypassReads`](crate::Switch::BypassReads) on, for a while.
         Switched => "switched",
-        /// A [rule](crate::Rule) says that responses are not stored, by `bypass` or by a lifetime of zero.
+        /// A [rule](crate::Rule) says that responses are not stored, by `bypass`, or by a lifetime or a cap of zero.
         Rule => "rule",
         /// A [hint](crate::Hints::bypass) of a layer outside says that the request bypasses the cache.
         Hint => "hint",
@@ -77,7 +77,7 @@ labels! {
         Private => "private",
         /// The response says `no-cache` and has no validator (RFC 9111, section 5.2.2.4).
         NoCache => "no-cache",
-        /// The request was authorised, and the response does not permit sharing (RFC 9111, section 3.5).
+        /// The request has [credentials](crate::CacheLayer::credentials), and the response does not permit sharing (RFC 9111, section 3.5).
         Authorization => "authorization",
         /// The request has cookies, and the response does not state its own freshness; or one of them
         /// [bypasses](crate::CacheLayer::bypass_on_cookies) the cache.
@@ -254,7 +254,7 @@ pub(crate) fn refusal_of_response(
     if cc.private {
         return Some(NoCacheReason::Private);
     }
-    if !policy.private && has(request_headers, &AUTHORIZATION) && !permits_sharing_authorized(cc) {
+    if !policy.private && policy.has_credentials(request_headers) && !permits_sharing_authorized(cc) {
         return Some(NoCacheReason::Authorization);
     }
     if is_refusal_to_prefetch(request_headers, received.status) {
@@ -313,14 +313,12 @@ pub(crate) fn refusal_of_freshness(
     if lifetime.is_none() && !cc.no_cache {
         return Some(if ruled { NoCacheReason::Status } else { NoCacheReason::NoFreshness });
     }
+    // No window for stale use brings back what a setting forbids to store.
+    if !cc.no_cache && lifetime.is_some_and(|lifetime| lifetime.is_forbidden(policy)) {
+        return Some(NoCacheReason::Rule);
+    }
     if !windows.are_worth_storing(received.response_time) {
-        let forbidden =
-            lifetime.is_some_and(|lifetime| lifetime.source == LifetimeSource::Rule && lifetime.millis == 0);
-        return Some(match cc.no_cache {
-            true => NoCacheReason::NoCache,
-            false if forbidden => NoCacheReason::Rule,
-            false => NoCacheReason::AlreadyStale,
-        });
+        return Some(if cc.no_cache { NoCacheReason::NoCache } else { NoCacheReason::AlreadyStale });
     }
     if lifetime.is_none_or(|lifetime| lifetime.source == LifetimeSource::Response) {
         return None;

@@ -1,6 +1,6 @@
 //! Code that `#[cached]` expands to, in addition to the public methods of a cache. Not for other use.
 
-pub use std::{borrow::ToOwned, clone::Clone, format, time::Duration};
+pub use std::{borrow::ToOwned, format, time::Duration};
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -31,7 +31,7 @@ impl KeyParts {
     }
 
     /// Appends an argument.
-    pub fn argument<T: Serialize + ?Sized>(mut self, value: &T) -> Self {
+    pub fn argument<T: Keyed + ?Sized>(mut self, value: &T) -> Self {
         let mut part = Vec::with_capacity(32);
         if let Err(error) = argument::write(&mut part, value) {
             // It would occur with every call.
@@ -293,3 +293,32 @@ impl<T> Absent for Option<T> {
         ask.negative_ttl(ttl)
     }
 }
+
+/// The `self` of a cached method, which the load takes a clone of.
+#[diagnostic::on_unimplemented(
+    message = "`#[cached]` runs the method in a task of its own, which needs a clone of `self`: derive `Clone` for `{Self}`, or \
+               take `self: &Arc<Self>`",
+    label = "this can't be cloned"
+)]
+pub trait Shared: Sized {
+    /// A clone.
+    fn share(&self) -> Self;
+}
+
+#[diagnostic::do_not_recommend]
+impl<T: Clone> Shared for T {
+    fn share(&self) -> Self {
+        self.clone()
+    }
+}
+
+/// An argument that is part of the key.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` can't be part of the key: add `skip(…)` with the argument's name to `#[cached]` if the result does not \
+               depend on it, or derive `Serialize`",
+    label = "serde can't serialize this"
+)]
+pub trait Keyed: Serialize {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Serialize + ?Sized> Keyed for T {}

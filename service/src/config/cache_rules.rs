@@ -349,7 +349,7 @@ bypass = true
         for (text, line, why) in [
             ("[[rule]]\npath = \"/a\"\nttl = \"soon\"\n", 3, "\"soon\" must be a time"),
             ("[[rule]]\npath = \"/a\"\ntll = \"5s\"\n", 3, "unknown field `tll`"),
-            ("[[rule]]\npath = \"/a\"\n\n[[rule]]\npath = \"/a/{b\"\n", 4, "all capture or none"),
+            ("[[rule]]\npath = \"/a\"\n\n[[rule]]\npath = \"/a/{b\"\n", 4, "no closing brace"),
             ("[[rule]]\npath = \"/a\"\n[[rule]]\npath = \"/a/\"\n", 3, "for the same requests already"),
             ("[[rule]]\nttl = \"5s\"\n", 1, "either a path or a prefix"),
             ("[[rule]]\npath = \"/a\"\nprefix = \"/b\"\n", 1, "either a path or a prefix"),

@@ -20,6 +20,7 @@ use std::{
     time::Duration,
 };
 
+use axum::http::HeaderName;
 use clap::{
     Arg, CommandFactory, FromArgMatches, Parser,
     error::{ContextKind, ContextValue, ErrorKind},
@@ -134,6 +135,11 @@ pub struct Config {
     /// The share of the hits that is loaded again in the background, to see whether it is still the same: from 0, none, to 1
     #[arg(long, value_name = "RATE", default_value = "0", value_parser = quantity::share)]
     pub cache_verify: f64,
+
+    /// Request fields with credentials besides Authorization, with commas between them: responses to requests that have one are
+    /// stored only if they say that they may be shared
+    #[arg(long, value_name = "FIELDS", value_delimiter = ',', value_parser = field)]
+    pub cache_credentials: Vec<HeaderName>,
 
     /// How long a request may take before it is answered with 503
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = quantity::positive_time)]
@@ -411,13 +417,17 @@ fn redis_url(text: &str) -> Result<SecretUrl, String> {
         known.contains(&scheme)
             || scheme.strip_prefix("valkey").is_some_and(|rest| known.contains(&&*format!("redis{rest}")))
     };
-    if text.split_once("://").is_some_and(|(scheme, _)| is_known(scheme)) {
+    if text.split_once("://").is_some_and(|(scheme, _)| is_known(&scheme.to_ascii_lowercase())) {
         Ok(SecretUrl::from(text))
     } else {
         Err("must be a URL such as redis://:PASSWORD@HOST:6379/0, rediss://HOST, unix:///PATH, redis+sentinel://HOST,HOST/NAME \
              or redis+cluster://HOST,HOST"
             .to_owned())
     }
+}
+
+fn field(text: &str) -> Result<HeaderName, String> {
+    text.trim().parse().map_err(|_| "must be names of request fields, such as x-api-key,x-session".to_owned())
 }
 
 fn redis_timeout(text: &str) -> Result<Duration, String> {

@@ -59,6 +59,10 @@ impl fmt::Display for SecretUrl {
         let Some((scheme, rest)) = self.0.split_once(':') else {
             return f.write_str("***");
         };
+        // An address without a scheme is shown as it was written.
+        if is_bare_address(&self.0) {
+            return f.write_str(&self.0);
+        }
         match scheme {
             "sqlite" => return f.write_str(&self.0),
             "unix" => {
@@ -72,7 +76,9 @@ impl fmt::Display for SecretUrl {
             None => ("", rest.strip_prefix("//").unwrap_or(rest)),
         };
         let address = address.split(['?', '#']).next().unwrap_or_default();
-        if is_address(address) { write!(f, "{scheme}://{credentials}{address}") } else { write!(f, "{scheme}://***") }
+        // Without slashes and `@`, what follows the colon may be a password.
+        let is_shown = is_address(address) && (rest.starts_with("//") || !credentials.is_empty());
+        if is_shown { write!(f, "{scheme}://{credentials}{address}") } else { write!(f, "{scheme}://***") }
     }
 }
 
@@ -80,6 +86,13 @@ impl fmt::Debug for SecretUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
+}
+
+/// `host:port`, perhaps with a path.
+fn is_bare_address(text: &str) -> bool {
+    let place = text.split('/').next().unwrap_or_default();
+    let is_port = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    place.rsplit_once(':').is_some_and(|(_, port)| is_port(port)) && !text.contains(['@', '?'])
 }
 
 /// `host`, `host:port` or either with a path; anything else could be a password without its `@`.
@@ -113,6 +126,10 @@ mod tests {
             ("postgres://me:secret@db/products?password=secret", "postgres://***@db/products"),
             ("redis:secret@host", "redis://***@host"),
             ("secret", "***"),
+            ("localhost:6379", "localhost:6379"),
+            ("[::1]:6379/0", "[::1]:6379/0"),
+            ("me:secret@localhost:6379", "me://***@localhost:6379"),
+            ("localhost:secret", "localhost://***"),
             ("sqlite://products.db?mode=ro", "sqlite://products.db?mode=ro"),
             ("sqlite::memory:", "sqlite::memory:"),
             ("unix:///run/redis.sock?pass=secret", "unix:///run/redis.sock"),

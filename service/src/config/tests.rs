@@ -32,6 +32,9 @@ fn nothing_needs_to_be_set() {
     assert_eq!(config.cache_default_ttl, Duration::from_secs(300));
     assert_eq!(config.cache_lock_timeout, Duration::from_secs(5));
     assert_eq!(config.cache_verify, 0.0);
+    assert!(config.cache_credentials.is_empty());
+    let named = parse(&[], &[("APP_CACHE_CREDENTIALS", "X-Api-Key, x-session")]).unwrap().cache_credentials;
+    assert_eq!(named, ["x-api-key", "x-session"]);
     assert_eq!((config.cache_hot_keys, config.cache_warm), (4096, Duration::from_secs(2)));
     assert_eq!(config.cache_reclaim, Duration::from_secs(600));
     assert_eq!(parse(&[], &[("APP_CACHE_RECLAIM", "0")]).unwrap().cache_reclaim, Duration::ZERO);
@@ -86,6 +89,7 @@ fn a_wrong_value_is_named_with_what_is_allowed() {
         ("APP_CACHE_MAX_BODY", "0", "a size of 1 byte"),
         ("APP_CACHE_ENCODE", "deflate", "off, or some of zstd, br and gzip"),
         ("APP_CACHE_VERIFY", "1.5", "from 0 to 1"),
+        ("APP_CACHE_CREDENTIALS", "x api key", "such as x-api-key"),
         ("APP_CACHE_VERIFY", "some", "from 0 to 1"),
         ("APP_CACHE_HOT_KEYS", "65537", "from 0 to 65536"),
         ("APP_CACHE_WARM", "31s", "from 0 to 30s"),
@@ -185,6 +189,18 @@ fn a_secret_can_be_given_as_a_file() {
 
     let config = parse(&[], &[("APP_REDIS_URL", "redis://cache"), ("APP_REDIS_PASSWORD_FILE", path(&password))]);
     assert_eq!(config.unwrap().redis_url.unwrap().expose(), "redis://:hunt%2Fer2@cache");
+}
+
+#[test]
+fn a_scheme_may_be_written_in_capitals() {
+    let config = parse(&[], &[("APP_REDIS_URL", "REDIS://cache")]).unwrap();
+    assert_eq!(config.redis_url.unwrap().expose(), "REDIS://cache");
+}
+
+#[test]
+fn an_address_without_a_scheme_is_named_as_it_was_written() {
+    let line = wrong(&[], &[("APP_REDIS_URL", "localhost:6379")]);
+    assert!(line.contains("is \"localhost:6379\": must be a URL such as redis://"), "{line}");
 }
 
 #[test]

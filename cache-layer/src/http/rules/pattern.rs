@@ -88,7 +88,11 @@ fn literal(text: &str) -> Result<String, String> {
     }
     let plain = text.replace("{{", "\u{1}").replace("}}", "\u{2}");
     if plain.contains(['{', '}']) {
-        return Err(format!("{text} must be all capture or none; write {{{{ and }}}} for braces"));
+        return Err(match (plain.contains('{'), plain.contains('}')) {
+            (true, false) => format!("{text} has no closing brace; write {{{{ for a brace"),
+            (false, true) => format!("{text} has no opening brace; write }}}} for a brace"),
+            _ => format!("{text} must be all capture or none; write {{{{ and }}}} for braces"),
+        });
     }
     if let Some(wrong) = text.chars().find(|char| !char.is_ascii_graphic() || matches!(char, '?' | '#')) {
         return Err(match wrong {
@@ -286,8 +290,8 @@ mod tests {
             ("/a/{}", "must have a name"),
             ("/a/{*}", "must have a name"),
             ("/a/{b c}", "must have a name"),
-            ("/a/{b", "all capture or none"),
-            ("/a/b}", "all capture or none"),
+            ("/a/{b", "{b has no closing brace"),
+            ("/a/b}", "b} has no opening brace"),
             ("/a/x{b}", "all capture or none"),
             ("/a/{b}.json", "all capture or none"),
             ("/a/:b", "{name}"),

@@ -39,7 +39,8 @@ use crate::{
 /// A rule's path is that of the request, and not the route that axum has matched: a layer around the routes does not know the
 /// route yet. Write the route's path.
 ///
-/// A rule that can have no effect is refused: one that no request can match, or whose methods its settings are not for.
+/// A rule that can have no effect is refused: one that no request can match, whose methods its settings are not for, or which
+/// bypasses the cache and says how long to keep responses.
 ///
 /// ```
 /// use std::time::Duration;
@@ -128,7 +129,9 @@ impl Rule {
     /// request's host is compared after [`canonical_host`](crate::CacheLayer::canonical_host) was applied to it; the ports 80 and
     /// 443 make no difference.
     pub fn host(mut self, host: &str) -> Self {
-        let authority = |text| plain_authority(text).map(|authority| authority.into());
+        // No host has a `*` in its name; elsewhere than at the beginning, it would be taken for a part of one.
+        let authority =
+            |text: &str| plain_authority(text).filter(|_| !text.contains('*')).map(|authority| authority.into());
         let pattern = match host.strip_prefix('*') {
             // The dot stays, so that the domain does not match the end of another name.
             Some(domain) if domain.starts_with('.') => {
@@ -175,7 +178,8 @@ impl Rule {
 ///
 /// Each of these works as the setter of the same name of a [`CacheLayer`](crate::CacheLayer), for the requests of the rule.
 impl Rule {
-    /// These requests go to the application, and their responses are not stored (`detail=rule`).
+    /// These requests go to the application, and their responses are not stored (`detail=rule`). Settings about stored responses are
+    /// refused beside it.
     pub fn bypass(mut self) -> Self {
         self.settings.bypass = true;
         self
@@ -195,14 +199,14 @@ impl Rule {
         self
     }
 
-    /// The longest time for which a response is fresh, whatever it says.
+    /// The longest time for which a response is fresh, whatever it says; with zero, nothing is stored (`detail=rule`).
     pub fn ttl_cap(mut self, cap: Duration) -> Self {
         self.settings.ttl_cap = Some(cap);
         self
     }
 
-    /// How long to keep responses with this status that state no freshness of their own; the layer's times for other statuses
-    /// still apply.
+    /// How long to keep responses with this status that state no freshness of their own; zero means not at all. The layer's times
+    /// for other statuses still apply, and so do `stale_while_revalidate` and `stale_if_error`.
     pub fn negative_ttl(mut self, status: StatusCode, ttl: Duration) -> Self {
         self.settings.negative_ttls.push((status, ttl));
         self
@@ -334,11 +338,31 @@ fn is_of_a_cookie(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'+-.^_`|~".contains(&byte)
 }
 
+/// The settings that are about stored responses, or about storing them. Those of keys also say what a write invalidates.
+const KEEPS: [&str; 13] = [
+    "verify",
+    "ttl",
+    "ttl_cap",
+    "negative_ttl",
+    "stale_while_revalidate",
+    "stale_if_error",
+    "soft_timeout",
+    "early_refresh",
+    "max_body",
+    "inherit",
+    "etags",
+    "encode",
+    "keep_if",
+];
+
 impl Rule {
     /// The requests that the rule applies to; an error if the rule can have no effect.
     pub(super) fn checked_scope(&self) -> Result<&Scope, ConfigError> {
         let scope = self.scope.as_ref().map_err(Clone::clone)?;
         let (says, methods) = (self.says(), &scope.methods);
+        if let Some(idle) = says.iter().find(|setting| self.settings.bypass && KEEPS.contains(setting)) {
+            return Err(self.wrong(&format!("bypass stores nothing, so that {idle} has no effect")));
+        }
         let is_for_get = methods.is_empty() || methods.contains(&Method::GET);
         let is_for_writes = methods.is_empty() || !methods.iter().all(is_safe);
         let idle = says.iter().find(|setting| if **setting == "voids" { !is_for_writes } else { !is_for_get });

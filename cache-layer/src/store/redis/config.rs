@@ -51,7 +51,7 @@ impl RedisStore {
     /// With the feature `sentinel`: `redis+sentinel://[user[:password]@]host[:port][,…]/name[/db]`. The hosts are sentinels (port
     /// 26379 unless given), `name` is their name for the primary, and user and password are for the servers. Those for the
     /// sentinels are given as `?sentinel_user=…&sentinel_pass=…` or by
-    /// [`sentinel_credentials`](RedisStoreBuilder::sentinel_credentials).
+    /// [`sentinel_credentials`](https://docs.rs/cache-layer/latest/cache_layer/store/struct.RedisStoreBuilder.html#method.sentinel_credentials).
     ///
     /// With the feature `cluster`: `redis+cluster://[user[:password]@]host[:port][,…]`. The hosts are some of the nodes; the
     /// store finds the others.

@@ -1,9 +1,15 @@
 //! The addresses of servers: a URL names one server, a group behind sentinels, or a cluster.
 
+use std::fmt;
+
 #[cfg(feature = "cluster")]
 use redis::ErrorKind;
-use redis::{Client, ConnectionInfo, IntoConnectionInfo as _, ProtocolVersion, RedisResult, io::tcp::TcpSettings};
+use redis::{
+    Client, ConnectionInfo, IntoConnectionInfo as _, ProtocolVersion, RedisError, RedisResult, io::tcp::TcpSettings,
+};
 
+#[cfg(feature = "cluster")]
+use super::endpoint::places;
 #[cfg(feature = "sentinel")]
 use super::sentinel::Sentinels;
 use crate::error::{ConfigError, ConfigErrorKind};
@@ -19,14 +25,25 @@ pub(crate) enum Address {
 
 impl Address {
     pub(crate) fn parse(url: &str) -> Result<Self, ConfigError> {
+        let (scheme, rest) = url.split_once("://").unwrap_or_default();
+        let scheme = scheme.to_ascii_lowercase();
         // `valkey` is another name for `redis` in all URLs.
-        let renamed = url.strip_prefix("valkey").map(|rest| format!("redis{rest}"));
-        let url = renamed.as_deref().unwrap_or(url);
-        let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+        let scheme = match scheme.strip_prefix("valkey") {
+            Some(kind) => format!("redis{kind}"),
+            None => scheme,
+        };
+        let address = match &*scheme {
+            "" => Err(invalid(&without_scheme(url))),
+            _ => Self::of_scheme(&scheme, &format!("{scheme}://{rest}")),
+        };
+        address.map_err(|error| ConfigError::new(error.kind(), format!("Redis URL: {error}{}", form(&scheme))))
+    }
+
+    fn of_scheme(scheme: &str, url: &str) -> Result<Self, ConfigError> {
         match scheme {
             "redis" | "unix" | "rediss" => {
                 let info = server(url)?;
-                Ok(Self::One(Box::new(Client::open(info).map_err(|error| invalid(&error.to_string()))?)))
+                Ok(Self::One(Box::new(Client::open(info).map_err(|error| not_understood(&error))?)))
             }
             #[cfg(feature = "sentinel")]
             "redis+sentinel" | "rediss+sentinel" => Ok(Self::Sentinel(sentinels(url)?)),
@@ -36,7 +53,7 @@ impl Address {
             "redis+sentinel" | "rediss+sentinel" => Err(lacks(scheme, "sentinel")),
             #[cfg(not(feature = "cluster"))]
             "redis+cluster" | "rediss+cluster" => Err(lacks(scheme, "cluster")),
-            _ => Err(invalid("must begin with redis://, rediss:// or unix://, redis+sentinel:// or redis+cluster://")),
+            _ => Err(invalid(BEGINNINGS)),
         }
     }
 
@@ -54,13 +71,52 @@ impl Address {
     }
 }
 
+/// Where the server is, without secrets.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::One(client) => write!(f, "{}", client.get_connection_info().addr()),
+            #[cfg(feature = "sentinel")]
+            Self::Sentinel(sentinels) => write!(f, "{sentinels}"),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(nodes) => f.write_str(&places(nodes)),
+        }
+    }
+}
+
 fn server(url: &str) -> Result<ConnectionInfo, ConfigError> {
     if url.starts_with("rediss://") && !cfg!(feature = "tls") {
         return Err(lacks("rediss", "tls"));
     }
-    let info = url.into_connection_info().map_err(|error| invalid(&error.to_string()))?;
+    check(url)?;
+    let info = url.into_connection_info().map_err(|error| not_understood(&error))?;
     let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
     Ok(info.set_redis_settings(settings).set_tcp_settings(TcpSettings::default().set_nodelay(true)))
+}
+
+/// Refuses what the driver would ignore, or name no reason for, in the URL of one server.
+fn check(url: &str) -> Result<(), ConfigError> {
+    let (scheme, rest) = url.split_once("://").unwrap_or_default();
+    let rest = rest.split('#').next().unwrap_or_default();
+    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let is_socket = scheme == "unix";
+    for option in query.split('&').filter(|option| !option.is_empty()) {
+        match option.split_once('=').unwrap_or((option, "")) {
+            ("db" | "user" | "pass", _) if is_socket => {}
+            ("protocol", "3" | "resp3") => {}
+            ("protocol", _) => return Err(invalid("the only protocol is resp3")),
+            _ if is_socket => return Err(invalid("its options can be db, user and pass")),
+            _ => return Err(invalid("it takes no options; a ? in a password is written %3F")),
+        }
+    }
+    let authority = place.split('/').next().unwrap_or_default();
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    match host.rsplit_once(':').map_or("", |(_, port)| port) {
+        _ if is_socket => Ok(()),
+        port if port.is_empty() || port.ends_with(']') || port.parse().is_ok_and(|port: u16| port > 0) => Ok(()),
+        port if port.bytes().all(|byte| byte.is_ascii_digit()) => Err(invalid("the port must be 1 to 65535")),
+        _ => Err(invalid("the port must be 1 to 65535; a / in a password is written %2F")),
+    }
 }
 
 /// The URL of a single server for each of `hosts`.
@@ -123,21 +179,46 @@ fn cluster(url: &str) -> Result<Vec<ConnectionInfo>, ConfigError> {
 }
 
 fn lacks(scheme: &str, feature: &str) -> ConfigError {
-    refused(ConfigErrorKind::Feature, &format!("{scheme}:// needs this library's feature `{feature}`"))
+    ConfigError::new(ConfigErrorKind::Feature, format!("{scheme}:// needs this library's feature `{feature}`"))
 }
 
 fn invalid(reason: &str) -> ConfigError {
-    refused(ConfigErrorKind::Syntax, reason)
+    ConfigError::new(ConfigErrorKind::Syntax, reason)
 }
 
-/// The URL itself is left out: it may contain a password, and in a malformed URL its position can't be told.
-fn refused(kind: ConfigErrorKind, reason: &str) -> ConfigError {
-    let message = format!(
-        "Redis URL: {reason} (allowed: redis[s]://[user[:password]@]host[:port][/db], unix:///path[?db=N], \
-         redis[s]+sentinel://[user[:password]@]host[:port][,…]/name[/db][?sentinel_user=…&sentinel_pass=…], \
-         redis[s]+cluster://[user[:password]@]host[:port][,…], and each with valkey for redis)"
-    );
-    ConfigError::new(kind, message)
+/// The driver's reason, without its name for the kind of all of them.
+fn not_understood(error: &RedisError) -> ConfigError {
+    let reason = error.to_string();
+    invalid(reason.trim_end_matches("InvalidClientConfig").trim_end_matches([' ', '-']))
+}
+
+const BEGINNINGS: &str = "must begin with redis://, rediss:// or unix://, redis+sentinel:// or redis+cluster://, or with valkey in \
+                          place of redis";
+
+/// What is wrong with a text without a scheme, which is told only if it is an address: it may be a password.
+fn without_scheme(text: &str) -> String {
+    let is_host = |host: &str| host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-[]:".contains(&byte));
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && is_host(host) && port.parse::<u16>().is_ok() => {
+            format!("{BEGINNINGS}: redis://{text}")
+        }
+        _ => BEGINNINGS.to_owned(),
+    }
+}
+
+/// The form of URLs with this scheme, in brackets. An error shows it in place of the URL, which may contain a password; in a
+/// malformed URL its position can't be told.
+fn form(scheme: &str) -> String {
+    let of = |rest: &str| format!(" (allowed: {scheme}://{rest})");
+    match scheme {
+        "redis" | "rediss" => of("[user[:password]@]host[:port][/db]"),
+        "unix" => of("/path[?db=N&user=…&pass=…]"),
+        "redis+sentinel" | "rediss+sentinel" => {
+            of("[user[:password]@]host[:port][,…]/name[/db][?sentinel_user=…&sentinel_pass=…]")
+        }
+        "redis+cluster" | "rediss+cluster" => of("[user[:password]@]host[:port][,…]"),
+        _ => String::new(),
+    }
 }
 
 #[cfg(test)]
@@ -168,6 +249,55 @@ mod tests {
             let message = error(url);
             assert!(message.starts_with("Redis URL: ") && !message.contains("hunter2"), "{url}: {message}");
         }
+    }
+
+    #[test]
+    fn an_error_is_short_and_says_what_to_write() {
+        for (url, message) in [
+            ("localhost:6379", "must begin with redis://"),
+            ("localhost:6379", ": redis://localhost:6379"),
+            (
+                "redis://localhost:99999",
+                "the port must be 1 to 65535 (allowed: redis://[user[:password]@]host[:port][/db])",
+            ),
+            ("redis://localhost:0", "the port must be 1 to 65535"),
+            ("redis://u:hunt/er2@localhost", "%2F"),
+            ("redis://u:hunt?er2@localhost", "%3F"),
+            ("redis://localhost?protocol=resp2", "resp3"),
+            ("redis://localhost?x=1", "takes no options"),
+            ("redis://localhost?db=1", "takes no options"),
+            ("unix:///run/redis.sock?x=1", "db, user and pass (allowed: unix:///path["),
+            ("redis://localhost/one", "database number (allowed: redis://"),
+            ("http://localhost", "must begin with redis://"),
+        ] {
+            let error = error(url);
+            assert!(error.contains(message), "{url}: {error}");
+            assert!(error.len() < 160 && !error.contains("InvalidClientConfig"), "{url}: {error}");
+        }
+        // What may be a password is not repeated.
+        for url in ["u:hunter2", "u:hunter2@localhost:6379", "hunter2", "localhost:99999"] {
+            assert!(!error(url).contains(url), "{url}");
+        }
+        let shown = format!("{:?}", Address::parse("localhost:6379").err().unwrap());
+        assert_eq!(shown, error("localhost:6379"), "as `main` shows it");
+    }
+
+    #[test]
+    fn what_is_written_in_another_way_is_the_same_address() {
+        for url in ["REDIS://u:p@h:7000/3", "redis://u:p@h:7000/3?protocol=resp3", "Valkey://u:p@h:7000/3"] {
+            let address = Address::parse(url).unwrap();
+            assert_eq!(address.to_string(), "h:7000", "{url}");
+            let Address::One(client) = address else { panic!("{url}") };
+            let settings = client.get_connection_info().redis_settings();
+            assert_eq!((settings.db(), settings.protocol()), (3, ProtocolVersion::RESP3), "{url}");
+        }
+        assert!(Address::parse("redis://[::1]").is_ok() && Address::parse("redis://[::1]:6379").is_ok());
+        let socket = Address::parse("unix:///run/redis.sock?db=1&user=u&pass=hunter2").unwrap();
+        assert_eq!(socket.to_string(), "/run/redis.sock");
+        #[cfg(feature = "sentinel")]
+        assert_eq!(Address::parse("redis+sentinel://u:p@a,b:1/main").unwrap().to_string(), "main by a:26379,b:1");
+        #[cfg(feature = "cluster")]
+        assert_eq!(Address::parse("redis+cluster://u:p@a,b:1").unwrap().to_string(), "a:6379,b:1");
     }
 
     #[test]

@@ -2,6 +2,11 @@
 
 use redis::{ConnectionAddr, ConnectionInfo};
 
+/// The addresses of some servers.
+pub(crate) fn places(servers: &[ConnectionInfo]) -> String {
+    servers.iter().map(|server| server.addr().to_string()).collect::<Vec<_>>().join(",")
+}
+
 /// The settings of `info` with another address.
 pub(crate) fn at(info: &ConnectionInfo, host: String, port: u16) -> ConnectionInfo {
     let addr = match info.addr().clone() {

@@ -59,6 +59,9 @@ pub(crate) fn explain(error: RedisError) -> RedisError {
             "Redis 7.0 or Valkey 7.2, or newer, is needed; this one does not speak RESP3: {error}"
         ));
     }
+    if error.code() == Some("NOAUTH") {
+        return (ErrorKind::AuthenticationFailed, "the server wants a password", error.to_string()).into();
+    }
     // Not an unreachable server, nor one that has gone silent.
     if error.is_connection_dropped() && !error.is_connection_refusal() && !error.is_timeout() {
         let what = "the connection was closed instead of an answer to HELLO 3: what is there, Redis or a proxy before it, \
@@ -92,6 +95,14 @@ mod tests {
         ] {
             assert_eq!(judged(&[("server", server), ("version", version)], true), Ok(()), "{server} {version}");
         }
+    }
+
+    #[test]
+    fn a_server_that_wants_a_password_says_so_in_plain_words() {
+        let told = "NOAUTH HELLO must be called with the client already authenticated";
+        let refused = redis::parse_redis_value(format!("-{told}\r\n").as_bytes()).and_then(Value::extract_error);
+        let error = explain(refused.unwrap_err()).to_string();
+        assert!(error.contains("the server wants a password") && error.contains("NOAUTH"), "{error}");
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! Sentinels: each connection asks them again which server is the primary.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use crate::sync::Mutex;
 
 use redis::{AsyncConnectionConfig, Client, ConnectionInfo, ErrorKind, RedisError, RedisResult};
 use tokio::time::timeout;
 
-use super::endpoint::at;
+use super::endpoint::{at, places};
 use crate::store::redis::wire::replies::no_answer;
 
 /// How long one sentinel may take to answer before the next one is asked.
@@ -22,6 +22,12 @@ struct Inner {
     sentinels: Mutex<Vec<ConnectionInfo>>,
     /// The settings for the primary, at any address.
     primary: ConnectionInfo,
+}
+
+impl fmt::Display for Sentinels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} by {}", self.0.name, places(&self.sentinels()))
+    }
 }
 
 impl Sentinels {

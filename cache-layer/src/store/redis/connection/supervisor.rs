@@ -45,7 +45,7 @@ impl Connection {
                     self.note_error(reason.clone());
                     self.give_up(&session);
                     self.shard.refresh_topology();
-                    tracing::warn!(%reason, "lost Redis; serving without it until it is back");
+                    tracing::warn!(%reason, server = %self.address, "lost Redis; serving without it until it is back");
                     // A session that is lost at once will be lost again: a server that accepts connections and then refuses the
                     // important commands must not be asked in a tight loop.
                     if session.born.elapsed() < SHORT_LIVED {
@@ -59,7 +59,8 @@ impl Connection {
                     self.note_error(error.to_string());
                     self.shard.refresh_topology();
                     if !reported {
-                        tracing::warn!(%error, "can't connect to Redis; serving without it until it is there");
+                        let server = &self.address;
+                        tracing::warn!(%error, %server, "can't connect to Redis; serving without it until it is there");
                         reported = true;
                     }
                     backoff.pause().await;
