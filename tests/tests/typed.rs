@@ -39,6 +39,7 @@ over_each_store!(
     nothing_is_a_value_with_a_life_of_its_own,
     a_stale_value_is_used_while_it_is_loaded_anew,
     a_value_whose_refresh_brought_nothing_is_loaded_by_the_next_call,
+    a_value_whose_refresh_failed_is_loaded_by_the_next_call_after_the_back_off,
     a_stale_value_stands_in_for_an_error,
     a_load_decides_on_its_own_ttl_and_tags,
     a_load_may_say_that_the_stale_value_still_holds,
@@ -373,6 +374,39 @@ async fn a_value_whose_refresh_brought_nothing_is_loaded_by_the_next_call(backen
     clock.advance(65 * SECOND);
     assert_eq!(ask(not_kept(6)).await, Ok(4), "and refreshed in the background as ever");
     assert_eq!(ask(Err(Broken(7))).await, Ok(4), "a failure in the foreground leaves what is stale");
+}
+
+async fn a_value_whose_refresh_failed_is_loaded_by_the_next_call_after_the_back_off(backend: &Backend) {
+    let clock = Clock::manual();
+    let cache = backend.cache().await.clock(clock.clone()).build();
+    let calls = Calls::default();
+    let ask = async |outcome: Result<usize, Broken>, back_off: Duration| {
+        let calls = calls.clone();
+        let load = async move || {
+            calls.next();
+            outcome
+        };
+        let value = cache.get_or_load("k", load).ttl(MINUTE).stale_while_revalidate(10 * MINUTE);
+        let value = value.failure_backoff(back_off, back_off).await;
+        settled(&cache).await;
+        value
+    };
+    assert_eq!(ask(Ok(1), Duration::ZERO).await, Ok(1));
+    clock.advance(65 * SECOND);
+    assert_eq!(ask(Err(Broken(2)), Duration::ZERO).await, Ok(1), "it is refreshed in the background");
+    assert_eq!((calls.count(), cache.counts().failed_refreshes), (2, 1));
+    assert_eq!(ask(Ok(3), Duration::ZERO).await, Ok(3), "and then in the foreground");
+    clock.advance(65 * SECOND);
+    assert_eq!(ask(Err(Broken(4)), MINUTE).await, Ok(3));
+    assert_eq!((calls.count(), cache.counts().failed_refreshes), (4, 2));
+    // What this process knows of a back-off is asked for again each second.
+    wait_until("what is stale is found without a question", async || {
+        let hits = cache.counts().hits;
+        assert_eq!(ask(Ok(5), MINUTE).await, Ok(3));
+        cache.counts().hits > hits
+    })
+    .await;
+    assert_eq!(calls.count(), 4, "it is left alone");
 }
 
 async fn a_stale_value_stands_in_for_an_error(backend: &Backend) {

@@ -46,6 +46,7 @@ over_each_store!(
     a_slow_load_that_was_left_is_not_abandoned,
     the_values_of_one_load_need_one_place,
     no_other_process_is_waited_for_if_the_lock_is_its_own,
+    what_failed_to_be_refreshed_is_loaded_by_the_next_call_after_the_back_off,
 );
 
 type Id = (&'static str, u64);
@@ -600,4 +601,36 @@ async fn a_hundred_keys_are_looked_up_in_one_round_trip() {
     // The values, and the token that this process did not know.
     assert!(after.0 - before.0 <= 2 && after.1 - before.1 <= 1, "{before:?} {after:?}");
     assert_eq!(asked.count(), 1);
+}
+
+async fn what_failed_to_be_refreshed_is_loaded_by_the_next_call_after_the_back_off(backend: &Backend) {
+    let clock = Clock::manual();
+    let cache = backend.cache().await.clock(clock.clone()).build();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let get = async |outcome: Result<u64, Broken>, back_off: Duration| {
+        let calls = calls.clone();
+        let load = async move |missing: Vec<Id>| {
+            calls.fetch_add(1, Ordering::SeqCst);
+            outcome.map(|value| missing.into_iter().map(|id| (id, value)).collect::<Vec<_>>())
+        };
+        let values = cache.get_or_load_many(ids([1, 2]), load).ttl(MINUTE).stale_while_revalidate(10 * MINUTE);
+        let values = values.failure_backoff(back_off, back_off).await.unwrap();
+        settled(&cache).await;
+        values
+    };
+    assert_eq!(get(Ok(1), Duration::ZERO).await, [Some(1); 2]);
+    clock.advance(MINUTE + SECOND);
+    assert_eq!(get(Err(Broken), Duration::ZERO).await, [Some(1); 2], "they are refreshed in the background");
+    assert_eq!(cache.counts().failed_refreshes, 2);
+    assert_eq!(get(Ok(2), Duration::ZERO).await, [Some(2); 2], "and then in the foreground");
+    clock.advance(MINUTE + SECOND);
+    assert_eq!(get(Err(Broken), MINUTE).await, [Some(2); 2]);
+    // What this process knows of a back-off is asked for again each second.
+    wait_until("what is stale is found without a question", async || {
+        let hits = cache.counts().hits;
+        assert_eq!(get(Ok(3), MINUTE).await, [Some(2); 2]);
+        cache.counts().hits == hits + 2
+    })
+    .await;
+    assert_eq!(calls.load(Ordering::SeqCst), 4, "they are left alone");
 }

@@ -277,6 +277,11 @@ impl<V> Ask<V> {
         now < entry.deadlines_at(now).stale_if_error
     }
 
+    /// Whether this process knows of a back-off that prevents a refresh of a stale value.
+    pub(super) fn is_backing_off(&self) -> bool {
+        self.back_off.is_some() && self.cache.recent_failure(&self.key).is_some()
+    }
+
     /// The result during a back-off, if there is a stale value or a fallback.
     pub(super) fn while_backing_off<E, L>(&self, miss: &Miss) -> Option<LoadResult<V, E, L>>
     where

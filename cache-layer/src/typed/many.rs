@@ -377,8 +377,11 @@ where
         led: &mut Vec<Led<K, V, E>>,
         waiting: &mut Vec<Waits<K, V, E>>,
     ) {
-        let purpose = self.cache.purpose_of_refresh(&asked.ask.key);
-        if purpose == Purpose::RetriedRefresh
+        let purpose = match asked.ask.is_backing_off() {
+            true => None,
+            false => Some(self.cache.purpose_of_refresh(&asked.ask.key)),
+        };
+        if let Some(purpose @ Purpose::RetriedRefresh) = purpose
             && let Role::Leader(flight) = self.cache.flights().join(&asked.ask.key)
         {
             asked.stale.clone_from(&miss.stale);
@@ -391,7 +394,7 @@ where
         self.cache.emit(Event::Hit);
         asked.span.found(LookupResult::Stale);
         let place = asked.place;
-        if purpose != Purpose::RetriedRefresh {
+        if let Some(purpose @ Purpose::Refresh) = purpose {
             refreshed.extend(asked.refresh(miss, purpose));
         }
         self.settled[place] = Some(Ok(hit.noted(&asked.ask.cache)));
