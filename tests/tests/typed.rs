@@ -16,6 +16,7 @@ use cache_layer::{
     depends_on,
     store::RedisStore,
     telemetry::{Event, NoCacheReason, Rejection},
+    testing::TestStore,
 };
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
@@ -929,4 +930,29 @@ async fn without_a_store_loads_go_ahead_and_what_was_set_is_void() {
     server.restart();
     assert!(store.wait_connected(LIMIT).await);
     assert_eq!(cache.get::<String>("k").await, None, "an older value came back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_values_without_a_life_are_dropped_whatever_becomes_of_the_others() {
+    let store = TestStore::new();
+    let cache = Cache::new(store.clone());
+    let keys = ["a", "b", "c"];
+    let dropped = || cache.set_many(keys.map(|key| (key, &2))).ttl(Duration::ZERO).into_future();
+    for is_left in [false, true] {
+        cache.set_many(keys.map(|key| (key, &1))).await.unwrap();
+        assert_eq!(cache.get_many::<u32>(keys).await, [Some(1); 3]);
+        match is_left {
+            false => {
+                store.disconnect();
+                assert!(matches!(dropped().await, Err(SetError::Undelivered(_))));
+                store.reconnect();
+            }
+            true => {
+                store.delay(SECOND..=SECOND);
+                assert!(tokio::time::timeout(Duration::ZERO, dropped()).await.is_err(), "its caller leaves");
+                store.delay(Duration::ZERO..=Duration::ZERO);
+            }
+        }
+        wait_until("they are gone", async || cache.get_many::<u32>(keys).await == [None; 3]).await;
+    }
 }

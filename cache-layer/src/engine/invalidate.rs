@@ -118,7 +118,7 @@ impl Cache {
         self.delivered(deleted, InvalidationKind::Pattern, Hardness::Hard, Covers::Pattern(pattern))
     }
 
-    /// Invalidates everything that carries one of `tags`, and these keys, with one result.
+    /// Invalidates everything that carries one of `tags`, and these keys, such as those of a URI, with one result.
     pub(crate) async fn run_on_uri(
         &self,
         tags: &Tags,
