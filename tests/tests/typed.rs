@@ -58,6 +58,7 @@ over_each_store!(
     a_value_inherits_from_what_its_load_reads,
     a_value_from_a_stale_one_is_not_kept,
     a_response_inherits_from_what_its_handler_reads,
+    a_response_of_a_slow_handler_is_fresh_for_as_long_as_what_it_is_made_from,
     a_response_inherits_from_hundreds_of_values,
     a_response_inherits_nothing_unless_it_is_told_to,
     values_and_responses_are_never_mistaken,
@@ -844,6 +845,27 @@ async fn a_response_inherits_from_what_its_handler_reads(backend: &Backend) {
     clock.advance(30 * SECOND);
     ruled.get("/page", &[]).await;
     assert_eq!(ruled.get("/page", &[]).await.cache_status().ttl, Some(30));
+}
+
+async fn a_response_of_a_slow_handler_is_fresh_for_as_long_as_what_it_is_made_from(backend: &Backend) {
+    let clock = Clock::manual();
+    let cache = backend.cache().await.clock(clock.clone()).build();
+    let origin = Origin::new({
+        let (cache, clock) = (cache.clone(), clock.clone());
+        move |_, _| {
+            let (cache, clock) = (cache.clone(), clock.clone());
+            async move {
+                let product = cached_product(&cache, 1).await;
+                clock.advance(40 * SECOND);
+                Ok(http::Response::new(full(format!("{product:?}"))))
+            }
+        }
+    });
+    let app = App::new(cache.clone(), &origin, |layer| layer.inherit(true)).unexplained();
+    app.get("/page", &[]).await;
+    assert_eq!(app.get("/page", &[]).await.cache_status().ttl, Some(20));
+    clock.advance(20 * SECOND);
+    assert!(!app.get("/page", &[]).await.cache_status().hit);
 }
 
 async fn a_response_inherits_from_hundreds_of_values(backend: &Backend) {

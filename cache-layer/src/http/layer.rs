@@ -192,8 +192,8 @@ impl CacheLayer {
         self
     }
 
-    /// Shortens every freshness at random by up to this share, 0 to 100 per cent, so that responses that were stored together do
-    /// not expire together; 0 unless set.
+    /// Shortens every freshness at random by up to this share of what is left of it on arrival, 0 to 100 per cent, so that
+    /// responses that were stored together do not expire together; 0 unless set.
     pub fn jitter(mut self, per_cent: u8) -> Self {
         self.context.policy.jitter = per_cent.min(100);
         self
