@@ -40,6 +40,7 @@ over_each_store!(
     a_token_that_rotates_finds_nothing_of_the_former_one,
     another_session_finds_nothing_of_the_former_one,
     a_write_voids_what_was_stored_under_any_credentials,
+    a_write_that_names_a_user_in_its_uri_voids_what_was_stored_without,
     other_fields_are_credentials_by_choice,
     what_is_forgotten_is_gone_for_its_owner_alone,
     a_load_that_the_owner_has_forgotten_is_not_stored,
@@ -346,6 +347,25 @@ async fn a_write_voids_what_was_stored_under_any_credentials(backend: &Backend) 
             assert!(alice.call(&uri, sent).await > written, "{method} {sent:?}");
         }
         assert_eq!(bob.call(&uri, OLD_TOKEN).await, bobs, "a client's write is its owner's alone");
+    }
+}
+
+async fn a_write_that_names_a_user_in_its_uri_voids_what_was_stored_without(backend: &Backend) {
+    // Its response would answer GET of the same URI, for the user that it names.
+    let fields: Fields = &[("cache-control", "private, max-age=60"), ("content-location", "")];
+    for method in [Method::PUT, Method::POST, Method::DELETE] {
+        let (origin, path) = (Origin::echo(fields), format!("api.example/named/{method}"));
+        let client = Client::of("alice", backend, &origin).await;
+        let client = Client::new(client.layer.with(|settings| settings.profile(Profile::Strict)), &origin);
+        let (uri, named) = (format!("http://{path}"), format!("http://user:secret@{path}"));
+        for sent in [&[][..], OLD_TOKEN] {
+            client.call(&uri, sent).await;
+        }
+        let written = client.send(method.clone(), &named, &[]).await.call();
+        for sent in [&[][..], OLD_TOKEN] {
+            assert!(client.call(&uri, sent).await > written, "{method} {sent:?}");
+        }
+        assert!(client.call(&named, &[]).await > written, "{method}: GET of such a URI is not looked up");
     }
 }
 

@@ -141,9 +141,13 @@ where
                     }
                 }
             }
-            (Some(NoCacheReason::Method), Some(target)) => {
+            (Some(NoCacheReason::Method), target) => {
+                let target = target.map(Target::into_owned);
+                let Some(target) = target.or_else(|| Target::of_named_user(&context.sites, &request)) else {
+                    return self.bypass(request, NoCacheReason::Method);
+                };
                 context.report_bypass(&request, NoCacheReason::Method);
-                let (settings, target) = (self.settings(request.extensions().get()), target.into_owned());
+                let settings = self.settings(request.extensions().get());
                 ResponseFuture::boxed(write_through(settings, self.inner.clone(), request, target), Span::none())
             }
             (Some(reason), _) => self.bypass(request, reason),
