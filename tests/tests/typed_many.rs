@@ -46,6 +46,7 @@ over_each_store!(
     a_slow_load_that_was_left_is_not_abandoned,
     the_values_of_one_load_need_one_place,
     no_other_process_is_waited_for_if_the_lock_is_its_own,
+    without_a_lock_all_keys_are_loaded_at_once,
     what_failed_to_be_refreshed_is_loaded_by_the_next_call_after_the_back_off,
 );
 
@@ -601,6 +602,21 @@ async fn a_hundred_keys_are_looked_up_in_one_round_trip() {
     // The values, and the token that this process did not know.
     assert!(after.0 - before.0 <= 2 && after.1 - before.1 <= 1, "{before:?} {after:?}");
     assert_eq!(asked.count(), 1);
+}
+
+async fn without_a_lock_all_keys_are_loaded_at_once(backend: &Backend) {
+    let (cache, asked, gate) = (backend.cache().await.build(), Asked::default(), Gate::closed());
+    let elsewhere = tokio::spawn(ask(&cache, &asked, &gate, [1]).into_future());
+    wait_until("another call loads one of the keys", async || asked.count() == 1).await;
+    let all = tokio::spawn(ask(&cache, &asked, &gate, [1, 2]).lock(Lock::Off).into_future());
+    wait_until("this call loads both of its keys", async || asked.count() == 3).await;
+    gate.open();
+    let (elsewhere, all) = (elsewhere.await.unwrap().unwrap(), all.await.unwrap().unwrap());
+    let mut calls = asked.calls();
+    calls[1..].sort_unstable();
+    assert_eq!(calls, [[1], [1], [2]]);
+    assert_eq!(elsewhere, [text(1, 1)]);
+    assert!(all[0] != elsewhere[0] && all.iter().all(Option::is_some), "{all:?}");
 }
 
 async fn what_failed_to_be_refreshed_is_loaded_by_the_next_call_after_the_back_off(backend: &Backend) {

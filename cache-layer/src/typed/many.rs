@@ -324,7 +324,13 @@ where
         let hard_timeout = self.hard_timeout.clone();
         let waits = waiting.into_iter().map(|(asked, waiting)| asked.wait(waiting, hard_timeout.as_ref()));
         let mut again = Vec::new();
-        for (asked, waited) in join_all(waits).await {
+        let waits = join_all(waits);
+        let loads_at_once = self.uncached.first().is_some_and(|(asked, _)| asked.ask.lock == Lock::Off);
+        let waited = match loads_at_once {
+            true => tokio::join!(waits, Box::pin(self.load_uncached())).0,
+            false => waits.await,
+        };
+        for (asked, waited) in waited {
             match waited {
                 Waited::Next(Next::Return(result), _) => self.settled[asked.place] = Some(result),
                 Waited::Next(Next::LookAgain, _) => again.push(asked),
