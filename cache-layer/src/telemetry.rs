@@ -271,11 +271,12 @@ pub enum Event {
         /// The time from the permission to load until the result was complete.
         duration: Duration,
     },
-    /// A request did not go to the application, because of the back-off after failures of its key.
+    /// A request or a call did not go to the application, because of the back-off after failures of its key: it was answered with
+    /// what is stale, with the failure, or with a fallback.
     BackedOff,
     /// A follower is answered while the body of the load is still arriving.
     Joined,
-    /// A fresh response is being refreshed in the background, because it will soon be stale.
+    /// A fresh response or value is being refreshed in the background, because it will soon be stale.
     EarlyRefresh,
     /// A background refresh was skipped, because no place at the application was free.
     RefreshSkipped,

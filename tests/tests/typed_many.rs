@@ -48,6 +48,7 @@ over_each_store!(
     no_other_process_is_waited_for_if_the_lock_is_its_own,
     without_a_lock_all_keys_are_loaded_at_once,
     what_failed_to_be_refreshed_is_loaded_by_the_next_call_after_the_back_off,
+    early_refreshes_are_counted_by_keys_and_only_if_they_have_a_place,
 );
 
 type Id = (&'static str, u64);
@@ -649,4 +650,47 @@ async fn what_failed_to_be_refreshed_is_loaded_by_the_next_call_after_the_back_o
     })
     .await;
     assert_eq!(calls.load(Ordering::SeqCst), 4, "they are left alone");
+}
+
+async fn early_refreshes_are_counted_by_keys_and_only_if_they_have_a_place(backend: &Backend) {
+    let clock = Clock::manual();
+    let cache = backend.cache().await.clock(clock.clone()).max_loads(1).build();
+    let (calls, gate) = (Arc::new(AtomicUsize::new(0)), Gate::closed());
+    let get = async || {
+        let (calls, clock) = (calls.clone(), clock.clone());
+        let load = async move |missing: Vec<Id>| {
+            calls.fetch_add(1, Ordering::SeqCst);
+            // Of its minute, the value has a millisecond left then.
+            clock.advance(SECOND);
+            Ok::<_, Broken>(missing.into_iter().map(|id| (id, id.1)).collect::<Vec<_>>())
+        };
+        let values = cache.get_or_load_many(ids([1, 2]), load).ttl(MINUTE).early_refresh(1e6).await;
+        assert_eq!(values, Ok(vec![Some(1), Some(2)]));
+    };
+    get().await;
+    settled(&cache).await;
+    clock.advance(MINUTE - Duration::from_millis(1));
+    let other = {
+        let (gate, calls) = (gate.clone(), calls.clone());
+        cache.get_or_load("other", async move || {
+            calls.fetch_add(1, Ordering::SeqCst);
+            gate.pass().await;
+            Ok::<_, Broken>(7)
+        })
+    };
+    let other = tokio::spawn(other.into_future());
+    wait_until("the only place is taken", async || calls.load(Ordering::SeqCst) == 2).await;
+    get().await;
+    wait_until("the refresh is skipped", async || cache.counts().skipped_refreshes == 2).await;
+    assert_eq!(cache.counts().early_refreshes, 0);
+    gate.open();
+    assert_eq!(other.await.unwrap(), Ok(7));
+    settled(&cache).await;
+    wait_until("it is refreshed", async || {
+        get().await;
+        settled(&cache).await;
+        calls.load(Ordering::SeqCst) == 3
+    })
+    .await;
+    assert_eq!((cache.counts().early_refreshes, cache.counts().skipped_refreshes), (2, 2));
 }

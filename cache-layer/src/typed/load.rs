@@ -1,6 +1,6 @@
 //! Getting a value, from the cache or from its load.
 
-use std::{fmt, future::ready, pin::Pin, time::Duration};
+use std::{fmt, future::ready, iter::once, pin::Pin, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
@@ -477,13 +477,13 @@ where
             AcquireOutcome::Found(hit) => return reply_to.send(LoadResult::Found(hit)),
             AcquireOutcome::Uncacheable => return reply_to.send(LoadResult::Unshared(load)),
             AcquireOutcome::BackedOff(_) => {
-                return reply_to.send(ask.while_backing_off(&miss).unwrap_or(LoadResult::Unshared(load)));
+                return reply_to.send(ask.while_backing_off(&miss, load));
             }
         };
         if !permit.is_useful(purpose) {
             return permit.leave_out();
         }
-        let place = match ask.place_unless_skipped(purpose) {
+        let place = match ask.place_unless_skipped(once(purpose)) {
             Ok(place) => place,
             Err(Skipped) => return permit.leave_out(),
         };
