@@ -247,7 +247,8 @@ impl CacheLayer {
     ///
     /// The time counts until the head of the new response arrives, for GET, and limits every wait for it: for the application,
     /// for another request's load, for another process's load, and for a [place](Self::max_loads). The load continues for as
-    /// long as a load may keep its place: a minute or twelve [lock timeouts](crate::CacheBuilder::lock_timeout).
+    /// long as a load may keep its place: a minute or twelve [lock timeouts](crate::CacheBuilder::lock_timeout). In a [private
+    /// cache](crate::PrivateCacheLayer), cookies of a response that comes later reach no request.
     ///
     /// ```
     /// use std::time::Duration;
