@@ -271,15 +271,17 @@ pub enum Event {
         /// The time from the permission to load until the result was complete.
         duration: Duration,
     },
-    /// A request did not go to the application, because of the back-off after failures of its key.
+    /// A request or a call did not go to the application, because of the back-off after failures of its key: it was answered with
+    /// what is stale, with the failure, or with a fallback.
     BackedOff,
     /// A follower is answered while the body of the load is still arriving.
     Joined,
-    /// A fresh response is being refreshed in the background, because it will soon be stale.
+    /// A fresh response or value is being refreshed in the background, because it will soon be stale.
     EarlyRefresh,
     /// A background refresh was skipped, because no place at the application was free.
     RefreshSkipped,
-    /// A background refresh got no response: the service failed, panicked, or did not answer for as long as a load may take.
+    /// A background refresh got no response: the service, or the load of a value, returned an error, panicked, or did not answer for
+    /// as long as a load may take.
     /// The next request for the same key loads in the foreground, and gets the stale response if that load fails or takes too
     /// long. If all refreshes fail, the framework may not let a layer call the inner service after its request is answered.
     RefreshFailed,

@@ -8,12 +8,16 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
+use bytes::Bytes;
 use cache_layer::{Cache, Clock, Freshness, GetOrLoad};
 use futures_util::future::join_all;
-use tests::{App, Backend, Gate, Origin, full, over_each_store, wait_until};
+use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use tests::{App, Backend, Body, Failure, Gate, Origin, full, over_each_store, wait_until};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const LIMIT: Duration = Duration::from_secs(30);
@@ -23,6 +27,8 @@ over_each_store!(
     a_load_with_a_place_waits_for_no_load_that_waits_for_a_place,
     a_load_with_a_place_waits_for_no_load_of_many_that_waits_for_a_place,
     a_handler_with_a_place_waits_for_no_load_that_waits_for_a_place,
+    what_a_body_loads_while_it_is_read_is_part_of_the_load_that_has_the_place,
+    what_a_body_of_known_length_begins_to_load_is_part_of_the_load_that_has_the_place,
     a_refresh_within_a_load_has_a_place_of_its_own_or_none,
     what_a_load_leaves_behind_keeps_its_place,
     a_place_of_one_cache_is_none_of_another,
@@ -147,6 +153,70 @@ async fn a_handler_with_a_place_waits_for_no_load_that_waits_for_a_place(backend
     let other = tokio::spawn(one(cache, calls.clone()));
     assert_eq!(page.await.unwrap().text(), "1", "it waits for nobody that waits for its place");
     assert_eq!((other.await.unwrap(), calls.count()), (1, 1));
+}
+
+/// A body whose second half is asked for together with the first.
+struct Halves<A> {
+    ask: A,
+    length: SizeHint,
+    second: Option<Asking>,
+    is_over: bool,
+}
+
+impl<A: Fn() -> Asking + Send + Unpin + 'static> Halves<A> {
+    fn body(ask: A, length: SizeHint) -> Body {
+        Self { ask, length, second: None, is_over: false }.boxed_unsync()
+    }
+}
+
+impl<A: Fn() -> Asking + Unpin> http_body::Body for Halves<A> {
+    type Data = Bytes;
+    type Error = Failure;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        if self.is_over {
+            return Poll::Ready(None);
+        }
+        let Some(second) = &mut self.second else {
+            let second = (self.ask)();
+            self.second = Some(second);
+            return Poll::Ready(Some(Ok(Frame::data(Bytes::from("1")))));
+        };
+        let value = ready!(second.as_mut().poll(cx));
+        self.is_over = true;
+        Poll::Ready(Some(Ok(Frame::data(value.to_string().into()))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.length.clone()
+    }
+}
+
+async fn expect_a_body_to_need_no_other_place(backend: &Backend, length: SizeHint) {
+    let (cache, calls) = (with_one_place(backend).await, Calls::default());
+    let origin = {
+        let (cache, calls) = (cache.clone(), calls.clone());
+        Origin::new(move |_, _| {
+            let (cache, calls) = (cache.clone(), calls.clone());
+            let body = Halves::body(move || one(cache.clone(), calls.clone()), length.clone());
+            async move { Ok(http::Response::new(body)) }
+        })
+    };
+    let app = App::new(cache, &origin, |layer| layer.ttl(MINUTE)).unexplained();
+    for _ in 0..2 {
+        let page = tokio::time::timeout(LIMIT, app.get("/page", &[])).await;
+        assert_eq!(page.expect("it waits for no place while it has the only one").text(), "11");
+    }
+    assert_eq!((origin.calls(), calls.count()), (1, 1));
+}
+
+async fn what_a_body_loads_while_it_is_read_is_part_of_the_load_that_has_the_place(backend: &Backend) {
+    expect_a_body_to_need_no_other_place(backend, SizeHint::new()).await;
+}
+
+/// What is there of it is taken when its head comes.
+async fn what_a_body_of_known_length_begins_to_load_is_part_of_the_load_that_has_the_place(backend: &Backend) {
+    expect_a_body_to_need_no_other_place(backend, SizeHint::with_exact(2)).await;
 }
 
 /// The number of the call, fresh for a minute and then stale for ten more.

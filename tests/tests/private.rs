@@ -40,11 +40,13 @@ over_each_store!(
     a_token_that_rotates_finds_nothing_of_the_former_one,
     another_session_finds_nothing_of_the_former_one,
     a_write_voids_what_was_stored_under_any_credentials,
+    a_write_that_names_a_user_in_its_uri_voids_what_was_stored_without,
     other_fields_are_credentials_by_choice,
     what_is_forgotten_is_gone_for_its_owner_alone,
     a_load_that_the_owner_has_forgotten_is_not_stored,
     a_cookie_is_set_by_whoever_loads_and_by_no_hit,
     a_cookie_of_a_validation_reaches_who_asked,
+    a_cookie_that_comes_after_the_answer_reaches_nobody,
     a_client_decides_for_itself,
     what_a_client_takes_stale_outlives_its_freshness_in_each_store,
     a_query_is_kept_by_its_content_for_its_owner,
@@ -349,6 +351,25 @@ async fn a_write_voids_what_was_stored_under_any_credentials(backend: &Backend) 
     }
 }
 
+async fn a_write_that_names_a_user_in_its_uri_voids_what_was_stored_without(backend: &Backend) {
+    // Its response would answer GET of the same URI, for the user that it names.
+    let fields: Fields = &[("cache-control", "private, max-age=60"), ("content-location", "")];
+    for method in [Method::PUT, Method::POST, Method::DELETE] {
+        let (origin, path) = (Origin::echo(fields), format!("api.example/named/{method}"));
+        let client = Client::of("alice", backend, &origin).await;
+        let client = Client::new(client.layer.with(|settings| settings.profile(Profile::Strict)), &origin);
+        let (uri, named) = (format!("http://{path}"), format!("http://user:secret@{path}"));
+        for sent in [&[][..], OLD_TOKEN] {
+            client.call(&uri, sent).await;
+        }
+        let written = client.send(method.clone(), &named, &[]).await.call();
+        for sent in [&[][..], OLD_TOKEN] {
+            assert!(client.call(&uri, sent).await > written, "{method} {sent:?}");
+        }
+        assert!(client.call(&named, &[]).await > written, "{method}: GET of such a URI is not looked up");
+    }
+}
+
 async fn other_fields_are_credentials_by_choice(backend: &Backend) {
     let origin = Origin::echo(PRIVATE);
     let layer = PrivateCacheLayer::of("alice", backend.cache().await.build()).unwrap();
@@ -435,6 +456,40 @@ async fn a_cookie_of_a_validation_reaches_who_asked(backend: &Backend) {
     assert_eq!(cookies, ["session=2", "theme=dark"]);
     let hit = client.get(URI, &[]).await;
     assert_eq!((hit.header("x-cache"), hit.header("set-cookie")), (Some("HIT"), None));
+}
+
+/// As it says: whoever needs the cookies of a slow response waits for it.
+async fn a_cookie_that_comes_after_the_answer_reaches_nobody(backend: &Backend) {
+    let gate = Gate::closed();
+    let origin = Origin::new({
+        let gate = gate.clone();
+        move |call, request| {
+            let gate = gate.clone();
+            async move {
+                let mut response = echo(call, &request, &[("cache-control", "private, max-age=60"), ("etag", "\"a\"")]);
+                if request.headers().contains_key("if-none-match") {
+                    gate.pass().await;
+                    *response.status_mut() = http::StatusCode::NOT_MODIFIED;
+                    *response.body_mut() = tests::full("");
+                    response.headers_mut().append("set-cookie", "session=2".parse().unwrap());
+                }
+                Ok(response)
+            }
+        }
+    });
+    let clock = Clock::manual();
+    let cache = backend.cache().await.clock(clock.clone()).build();
+    let layer = PrivateCacheLayer::of("alice", cache).unwrap();
+    let soon = Duration::from_millis(10);
+    let client = Client::new(layer.with(|settings| settings.stale_if_error(10 * MINUTE).soft_timeout(soon)), &origin);
+    client.get(URI, &[]).await;
+    clock.advance(2 * MINUTE);
+    let stale = ask(&client.service, request(Method::GET, URI, &[])).await.unwrap();
+    assert_eq!((stale.header("x-cache"), stale.header("set-cookie")), (Some("STALE"), None));
+    gate.open();
+    assert!(client.layer.cache().drain(LIMIT).await);
+    let hit = client.get(URI, &[]).await;
+    assert_eq!((hit.header("x-cache"), hit.header("set-cookie"), origin.calls()), (Some("HIT"), None, 2));
 }
 
 async fn a_client_decides_for_itself(backend: &Backend) {

@@ -1676,6 +1676,31 @@ mod freshness {
         left
     }
 
+    /// Each of a hundred responses of which two seconds are left when they come is stored, and found again unless all of them may
+    /// have been taken.
+    async fn expect_two_seconds_to_be_left(backend: &Backend, jitter: u8) {
+        let origin = Origin::echo(&[("cache-control", "max-age=60"), ("age", "58")]);
+        let app = app(backend, &origin, &Clock::manual(), |layer| layer.jitter(jitter)).await;
+        app.cache.invalidate_all().await.unwrap();
+        for key in 0..100 {
+            let uri = format!("/{key}");
+            let stored = app.get(&uri, &[]).await.cache_status();
+            assert_eq!(stored.detail, None, "{key} at {jitter} %");
+            if jitter < 100 {
+                assert_eq!(app.get(&uri, &[]).await.x_cache(), "HIT", "{key} at {jitter} %");
+            }
+        }
+    }
+
+    async fn is_not_used_up_on_arrival_by_jitter(backend: &Backend) {
+        expect_two_seconds_to_be_left(backend, 10).await;
+    }
+
+    #[tokio::test]
+    async fn is_not_used_up_on_arrival_by_the_most_jitter() {
+        expect_two_seconds_to_be_left(&Backend::memory(), 100).await;
+    }
+
     async fn is_shortened_at_random_and_never_lengthened(backend: &Backend) {
         assert_eq!(left(backend, |layer| layer).await, [1000; 100]);
         let mut left = left(backend, |layer| layer.jitter(50)).await;
@@ -1752,6 +1777,7 @@ mod freshness {
         is_estimated_only_if_the_user_says_so,
         is_capped,
         is_shortened_at_random_and_never_lengthened,
+        is_not_used_up_on_arrival_by_jitter,
         is_what_the_handler_says_whatever_the_fields_say,
         of_the_handler_has_windows,
         of_the_handler_is_not_the_clients_to_see,

@@ -12,6 +12,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 over_each_store!(
     what_is_stale_answers_while_a_slow_application_still_works,
+    a_load_goes_on_after_a_soft_timeout_that_is_longer_than_the_lock_timeout,
     whoever_waits_for_another_requests_load_waits_no_longer,
     nothing_stale_means_waiting_for_the_application,
     a_refresh_that_is_retried_is_waited_for_no_longer,
@@ -46,11 +47,15 @@ struct Stale {
 
 /// An application of whose answer there is a stale one, which may stand in for an error.
 async fn stale(backend: &Backend, abandoned: Duration) -> Stale {
+    stale_with(backend, abandoned, Duration::from_secs(3), SOON).await
+}
+
+async fn stale_with(backend: &Backend, abandoned: Duration, lock: Duration, soft: Duration) -> Stale {
     let (clock, gate) = (Clock::manual(), Gate::closed());
     let origin = slow(&gate);
     let cache = backend.cache().await.clock(clock.clone()).abandoned_load(abandoned);
-    let cache = cache.lock_timeout(Duration::from_secs(3)).build();
-    let app = App::new(cache, &origin, |layer| layer.stale_if_error(10 * MINUTE).soft_timeout(SOON));
+    let cache = cache.lock_timeout(lock).build();
+    let app = App::new(cache, &origin, |layer| layer.stale_if_error(10 * MINUTE).soft_timeout(soft));
     get(&app).await;
     assert!(app.cache.drain(LIMIT).await);
     clock.advance(2 * MINUTE);
@@ -58,7 +63,15 @@ async fn stale(backend: &Backend, abandoned: Duration) -> Stale {
 }
 
 async fn what_is_stale_answers_while_a_slow_application_still_works(backend: &Backend) {
-    let Stale { app, origin, gate, .. } = stale(backend, Duration::ZERO).await;
+    expect_stored_later(stale(backend, Duration::ZERO).await).await;
+}
+
+async fn a_load_goes_on_after_a_soft_timeout_that_is_longer_than_the_lock_timeout(backend: &Backend) {
+    let lock = Duration::from_millis(1500);
+    expect_stored_later(stale_with(backend, Duration::ZERO, lock, lock + SOON).await).await;
+}
+
+async fn expect_stored_later(Stale { app, origin, gate, .. }: Stale) {
     let answer = get(&app).await;
     assert_eq!((answer.header("x-call"), answer.header("x-cache")), (Some("1"), Some("STALE")));
     // Longer than a load goes on that nobody waits for.

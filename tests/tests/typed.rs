@@ -16,6 +16,7 @@ use cache_layer::{
     depends_on,
     store::RedisStore,
     telemetry::{Event, NoCacheReason, Rejection},
+    testing::TestStore,
 };
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,7 @@ over_each_store!(
     nothing_is_a_value_with_a_life_of_its_own,
     a_stale_value_is_used_while_it_is_loaded_anew,
     a_value_whose_refresh_brought_nothing_is_loaded_by_the_next_call,
+    a_value_whose_refresh_failed_is_loaded_by_the_next_call_after_the_back_off,
     a_stale_value_stands_in_for_an_error,
     a_load_decides_on_its_own_ttl_and_tags,
     a_load_may_say_that_the_stale_value_still_holds,
@@ -56,6 +58,7 @@ over_each_store!(
     a_value_inherits_from_what_its_load_reads,
     a_value_from_a_stale_one_is_not_kept,
     a_response_inherits_from_what_its_handler_reads,
+    a_response_of_a_slow_handler_is_fresh_for_as_long_as_what_it_is_made_from,
     a_response_inherits_from_hundreds_of_values,
     a_response_inherits_nothing_unless_it_is_told_to,
     values_and_responses_are_never_mistaken,
@@ -373,6 +376,39 @@ async fn a_value_whose_refresh_brought_nothing_is_loaded_by_the_next_call(backen
     clock.advance(65 * SECOND);
     assert_eq!(ask(not_kept(6)).await, Ok(4), "and refreshed in the background as ever");
     assert_eq!(ask(Err(Broken(7))).await, Ok(4), "a failure in the foreground leaves what is stale");
+}
+
+async fn a_value_whose_refresh_failed_is_loaded_by_the_next_call_after_the_back_off(backend: &Backend) {
+    let clock = Clock::manual();
+    let cache = backend.cache().await.clock(clock.clone()).build();
+    let calls = Calls::default();
+    let ask = async |outcome: Result<usize, Broken>, back_off: Duration| {
+        let calls = calls.clone();
+        let load = async move || {
+            calls.next();
+            outcome
+        };
+        let value = cache.get_or_load("k", load).ttl(MINUTE).stale_while_revalidate(10 * MINUTE);
+        let value = value.failure_backoff(back_off, back_off).await;
+        settled(&cache).await;
+        value
+    };
+    assert_eq!(ask(Ok(1), Duration::ZERO).await, Ok(1));
+    clock.advance(65 * SECOND);
+    assert_eq!(ask(Err(Broken(2)), Duration::ZERO).await, Ok(1), "it is refreshed in the background");
+    assert_eq!((calls.count(), cache.counts().failed_refreshes), (2, 1));
+    assert_eq!(ask(Ok(3), Duration::ZERO).await, Ok(3), "and then in the foreground");
+    clock.advance(65 * SECOND);
+    assert_eq!(ask(Err(Broken(4)), MINUTE).await, Ok(3));
+    assert_eq!((calls.count(), cache.counts().failed_refreshes), (4, 2));
+    // What this process knows of a back-off is asked for again each second.
+    wait_until("what is stale is found without a question", async || {
+        let hits = cache.counts().hits;
+        assert_eq!(ask(Ok(5), MINUTE).await, Ok(3));
+        cache.counts().hits > hits
+    })
+    .await;
+    assert_eq!(calls.count(), 4, "it is left alone");
 }
 
 async fn a_stale_value_stands_in_for_an_error(backend: &Backend) {
@@ -817,6 +853,27 @@ async fn a_response_inherits_from_what_its_handler_reads(backend: &Backend) {
     assert_eq!(ruled.get("/page", &[]).await.cache_status().ttl, Some(30));
 }
 
+async fn a_response_of_a_slow_handler_is_fresh_for_as_long_as_what_it_is_made_from(backend: &Backend) {
+    let clock = Clock::manual();
+    let cache = backend.cache().await.clock(clock.clone()).build();
+    let origin = Origin::new({
+        let (cache, clock) = (cache.clone(), clock.clone());
+        move |_, _| {
+            let (cache, clock) = (cache.clone(), clock.clone());
+            async move {
+                let product = cached_product(&cache, 1).await;
+                clock.advance(40 * SECOND);
+                Ok(http::Response::new(full(format!("{product:?}"))))
+            }
+        }
+    });
+    let app = App::new(cache.clone(), &origin, |layer| layer.inherit(true)).unexplained();
+    app.get("/page", &[]).await;
+    assert_eq!(app.get("/page", &[]).await.cache_status().ttl, Some(20));
+    clock.advance(20 * SECOND);
+    assert!(!app.get("/page", &[]).await.cache_status().hit);
+}
+
 async fn a_response_inherits_from_hundreds_of_values(backend: &Backend) {
     let cache = cache(backend).await;
     let origin = Origin::new({
@@ -901,4 +958,29 @@ async fn without_a_store_loads_go_ahead_and_what_was_set_is_void() {
     server.restart();
     assert!(store.wait_connected(LIMIT).await);
     assert_eq!(cache.get::<String>("k").await, None, "an older value came back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_values_without_a_life_are_dropped_whatever_becomes_of_the_others() {
+    let store = TestStore::new();
+    let cache = Cache::new(store.clone());
+    let keys = ["a", "b", "c"];
+    let dropped = || cache.set_many(keys.map(|key| (key, &2))).ttl(Duration::ZERO).into_future();
+    for is_left in [false, true] {
+        cache.set_many(keys.map(|key| (key, &1))).await.unwrap();
+        assert_eq!(cache.get_many::<u32>(keys).await, [Some(1); 3]);
+        match is_left {
+            false => {
+                store.disconnect();
+                assert!(matches!(dropped().await, Err(SetError::Undelivered(_))));
+                store.reconnect();
+            }
+            true => {
+                store.delay(SECOND..=SECOND);
+                assert!(tokio::time::timeout(Duration::ZERO, dropped()).await.is_err(), "its caller leaves");
+                store.delay(Duration::ZERO..=Duration::ZERO);
+            }
+        }
+        wait_until("they are gone", async || cache.get_many::<u32>(keys).await == [None; 3]).await;
+    }
 }

@@ -46,6 +46,9 @@ over_each_store!(
     a_slow_load_that_was_left_is_not_abandoned,
     the_values_of_one_load_need_one_place,
     no_other_process_is_waited_for_if_the_lock_is_its_own,
+    without_a_lock_all_keys_are_loaded_at_once,
+    what_failed_to_be_refreshed_is_loaded_by_the_next_call_after_the_back_off,
+    early_refreshes_are_counted_by_keys_and_only_if_they_have_a_place,
 );
 
 type Id = (&'static str, u64);
@@ -600,4 +603,94 @@ async fn a_hundred_keys_are_looked_up_in_one_round_trip() {
     // The values, and the token that this process did not know.
     assert!(after.0 - before.0 <= 2 && after.1 - before.1 <= 1, "{before:?} {after:?}");
     assert_eq!(asked.count(), 1);
+}
+
+async fn without_a_lock_all_keys_are_loaded_at_once(backend: &Backend) {
+    let (cache, asked, gate) = (backend.cache().await.build(), Asked::default(), Gate::closed());
+    let elsewhere = tokio::spawn(ask(&cache, &asked, &gate, [1]).into_future());
+    wait_until("another call loads one of the keys", async || asked.count() == 1).await;
+    let all = tokio::spawn(ask(&cache, &asked, &gate, [1, 2]).lock(Lock::Off).into_future());
+    wait_until("this call loads both of its keys", async || asked.count() == 3).await;
+    gate.open();
+    let (elsewhere, all) = (elsewhere.await.unwrap().unwrap(), all.await.unwrap().unwrap());
+    let mut calls = asked.calls();
+    calls[1..].sort_unstable();
+    assert_eq!(calls, [[1], [1], [2]]);
+    assert_eq!(elsewhere, [text(1, 1)]);
+    assert!(all[0] != elsewhere[0] && all.iter().all(Option::is_some), "{all:?}");
+}
+
+async fn what_failed_to_be_refreshed_is_loaded_by_the_next_call_after_the_back_off(backend: &Backend) {
+    let clock = Clock::manual();
+    let cache = backend.cache().await.clock(clock.clone()).build();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let get = async |outcome: Result<u64, Broken>, back_off: Duration| {
+        let calls = calls.clone();
+        let load = async move |missing: Vec<Id>| {
+            calls.fetch_add(1, Ordering::SeqCst);
+            outcome.map(|value| missing.into_iter().map(|id| (id, value)).collect::<Vec<_>>())
+        };
+        let values = cache.get_or_load_many(ids([1, 2]), load).ttl(MINUTE).stale_while_revalidate(10 * MINUTE);
+        let values = values.failure_backoff(back_off, back_off).await.unwrap();
+        settled(&cache).await;
+        values
+    };
+    assert_eq!(get(Ok(1), Duration::ZERO).await, [Some(1); 2]);
+    clock.advance(MINUTE + SECOND);
+    assert_eq!(get(Err(Broken), Duration::ZERO).await, [Some(1); 2], "they are refreshed in the background");
+    assert_eq!(cache.counts().failed_refreshes, 2);
+    assert_eq!(get(Ok(2), Duration::ZERO).await, [Some(2); 2], "and then in the foreground");
+    clock.advance(MINUTE + SECOND);
+    assert_eq!(get(Err(Broken), MINUTE).await, [Some(2); 2]);
+    // What this process knows of a back-off is asked for again each second.
+    wait_until("what is stale is found without a question", async || {
+        let hits = cache.counts().hits;
+        assert_eq!(get(Ok(3), MINUTE).await, [Some(2); 2]);
+        cache.counts().hits == hits + 2
+    })
+    .await;
+    assert_eq!(calls.load(Ordering::SeqCst), 4, "they are left alone");
+}
+
+async fn early_refreshes_are_counted_by_keys_and_only_if_they_have_a_place(backend: &Backend) {
+    let clock = Clock::manual();
+    let cache = backend.cache().await.clock(clock.clone()).max_loads(1).build();
+    let (calls, gate) = (Arc::new(AtomicUsize::new(0)), Gate::closed());
+    let get = async || {
+        let (calls, clock) = (calls.clone(), clock.clone());
+        let load = async move |missing: Vec<Id>| {
+            calls.fetch_add(1, Ordering::SeqCst);
+            // Of its minute, the value has a millisecond left then.
+            clock.advance(SECOND);
+            Ok::<_, Broken>(missing.into_iter().map(|id| (id, id.1)).collect::<Vec<_>>())
+        };
+        let values = cache.get_or_load_many(ids([1, 2]), load).ttl(MINUTE).early_refresh(1e6).await;
+        assert_eq!(values, Ok(vec![Some(1), Some(2)]));
+    };
+    get().await;
+    settled(&cache).await;
+    clock.advance(MINUTE - Duration::from_millis(1));
+    let other = {
+        let (gate, calls) = (gate.clone(), calls.clone());
+        cache.get_or_load("other", async move || {
+            calls.fetch_add(1, Ordering::SeqCst);
+            gate.pass().await;
+            Ok::<_, Broken>(7)
+        })
+    };
+    let other = tokio::spawn(other.into_future());
+    wait_until("the only place is taken", async || calls.load(Ordering::SeqCst) == 2).await;
+    get().await;
+    wait_until("the refresh is skipped", async || cache.counts().skipped_refreshes == 2).await;
+    assert_eq!(cache.counts().early_refreshes, 0);
+    gate.open();
+    assert_eq!(other.await.unwrap(), Ok(7));
+    settled(&cache).await;
+    wait_until("it is refreshed", async || {
+        get().await;
+        settled(&cache).await;
+        calls.load(Ordering::SeqCst) == 3
+    })
+    .await;
+    assert_eq!((cache.counts().early_refreshes, cache.counts().skipped_refreshes), (2, 2));
 }

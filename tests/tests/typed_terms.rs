@@ -33,6 +33,7 @@ over_each_store!(
     a_fallback_does_not_stand_in_for_a_slow_load,
     a_failing_load_is_left_alone_where_something_stands_in,
     a_back_off_of_zero_is_none,
+    calls_that_a_back_off_answers_are_counted,
     what_is_fresh_is_refreshed_before_it_is_stale,
     one_of_the_fleet_refreshes_early,
     an_invalidation_during_an_early_refresh_wins,
@@ -355,6 +356,43 @@ async fn a_failing_load_is_left_alone_where_something_stands_in(backend: &Backen
         source.calls() > calls + 1
     })
     .await;
+}
+
+/// Calls until one of them does not load: that one alone is counted.
+async fn expect_to_be_counted(cache: &Cache, source: &Source, ask: impl Fn() -> GetOrLoad<usize, Failed>) {
+    // The record of a failure is sent to the server without waiting for it.
+    wait_until("the failure is known", async || {
+        let (calls, counted) = (source.calls(), cache.counts().backed_off);
+        ask().await.unwrap();
+        let is_answered = source.calls() == calls;
+        assert_eq!(cache.counts().backed_off, counted + u64::from(is_answered));
+        is_answered
+    })
+    .await;
+}
+
+async fn calls_that_a_back_off_answers_are_counted(backend: &Backend) {
+    let (one, clock) = aging(backend).await;
+    let (one, other) = (one.build(), backend.cache().await.clock(clock.clone()).build());
+    let source = Source::default();
+    let fail = |cache: &Cache| source.fail(cache).failure_backoff(MINUTE, MINUTE);
+    assert_eq!((fail(&one).fallback(7).await, one.counts().backed_off), (Ok(7), 0), "it has failed");
+    settled(&one).await;
+    for cache in [&one, &one, &other, &other] {
+        expect_to_be_counted(cache, &source, || fail(cache).fallback(7)).await;
+    }
+    one.delete("k").await.unwrap();
+    let source = Source::default();
+    with_stale(&one, &clock, &source).await;
+    let fail = |cache: &Cache| terms(source.fail(cache)).failure_backoff(MINUTE, MINUTE);
+    let before = one.counts().backed_off;
+    assert_eq!((fail(&one).await, one.counts().backed_off), (Ok(1), before), "it has failed");
+    settled(&one).await;
+    // This process knows nothing of the first failure.
+    let third = backend.cache().await.clock(clock.clone()).build();
+    for cache in [&one, &one, &third, &third] {
+        expect_to_be_counted(cache, &source, || fail(cache)).await;
+    }
 }
 
 async fn a_back_off_of_zero_is_none(backend: &Backend) {

@@ -118,7 +118,7 @@ impl CacheBuilder {
     /// stale value sooner. A background refresh does not wait: if no place is free, it is left to a later call.
     ///
     /// The loads of values that a load starts in its own task are part of it: a handler that loads values needs no further
-    /// places. They keep its place if it does not wait for them to the end. The exceptions are background refreshes, which need
+    /// places, nor does the body of its response while it is read to be stored. They keep its place if it does not wait for them to the end. The exceptions are background refreshes, which need
     /// places of their own, and the loads of *another* cache with a limit, each of which needs one of that cache's places.
     ///
     /// ```

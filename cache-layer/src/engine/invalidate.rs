@@ -141,7 +141,7 @@ impl Cache {
         Begun { cache: self.clone(), left: Some((OwnedScope::Pattern(scope), result)), hardness }
     }
 
-    /// Invalidates everything that carries one of `tags`, and these keys, with one result.
+    /// Invalidates everything that carries one of `tags`, and these keys, such as those of a URI, with one result.
     pub(crate) async fn run_on_uri(
         &self,
         tags: &Tags,

@@ -94,6 +94,11 @@ impl Places {
     pub(crate) async fn hold<T>(self, load: impl Future<Output = T>) -> T {
         PLACES.scope(self, load).await
     }
+
+    /// Runs a `step` of a load in these places.
+    pub(crate) fn hold_at_once<T>(self, step: impl FnOnce() -> T) -> T {
+        PLACES.sync_scope(self, step)
+    }
 }
 
 impl LoadLimit {

@@ -412,8 +412,7 @@ impl WritePermit {
 
     /// Ends a load that failed, with an error for all followers.
     #[cfg(feature = "typed")]
-    pub(crate) fn failed_with(mut self: Box<Self>, error: Arc<dyn Any + Send + Sync>) {
-        self.lease_guard.answered = true;
+    pub(crate) fn failed_with(self: Box<Self>, error: Arc<dyn Any + Send + Sync>) {
         self.fail(None, true, FlightOutcome::FailedWith(error));
     }
 

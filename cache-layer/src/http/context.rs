@@ -225,7 +225,7 @@ impl Context {
         })
     }
 
-    /// Runs the application for a request that has this place: the values of this cache that it loads need no places of their own.
+    /// Runs the application for a request that has this place, or reads its response: the values of this cache that it loads need no places of their own.
     pub(super) async fn in_its_place<T>(
         &self,
         #[cfg_attr(not(feature = "typed"), allow(unused_variables))] place: LoadPermit,
@@ -238,5 +238,16 @@ impl Context {
             return Box::pin(places.hold(handler)).await;
         }
         handler.await
+    }
+
+    /// As [`in_its_place`](Self::in_its_place), for a step that does not wait.
+    #[cfg_attr(not(feature = "typed"), allow(unused_variables, clippy::unused_self))]
+    pub(super) fn at_once_in_its_place<T>(&self, place: Option<&LoadPermit>, step: impl FnOnce() -> T) -> T {
+        #[cfg(feature = "typed")]
+        if self.load_limit.is_limited() {
+            let place = place.cloned().unwrap_or_default();
+            return Places::here().and(&self.load_limit, place).hold_at_once(step);
+        }
+        step()
     }
 }

@@ -102,7 +102,7 @@ impl<S: Origin<B>, B: Send + 'static> Asking<S, B> {
             }
             Next::Lead { flight, miss, purpose, answer } => (flight, miss, purpose, answer),
         };
-        let (cache, end) = (&self.context.cache, patience.end());
+        let (cache, is_left_behind) = (&self.context.cache, patience.soft_deadline().is_some());
         let load_span = match answer {
             LeaderAnswer::Stored(_) => cache.background_span(&self.key, &span),
             LeaderAnswer::Load | LeaderAnswer::LoadOrStale(..) => cache.load_span(&self.key, &span),
@@ -112,7 +112,9 @@ impl<S: Origin<B>, B: Send + 'static> Asking<S, B> {
             LeaderAnswer::Stored(response) => Begun::answered(*response),
             LeaderAnswer::Load => Begun::Leads(leading, span),
             LeaderAnswer::LoadOrStale(stale, until) => {
-                Begun::GoesOn(Box::pin(async move { leading.response_or(*stale, until, end, &mut span).await }))
+                Begun::GoesOn(Box::pin(
+                    async move { leading.response_or(*stale, until, is_left_behind, &mut span).await },
+                ))
             }
         }
     }
@@ -151,12 +153,12 @@ struct Leading<S: Origin<B>, B> {
 
 impl<S: Origin<B>, B: Send + 'static> Leading<S, B> {
     /// The response of the load; or the stale response, if the load panics, or has not replied by then, unless the stale response
-    /// has become too old. If the request stops waiting before the `end` of its patience, the load continues for later requests.
+    /// has become too old. If it `is_left_behind` then, as by a soft timeout, the load continues for later requests.
     async fn response_or(
         self,
         stale: ResponseEntry,
         until: Instant,
-        end: Instant,
+        is_left_behind: bool,
         span: &mut LookupSpan,
     ) -> Fetched<S, B> {
         let Self { context, headers, load } = self;
@@ -164,7 +166,7 @@ impl<S: Origin<B>, B: Send + 'static> Leading<S, B> {
             Ok(replied) => replied,
             Err(load) if !context.is_usable(&headers, &stale) => load.reply_unless_panicked().await,
             Err(load) => {
-                if until < end {
+                if is_left_behind {
                     let longest = context.cache.longest_load();
                     context.cache.flights().leave_to_later(load, longest, LoadReply::received);
                 }

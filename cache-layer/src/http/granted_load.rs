@@ -350,9 +350,14 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
         }
         let mut body = Incoming::new(body);
         match length.exact() {
-            Some(exact) if body.take_at_once(exact) => self.reply_whole(draft, head, body, encoding, now),
+            Some(exact) if self.take_at_once(&mut body, exact) => self.reply_whole(draft, head, body, encoding, now),
             _ => Received::Streaming(Box::pin(self.store_streaming(draft, head, body, length))),
         }
+    }
+
+    /// As [`Incoming::take_at_once`], in the place of the load.
+    fn take_at_once(&self, body: &mut Incoming<R>, length: u64) -> bool {
+        self.asked.context.at_once_in_its_place(self.place.as_ref(), || body.take_at_once(length))
     }
 
     /// The plan for a response that is made from something stale, if other requests wait for it: they get it, too, but it is not
@@ -463,6 +468,8 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
             (None, None)
         };
         let recording = record(body, context.policy.max_body, length.declared, &feed, &mut growing);
+        // A body may load values as its handler does, and has to wait for no place while this load keeps one.
+        let recording = context.in_its_place(place.clone().unwrap_or_default(), recording);
         let is_awaited = || waiting.as_ref().map_or_else(|| !feed.is_closed(), ReplyTo::is_awaited);
         match permit.while_loading(recording, || context.demand(is_awaited())).await {
             None => permit.abandon(),

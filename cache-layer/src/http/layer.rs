@@ -195,8 +195,8 @@ impl CacheLayer {
         self
     }
 
-    /// Shortens every freshness at random by up to this share, 0 to 100 per cent, so that responses that were stored together do
-    /// not expire together; 0 unless set.
+    /// Shortens every freshness at random by up to this share of what is left of it on arrival, 0 to 100 per cent, so that
+    /// responses that were stored together do not expire together; 0 unless set.
     pub fn jitter(mut self, per_cent: u8) -> Self {
         self.context.policy.jitter = per_cent.min(100);
         self
@@ -250,7 +250,8 @@ impl CacheLayer {
     ///
     /// The time counts until the head of the new response arrives, for GET, and limits every wait for it: for the application,
     /// for another request's load, for another process's load, and for a [place](Self::max_loads). The load continues for as
-    /// long as a load may keep its place: a minute or twelve [lock timeouts](crate::CacheBuilder::lock_timeout).
+    /// long as a load may keep its place: a minute or twelve [lock timeouts](crate::CacheBuilder::lock_timeout). In a [private
+    /// cache](crate::PrivateCacheLayer), cookies of a response that comes later reach no request.
     ///
     /// ```
     /// use std::time::Duration;

@@ -214,12 +214,14 @@ impl Context {
         }
         let rule = self.policy.ttl(request.target.path()).map(millis);
         let ruled = rule.is_some();
-        let rule = rule.or(left);
-        let mut lifetime = lifetime(policy, &received, rule);
-        if let Some(lifetime) = &mut lifetime {
-            lifetime.millis = self.jittered(lifetime.millis).min(left.unwrap_or(u64::MAX));
-        }
         let age = initial_age(&received);
+        // Of a lifetime, which begins with the response's creation, this is over.
+        let over = age.saturating_mul(1000);
+        let left = left.map(|left| left.saturating_add(over));
+        let mut lifetime = lifetime(policy, &received, rule.or(left));
+        if let Some(lifetime) = &mut lifetime {
+            lifetime.millis = self.jittered(lifetime.millis, over).min(left.unwrap_or(u64::MAX));
+        }
         let windows = Windows::new(policy, &received, lifetime, age);
         if let Some(reason) = refusal_of_freshness(policy, &request.headers, &received, lifetime, &windows, ruled) {
             return Err(reason);
@@ -315,11 +317,14 @@ impl Context {
         self.cache.now().saturating_sub(request.time)
     }
 
-    fn jittered(&self, lifetime: u64) -> u64 {
-        if self.policy.jitter == 0 {
+    /// This lifetime, shortened at random by a share of what is left after the part that is `over`. Something is always left, so
+    /// that no response is stale on arrival that would be fresh without jitter.
+    fn jittered(&self, lifetime: u64, over: u64) -> u64 {
+        let left = lifetime.saturating_sub(over);
+        if self.policy.jitter == 0 || left == 0 {
             return lifetime;
         }
-        lifetime - fastrand::u64(..=lifetime / 100 * u64::from(self.policy.jitter))
+        lifetime - fastrand::u64(..=(left / 100 * u64::from(self.policy.jitter)).min(left - 1))
     }
 
     /// The entries of a plan, for a response with these fields. The response is a new variant if there was no entry in its place.

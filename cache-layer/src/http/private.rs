@@ -58,12 +58,17 @@ const LONGEST_OWNER: usize = 200;
 /// | `s-maxage`, `proxy-revalidate`, `CDN-Cache-Control` | ignored | honoured, the last by choice |
 /// | `Authorization` | needs no permission; in the key | needs permission to store (section 3.5) |
 /// | `Cookie` | in the key, whatever states the freshness | needs stated freshness |
-/// | `Set-Cookie` | passed to the request that loads; the response is stored without it, as in browsers, so that no hit undoes a later cookie | not stored |
+/// | `Set-Cookie` | passed to the request that waits for the load; the response is stored without it, as in browsers, so that no hit undoes a later cookie | not stored |
 /// | no stated freshness | estimated (section 4.2.2), if the status permits it | not stored |
 /// | directives of requests | honoured: `max-stale` for a day after the end of freshness | by choice |
 /// | a failure, by [`share_failures`](CacheLayer::share_failures) | shared by requests with the same credentials, of this owner alone | not shared by requests with credentials |
 /// | `http` and `https` | two sites, always | one site |
 /// | `Cache-Tag`, `Surrogate-Key` | passed on, and ignored | tags, and not passed on |
+///
+/// A cookie that comes with the response of a background refresh, or after a [soft timeout](CacheLayer::soft_timeout), reaches no
+/// request: the client keeps the former one. For responses that renew a session, do without
+/// [`soft_timeout`](CacheLayer::soft_timeout), [`stale_while_revalidate`](CacheLayer::stale_while_revalidate) and
+/// [`early_refresh`](CacheLayer::early_refresh), such as by a [rule](Self::try_with).
 ///
 /// All else is the same: validation, `must-revalidate`, `no-store`, `Vary`, ranges, one load for all requests that wait, and
 /// invalidation by unsafe methods, whatever the credentials with which a response was stored.

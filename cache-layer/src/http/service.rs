@@ -113,9 +113,13 @@ where
         let refusal = refusal_of_request(method, headers, !request.body().is_end_stream());
         let target = match (refusal, Target::of_request(&context.sites, &request)) {
             (None, Some(target)) => target,
-            (Some(NoCacheReason::Method), Some(target)) => {
+            (Some(NoCacheReason::Method), target) => {
+                let target = target.map(Target::into_owned);
+                let Some(target) = target.or_else(|| Target::of_named_user(&context.sites, &request)) else {
+                    return self.bypass(request, NoCacheReason::Method);
+                };
                 context.report_bypass(&request, NoCacheReason::Method);
-                let (settings, target) = (self.settings(request.extensions().get()), target.into_owned());
+                let settings = self.settings(request.extensions().get());
                 let written = write_through(settings, self.inner.clone(), request, target);
                 return ResponseFuture::boxed(written, Span::none());
             }

@@ -79,6 +79,16 @@ impl<'a> Target<'a> {
         }
     }
 
+    /// The target of a write whose URI has user information; `None` for another one. No stored response has such a target, but
+    /// the write changes what others ask for without it.
+    pub(super) fn of_named_user<B>(sites: &Sites, request: &Request<B>) -> Option<Target<'static>> {
+        let mut parts = request.uri().clone().into_parts();
+        let (_, authority) = parts.authority.as_ref()?.as_str().rsplit_once('@')?;
+        parts.authority = Some(authority.parse().ok()?);
+        let uri = Uri::from_parts(parts).ok()?;
+        Target::as_sent(sites, &uri, request.headers(), request.extensions()).map(Target::into_owned)
+    }
+
     /// The target of an absolute URI.
     pub(super) fn of_uri(sites: &'a Sites, uri: &'a Uri) -> Option<Self> {
         Self::with_authority(sites, uri, uri.authority()?.as_str())

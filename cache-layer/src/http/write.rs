@@ -95,6 +95,7 @@ pub(super) async fn write_through<S: Origin<B>, B>(
     let method = request.method().clone();
     let headers = request.headers().clone();
     let is_hinted = is_hinted(request.extensions());
+    let names_user = request.uri().authority().is_some_and(|authority| authority.as_str().contains('@'));
     add_plain_tags(&mut request);
     let voids = &settings.context(&target, &method).policy.voids;
     let (changes, request) = if is_safe(&method) { (false, request) } else { voids.judge(request) };
@@ -127,7 +128,9 @@ pub(super) async fn write_through<S: Origin<B>, B>(
         }
         context.invalidate_outdated(&request, response.headers(), affected).await;
     }
+    // What a user who is named in the URI is told is not for others.
     if request.method == Method::POST
+        && !names_user
         && context.policy.bypass.is_none()
         && context.answers_get(&request.target, &response)
     {

@@ -1,6 +1,6 @@
 //! What a call asks for, on which terms, and how its load ends.
 
-use std::{any::Any, convert::Infallible, sync::Arc, time::Duration};
+use std::{any::Any, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use serde::{Serialize, de::DeserializeOwned};
@@ -62,8 +62,8 @@ pub(super) enum LoadResult<V, E, L> {
     Loaded(V, Reads),
     /// The load failed, or would have to wait for too long; this stale value is used.
     StaleIfError(Hit<V>),
-    /// The load is in back-off after a failure; this fallback is used.
-    Fallback(V),
+    /// The load is in back-off after a failure. The call uses its fallback; without one, it runs its load by itself.
+    BackedOff(L),
     Failed(E),
     /// The load can't be shared: each call runs its own.
     Unshared(L),
@@ -130,17 +130,22 @@ impl<V> Ask<V> {
         self.places.at(self.cache.load_limit()).is_some()
     }
 
-    /// A place for a background load, if loads are limited; it does not wait for one.
-    pub(super) fn place_unless_skipped(&self, purpose: Purpose) -> Result<Option<LoadPermit>, Skipped> {
-        if !purpose.is_in_background() {
+    /// A place for a background load, if loads are limited; it does not wait for one. The load is for one key of each purpose, all
+    /// of them in the background, or none.
+    pub(super) fn place_unless_skipped(
+        &self,
+        purposes: impl Iterator<Item = Purpose> + Clone,
+    ) -> Result<Option<LoadPermit>, Skipped> {
+        if !purposes.clone().any(Purpose::is_in_background) {
             return Ok(None);
         }
-        if purpose == Purpose::EarlyRefresh {
-            self.cache.emit(Event::EarlyRefresh);
-        }
         let place = self.cache.load_limit().take();
-        if place.is_none() {
-            self.cache.emit(Event::RefreshSkipped);
+        for purpose in purposes {
+            match place {
+                None => self.cache.emit(Event::RefreshSkipped),
+                Some(_) if purpose == Purpose::EarlyRefresh => self.cache.emit(Event::EarlyRefresh),
+                Some(_) => {}
+            }
         }
         place.map(Some).ok_or(Skipped)
     }
@@ -277,13 +282,24 @@ impl<V> Ask<V> {
         now < entry.deadlines_at(now).stale_if_error
     }
 
-    /// The result during a back-off, if there is a stale value or a fallback.
-    pub(super) fn while_backing_off<E, L>(&self, miss: &Miss) -> Option<LoadResult<V, E, L>>
+    /// Whether this process knows of a back-off that prevents a refresh of a stale value.
+    pub(super) fn is_backing_off(&self) -> bool {
+        self.back_off.is_some() && self.cache.recent_failure(&self.key).is_some()
+    }
+
+    /// The result of a `load` that did not run, because of a back-off. A fallback is taken only by the call itself, whose hard
+    /// timeout may come before this result.
+    pub(super) fn while_backing_off<E, L>(&self, miss: &Miss, load: L) -> LoadResult<V, E, L>
     where
         V: DeserializeOwned + 'static,
     {
-        let fallback = || self.stand_in.take_fallback().map(LoadResult::Fallback);
-        self.stale_if_error(miss).map(LoadResult::StaleIfError).or_else(fallback)
+        match self.stale_if_error(miss) {
+            Some(hit) => {
+                self.cache.emit(Event::BackedOff);
+                LoadResult::StaleIfError(hit)
+            }
+            None => LoadResult::BackedOff(load),
+        }
     }
 
     /// The value that is returned during a back-off, if this process knows of the back-off without asking the store.
@@ -296,15 +312,16 @@ impl<V> Ask<V> {
             return None;
         }
         self.cache.recent_failure(&self.key)?;
-        match self.while_backing_off::<Infallible, ()>(miss)? {
-            LoadResult::StaleIfError(hit) => Some(self.stands_in(hit)),
-            LoadResult::Fallback(value) => {
+        let value = match self.stale_if_error(miss) {
+            Some(hit) => self.stands_in(hit),
+            None => {
+                let value = self.fallback()?;
                 self.cache.emit(Event::Miss);
-                inherit::note(|| Reads::new(&self.terms.tags, Some(0)));
-                Some(value)
+                value
             }
-            _ => None,
-        }
+        };
+        self.cache.emit(Event::BackedOff);
+        Some(value)
     }
 
     /// The result of a call that has loaded for itself alone.
@@ -333,7 +350,11 @@ impl<V> Ask<V> {
             LoadResult::Unshared(load) => return Err(load),
             LoadResult::StaleIfError(hit) => return Ok(Ok(self.stands_in(hit))),
             LoadResult::Loaded(value, reads) => (Ok(value), reads),
-            LoadResult::Fallback(value) => (Ok(value), Reads::new(&self.terms.tags, Some(0))),
+            LoadResult::BackedOff(load) => {
+                let Some(value) = self.stand_in.take_fallback() else { return Err(load) };
+                self.cache.emit(Event::BackedOff);
+                (Ok(value), Reads::new(&self.terms.tags, Some(0)))
+            }
             LoadResult::Failed(error) => (Err(error), Reads::default()),
         };
         self.cache.emit(Event::Miss);
@@ -398,10 +419,10 @@ impl<V> Ask<V> {
             FlightOutcome::FailedWith(error) => self.failed_together(miss, &error),
             FlightOutcome::Unstored(entries) if !miss.reached_store() => self.shared(&entries, span),
             FlightOutcome::Transient(entries) if miss.reached_store() => self.shared(&entries, span),
-            FlightOutcome::Failed => match self.while_backing_off::<E, ()>(miss) {
-                Some(result) => self.settled(result, span).map_or(Next::LoadUncached, Next::Return),
-                None => Next::LoadUncached,
-            },
+            FlightOutcome::Failed => {
+                let result = self.while_backing_off::<E, ()>(miss, ());
+                self.settled(result, span).map_or(Next::LoadUncached, Next::Return)
+            }
             FlightOutcome::Stored | FlightOutcome::Unstored(_) | FlightOutcome::Transient(_) | FlightOutcome::Void
                 if patience.again(LONGEST_PAUSE, Duration::ZERO).await =>
             {
@@ -534,4 +555,27 @@ fn unserializable(key: &Key, error: &str) -> NoCacheReason {
         tracing::warn!(%error, ?key, kept_back, "a value can't be written and read back, and is not stored");
     }
     NoCacheReason::Unserializable
+}
+
+#[cfg(all(test, feature = "memory"))]
+mod tests {
+    use super::*;
+    use crate::store::MemoryStore;
+
+    #[tokio::test]
+    async fn a_fallback_stays_with_its_call_until_the_call_uses_it() {
+        let key = Key::new(["k"]);
+        let mut ask = Ask::<u32>::new(Cache::new(MemoryStore::new(1 << 20)), key.clone());
+        ask.stand_in.set_fallback(7);
+        let miss = Miss { key, expected: None, stale: None, detail: () };
+        // As the load does, in its task.
+        let result: LoadResult<u32, (), ()> = ask.clone().while_backing_off(&miss, ());
+        let mut span = ask.cache.lookup_span(&ask.key);
+        let mut late = ask.clone();
+        late.stand_in = StandIn::default();
+        late.stand_in.set_fallback(ask.fallback().expect("the hard timeout may come before the result"));
+        assert!(matches!(late.settled(result, &mut span), Ok(Ok(7))));
+        let result: LoadResult<u32, (), ()> = late.clone().while_backing_off(&miss, ());
+        assert!(matches!(late.settled(result, &mut span), Err(())), "without one, it loads by itself");
+    }
 }

@@ -157,7 +157,7 @@ where
                 return Attempted::Ended;
             }
             AttemptNow::BackedOff(_) => {
-                reply_to.send(ask.while_backing_off(&miss).unwrap_or(LoadResult::Unshared(())));
+                reply_to.send(ask.while_backing_off(&miss, ()));
                 return Attempted::Ended;
             }
             AttemptNow::Held(flight) => (flight, true),
@@ -220,7 +220,7 @@ where
     let Some(first) = granted.first() else { return };
     // One load has one place, for any number of keys.
     let ask = first.ask.clone();
-    let Ok(place) = ask.place_unless_skipped(first.purpose) else {
+    let Ok(place) = ask.place_unless_skipped(granted.iter().map(|one| one.purpose)) else {
         return granted.into_iter().for_each(|mut one| one.permit.leave_out());
     };
     let lent = ask.lent_places(granted.iter().map(|one| &*one.permit));

@@ -1,6 +1,6 @@
 //! Getting a value, from the cache or from its load.
 
-use std::{fmt, future::ready, pin::Pin, time::Duration};
+use std::{fmt, future::ready, iter::once, pin::Pin, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
@@ -97,7 +97,8 @@ impl<V, E> GetOrLoad<V, E> {
 
     /// How long the value is used after its freshness, while it is loaded anew in the background; not at all unless set.
     ///
-    /// If a load in the background returned nothing that could be stored, the next call loads before it returns. That call gets
+    /// If a load in the background failed, or returned nothing that could be stored, the next call loads before it returns, or
+    /// the first one after the [back-off](Self::failure_backoff) of a failure. That call gets
     /// the stale value if its load fails, or takes longer than the [lock timeout](crate::CacheBuilder::lock_timeout) or a [soft
     /// timeout](Self::soft_timeout).
     pub fn stale_while_revalidate(mut self, window: Duration) -> Self {
@@ -354,18 +355,17 @@ where
     where
         E: Clone + Send + Sync + 'static,
     {
-        match self.cache.flights().join(&self.key) {
-            Role::Leader(flight) => {
-                self.stand_in.note_stale(&miss);
-                let purpose = self.cache.purpose_of_refresh(&self.key);
-                let until = patience.end_with_stale();
-                let led = LedLoad { ask: self.clone(), flight, miss, load, patience, purpose };
-                if purpose == Purpose::RetriedRefresh {
-                    return self.lead_until(until, led, hit, span).await;
-                }
-                drop(led.begin(self.cache.background_span(&self.key, &span)));
+        if !self.is_backing_off()
+            && let Role::Leader(flight) = self.cache.flights().join(&self.key)
+        {
+            self.stand_in.note_stale(&miss);
+            let purpose = self.cache.purpose_of_refresh(&self.key);
+            let until = patience.end_with_stale();
+            let led = LedLoad { ask: self.clone(), flight, miss, load, patience, purpose };
+            if purpose == Purpose::RetriedRefresh {
+                return self.lead_until(until, led, hit, span).await;
             }
-            Role::Follower(_) => {}
+            drop(led.begin(self.cache.background_span(&self.key, &span)));
         }
         self.cache.emit(Event::Hit);
         span.found(LookupResult::Stale);
@@ -477,13 +477,13 @@ where
             AcquireOutcome::Found(hit) => return reply_to.send(LoadResult::Found(hit)),
             AcquireOutcome::Uncacheable => return reply_to.send(LoadResult::Unshared(load)),
             AcquireOutcome::BackedOff(_) => {
-                return reply_to.send(ask.while_backing_off(&miss).unwrap_or(LoadResult::Unshared(load)));
+                return reply_to.send(ask.while_backing_off(&miss, load));
             }
         };
         if !permit.is_useful(purpose) {
             return permit.leave_out();
         }
-        let place = match ask.place_unless_skipped(purpose) {
+        let place = match ask.place_unless_skipped(once(purpose)) {
             Ok(place) => place,
             Err(Skipped) => return permit.leave_out(),
         };

@@ -330,7 +330,13 @@ where
         let hard_timeout = self.hard_timeout.clone();
         let waits = waiting.into_iter().map(|(asked, waiting)| asked.wait(waiting, hard_timeout.as_ref()));
         let mut again = Vec::new();
-        for (asked, waited) in join_all(waits).await {
+        let waits = join_all(waits);
+        let loads_at_once = self.uncached.first().is_some_and(|(asked, _)| asked.ask.lock == Lock::Off);
+        let waited = match loads_at_once {
+            true => tokio::join!(waits, Box::pin(self.load_uncached())).0,
+            false => waits.await,
+        };
+        for (asked, waited) in waited {
             match waited {
                 Waited::Next(Next::Return(result), _) => self.settled[asked.place] = Some(result),
                 Waited::Next(Next::LookAgain, _) => again.push(asked),
@@ -383,8 +389,11 @@ where
         led: &mut Vec<Led<K, V, E>>,
         waiting: &mut Vec<Waits<K, V, E>>,
     ) {
-        let purpose = self.cache.purpose_of_refresh(&asked.ask.key);
-        if purpose == Purpose::RetriedRefresh
+        let purpose = match asked.ask.is_backing_off() {
+            true => None,
+            false => Some(self.cache.purpose_of_refresh(&asked.ask.key)),
+        };
+        if let Some(purpose @ Purpose::RetriedRefresh) = purpose
             && let Role::Leader(flight) = self.cache.flights().join(&asked.ask.key)
         {
             asked.stale.clone_from(&miss.stale);
@@ -397,7 +406,7 @@ where
         self.cache.emit(Event::Hit);
         asked.span.found(LookupResult::Stale);
         let place = asked.place;
-        if purpose != Purpose::RetriedRefresh {
+        if let Some(purpose @ Purpose::Refresh) = purpose {
             refreshed.extend(asked.refresh(miss, purpose));
         }
         self.settled[place] = Some(Ok(hit.noted(&asked.ask.cache)));

@@ -7,6 +7,8 @@ use crate::{
     engine::{Cache, InvalidateError},
     inherit::Reads,
     key::Key,
+    store::Hardness,
+    tag::Tags,
     telemetry::NoCacheReason,
 };
 
@@ -54,10 +56,9 @@ impl Set {
             Ok(settled) => settled,
             Err(NoCacheReason::TooManyTags) => return Err(SetError::TooManyTags),
             Err(_) => {
-                for (key, _) in values {
-                    cache.invalidate(&key).await.map_err(SetError::Undelivered)?;
-                }
-                return Ok(());
+                let keys: Vec<Key> = values.into_iter().map(|(key, _)| key).collect();
+                let invalidated = cache.run_on_uri(&Tags::default(), &keys, Hardness::Hard).await;
+                return invalidated.map_err(SetError::Undelivered);
             }
         };
         let mut entries = Vec::with_capacity(values.len());

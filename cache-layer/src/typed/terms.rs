@@ -59,10 +59,13 @@ impl Terms {
         Reads::new(&reads.tags_and(self.tags.clone()), fresh_until)
     }
 
-    /// How long a value that is made now is fresh, in milliseconds.
+    /// How long a value that is made now is fresh, in milliseconds: at least one, unless it is not to be stored.
     fn life(&self) -> u64 {
-        let ttl = millis(self.ttl);
-        ttl - fastrand::u64(..=ttl / 100 * u64::from(self.jitter.min(100)))
+        if self.ttl.is_zero() {
+            return 0;
+        }
+        let ttl = millis(self.ttl).max(1);
+        ttl - fastrand::u64(..=(ttl / 100 * u64::from(self.jitter.min(100))).min(ttl - 1))
     }
 
     /// The deadlines and tags of a value that was made from `reads`; or why it is not stored.
@@ -137,6 +140,17 @@ mod tests {
         assert!(lives.iter().all(|life| (90_000..=100_000).contains(life)), "{lives:?}");
         assert!(lives.iter().min() < Some(&91_000) && lives.iter().max() > Some(&99_000));
         assert_eq!(Terms { ttl: Duration::MAX, jitter: 0, ..Terms::default() }.life(), millis(Duration::MAX));
+    }
+
+    #[test]
+    fn a_life_is_never_used_up_by_jitter_or_too_short_to_be_counted() {
+        for (ttl, jitter) in [(Duration::from_millis(100), 100), (Duration::from_micros(1), 0), (Duration::MAX, 100)] {
+            let terms = Terms { ttl, jitter, ..Terms::default() };
+            for _ in 0..2_000 {
+                let settled = terms.settle(&terms.apply_to(&Reads::default(), at(1_000)), at(1_000));
+                assert!(settled.is_ok_and(|(deadlines, _)| deadlines.fresh > 1_000), "{ttl:?} {jitter}");
+            }
+        }
     }
 
     #[test]
