@@ -17,7 +17,7 @@ use std::{
 };
 
 use cache_layer::{Cache, Clock, Key, cached};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tests::{Backend, Gate, over_each_store};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -45,6 +45,7 @@ over_each_store!(
     many_return_what_they_are_written_to_return,
     methods_with_many_find_the_cache_in_self,
     one_and_many_share_their_entries,
+    each_type_that_a_method_is_used_with_has_entries_of_its_own,
 );
 
 /// A database that counts what it is asked.
@@ -730,6 +731,48 @@ async fn one_and_many_share_their_entries(backend: &Backend) {
     settled(&shop.cache).await;
     assert_eq!(shop.stock(2).await, Some(7));
     assert_eq!(shop.asked.calls(), [vec![1], vec![2]]);
+}
+
+/// Numbers of one type.
+#[derive(Clone)]
+struct Numbers<T> {
+    cache: Cache,
+    number: T,
+}
+
+impl<T: Clone + Serialize + DeserializeOwned + Send + Sync + 'static> Numbers<T> {
+    #[cached(name = "number", cache = "self.cache")]
+    async fn get(&self, id: u64) -> T {
+        let _ = id;
+        self.number.clone()
+    }
+
+    #[cached(name = "named_number", cache = "self.cache", key = "{id}")]
+    async fn named(&self, id: u64) -> T {
+        let _ = id;
+        self.number.clone()
+    }
+
+    #[cached(name = "numbers", cache = "self.cache", many(id in ids))]
+    async fn all(&self, ids: &[u64]) -> HashMap<u64, T> {
+        ids.iter().map(|id| (*id, self.number.clone())).collect()
+    }
+}
+
+async fn each_type_that_a_method_is_used_with_has_entries_of_its_own(backend: &Backend) {
+    let cache = backend.cache().await.build();
+    let (narrow, wide) =
+        (Numbers { cache: cache.clone(), number: 1_u32 }, Numbers { cache: cache.clone(), number: 2_u64 });
+    for _ in 0..2 {
+        assert_eq!((narrow.get(7).await, narrow.named(7).await, narrow.all(&[7]).await[&7]), (1, 1, 1));
+        settled(&cache).await;
+        assert_eq!((wide.get(7).await, wide.named(7).await, wide.all(&[7]).await[&7]), (2, 2, 2));
+        settled(&cache).await;
+    }
+    narrow.get_invalidate(7).await.unwrap();
+    assert!(!cache.contains(Numbers::<u32>::get_key(7)).await && cache.contains(Numbers::<u64>::get_key(7)).await);
+    assert_eq!(Numbers::<u32>::get_key(7), Key::new(["number", "<u32>", ":", "7"]));
+    assert_eq!(Repository::given_key(7), Key::new(["given", ":", "7"]), "a type without parameters is no part of it");
 }
 
 /// Where clippy is to find nothing, which a build of the workspace that denies warnings shows.

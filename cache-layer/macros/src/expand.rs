@@ -218,7 +218,11 @@ impl Function {
                 })
                 .collect(),
         };
-        quote!(::cache_layer::__cached::KeyParts::new(#name) #(#parts)* .key())
+        let begin = match self.receiver {
+            Some(_) => quote!(of::<Self>(#name)),
+            None => quote!(new(#name)),
+        };
+        quote!(::cache_layer::__cached::KeyParts::#begin #(#parts)* .key())
     }
 
     /// The companions of the function: its key, its invalidation and its refresh.

@@ -121,6 +121,9 @@ mod template;
 ///   writes sets as lists: a `HashSet` is recognized by its type; for unordered collections of other crates, use
 ///   [`unordered`].
 /// - A call with an argument whose `Serialize` fails shares nothing with other calls, and a warning says so.
+/// - A method of a generic type has an entry for each type that it is used with, as Rust [writes its name](std::any::type_name):
+///   `Repository<Price>` and `Repository<Stock>` share nothing: `get<shop::Price>:7`. Another compiler may write a name
+///   differently, and types with equal names, such as two closures in one function, share their entries.
 ///
 /// # Requirements
 ///
@@ -128,7 +131,7 @@ mod template;
 /// everything must be `Send`, and nothing may borrow from elsewhere. The function returns a value that serde can serialize, or
 /// a `Result` of one. Errors are not cached, and must be `Clone`, because every caller that waited gets a clone. The attribute
 /// recognizes a `Result` by its type, also behind an alias; a `Result` within another type is a value like any other. Functions
-/// with type parameters, and functions of a trait, can't be cached.
+/// with type parameters of their own, and functions of a trait, can't be cached.
 ///
 /// [`Key`]: https://docs.rs/cache-layer/latest/cache_layer/struct.Key.html
 /// [invalidates]: https://docs.rs/cache-layer/latest/cache_layer/struct.Cache.html#method.invalidate
