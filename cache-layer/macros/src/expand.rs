@@ -2,7 +2,10 @@
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
-use syn::{Expr, ExprLit, FnArg, Ident, ItemFn, Lit, Pat, Receiver, Signature, Type, spanned::Spanned as _};
+use syn::{
+    Attribute, Expr, ExprLit, FnArg, Ident, ItemFn, Lit, Meta, Pat, Receiver, Signature, Token, Type, parse_quote,
+    punctuated::Punctuated, spanned::Spanned as _,
+};
 
 use crate::{
     arguments::{Arguments, Duration, Lock},
@@ -13,6 +16,7 @@ use crate::{
 pub(crate) fn expand(function: &Function) -> TokenStream {
     let Function { item, .. } = function;
     let ItemFn { attrs, vis, sig, block } = item;
+    let (attrs, carried) = (attrs.iter().map(without_expect), carried(attrs));
     let uncached = Signature { ident: uncached_name(&sig.ident), ..sig.clone() };
     let signature = without_mut(sig);
     let answer = function.answer(false);
@@ -26,6 +30,7 @@ pub(crate) fn expand(function: &Function) -> TokenStream {
             #answer
         }
 
+        #(#carried)*
         #[doc(hidden)]
         #[allow(clippy::unused_async)]
         #uncached {
@@ -49,6 +54,45 @@ fn quiet() -> TokenStream {
             clippy::trivially_copy_pass_by_ref
         )]
     }
+}
+
+/// The attributes that hold for all code that is made of a function: whether it is compiled, and lints.
+fn carried(attributes: &[Attribute]) -> Vec<Attribute> {
+    let carried = |attribute| {
+        let Attribute { meta, .. } = &without_expect(attribute);
+        let meta = select(meta, &|meta| {
+            let carried = ["cfg", "allow", "warn", "deny", "forbid"];
+            carried.iter().any(|name| meta.path().is_ident(name)).then(|| meta.clone())
+        })?;
+        Some(parse_quote!(#[#meta]))
+    };
+    attributes.iter().filter_map(carried).collect()
+}
+
+/// The attribute with `allow` in place of `expect`: a lint is reported for the body, or for the functions around it, and an
+/// expectation would remain unfulfilled in the other place.
+fn without_expect(attribute: &Attribute) -> Attribute {
+    let allowed = |meta: &Meta| match meta {
+        Meta::List(list) if list.path.is_ident("expect") => {
+            let lints = &list.tokens;
+            Some(parse_quote!(allow(#lints)))
+        }
+        other => Some(other.clone()),
+    };
+    Attribute { meta: select(&attribute.meta, &allowed).unwrap_or_else(|| attribute.meta.clone()), ..attribute.clone() }
+}
+
+/// What `which` makes of an attribute, or of each attribute in a `cfg_attr`.
+fn select(meta: &Meta, which: &dyn Fn(&Meta) -> Option<Meta>) -> Option<Meta> {
+    let Meta::List(list) = meta else { return which(meta) };
+    if !list.path.is_ident("cfg_attr") {
+        return which(meta);
+    }
+    let parts = list.parse_args_with(Punctuated::<Meta, Token![,]>::parse_terminated).ok()?;
+    let mut parts = parts.iter();
+    let condition = parts.next()?;
+    let selected: Vec<Meta> = parts.filter_map(|meta| select(meta, which)).collect();
+    (!selected.is_empty()).then(|| parse_quote!(cfg_attr(#condition, #(#selected),*)))
 }
 
 fn uncached_name(name: &Ident) -> Ident {
@@ -229,30 +273,35 @@ impl Function {
     fn companions(&self) -> TokenStream {
         match &self.receiver {
             Some(receiver) => self.methods_beside(receiver),
-            None => self.module_beside(),
+            None => self.type_beside(),
         }
     }
 
-    /// The companions of a function are in a module.
-    fn module_beside(&self) -> TokenStream {
-        let ItemFn { vis, sig, .. } = &self.item;
-        let output = &sig.output;
-        let module = format_ident!("{}_cache", sig.ident);
-        let module_doc = format!("What the cache has of [`{}`].", sig.ident);
+    /// The companions of a function belong to a type. A module would not see what is beside a function in the body of another
+    /// one, and in it, `super`, `self` and the names of the companions would change the meaning of the signature and settings.
+    fn type_beside(&self) -> TokenStream {
+        let ItemFn { attrs, vis, sig, .. } = &self.item;
+        let (carried, output) = (carried(attrs), &sig.output);
+        let name = format_ident!("{}_cache", sig.ident);
+        let type_doc = format!("What the cache has of [`{}`].", sig.ident);
         let invalidate_doc = "Invalidates the entry of these arguments.";
         let (all, keyed, keyed_names) = (self.all_inputs(), self.keyed_inputs(), self.keyed_names());
         let (key, refresh) = (self.key(), self.answer(true));
         let (types, quiet) = (quote!(::cache_layer::__cached), quiet());
         quote! {
-            #[doc = #module_doc]
-            #[allow(dead_code, unused_imports, unreachable_pub)]
-            #quiet
-            #vis mod #module {
-                use super::*;
+            #[doc = #type_doc]
+            #(#carried)*
+            #[allow(dead_code, missing_copy_implementations, missing_debug_implementations, non_camel_case_types)]
+            #[allow(unreachable_pub)]
+            #vis enum #name {}
 
+            #(#carried)*
+            #[allow(dead_code, unreachable_pub)]
+            #quiet
+            impl #name {
                 #[doc = #KEY_DOC]
                 #[must_use]
-                pub fn key(#(#keyed),*) -> #types::Key {
+                #vis fn key(#(#keyed),*) -> #types::Key {
                     #key
                 }
 
@@ -261,15 +310,15 @@ impl Function {
                 /// # Errors
                 ///
                 /// If the store could not be reached.
-                pub async fn invalidate(
+                #vis async fn invalidate(
                     __cache: &#types::Cache,
                     #(#keyed),*
                 ) -> ::core::result::Result<(), #types::InvalidateError> {
-                    __cache.invalidate(&key(#(#keyed_names),*)).await
+                    __cache.invalidate(&Self::key(#(#keyed_names),*)).await
                 }
 
                 #[doc = #REFRESH_DOC]
-                pub async fn refresh(#(#all),*) #output {
+                #vis async fn refresh(#(#all),*) #output {
                     #refresh
                 }
             }
@@ -278,8 +327,8 @@ impl Function {
 
     /// The companions of a method are methods: an `impl` can't contain a module.
     fn methods_beside(&self, receiver: &Receiver) -> TokenStream {
-        let ItemFn { vis, sig, .. } = &self.item;
-        let output = &sig.output;
+        let ItemFn { attrs, vis, sig, .. } = &self.item;
+        let (carried, output) = (carried(attrs), &sig.output);
         let [key_name, invalidate_name, refresh_name] =
             ["key", "invalidate", "refresh"].map(|companion| format_ident!("{}_{companion}", sig.ident));
         let invalidate_doc = format!("Invalidates the entry that [`{}`](Self::{0}) has of these arguments.", sig.ident);
@@ -294,6 +343,7 @@ impl Function {
         };
         quote! {
             #[doc = #KEY_DOC]
+            #(#carried)*
             #[allow(dead_code)]
             #quiet
             #[must_use]
@@ -306,6 +356,7 @@ impl Function {
             /// # Errors
             ///
             /// If the store could not be reached.
+            #(#carried)*
             #[allow(dead_code)]
             #quiet
             #vis async fn #invalidate_name(
@@ -316,6 +367,7 @@ impl Function {
             }
 
             #[doc = #REFRESH_DOC]
+            #(#carried)*
             #[allow(dead_code)]
             #quiet
             #vis async fn #refresh_name(#receiver, #(#all),*) #output {

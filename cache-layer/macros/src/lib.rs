@@ -61,16 +61,19 @@ mod template;
 ///
 /// # What it makes
 ///
-/// The function keeps its signature, its visibility and its documentation. The attribute adds a module with its name and
-/// `_cache`:
+/// The function keeps its signature, its visibility and its documentation. The attribute adds a type with its name and `_cache`,
+/// which has these functions:
 ///
 /// - `key(…)`: the [`Key`] of these arguments
 /// - `invalidate(&cache, …)`: [invalidates] the entry of these arguments
 /// - `refresh(…)`: takes the function's arguments; runs it even if there is a fresh value, and stores the result
 ///
-/// Both `key` and `invalidate` take the arguments that are part of the key. An `impl` can't contain a module, so for a method
+/// Both `key` and `invalidate` take the arguments that are part of the key. An `impl` can't contain a type, so for a method
 /// `product(&self, …)` the attribute adds `product_key(…)`, `product_invalidate(&self, …)` (or `(&cache, …)`, if the cache is
 /// an argument) and `product_refresh(&self, …)`.
+///
+/// `#[cfg]` and the attributes for lints, such as `#[allow]`, hold for the function and for what is added. `#[expect]` has the
+/// effect of `#[allow]`: there is no warning if a lint finds nothing.
 ///
 /// # Many at once
 ///
@@ -121,6 +124,7 @@ mod template;
 ///   writes sets as lists: a `HashSet` is recognized by its type; for unordered collections of other crates, use
 ///   [`unordered`].
 /// - A call with an argument whose `Serialize` fails shares nothing with other calls, and a warning says so.
+///
 /// - A method of a generic type has an entry for each type that it is used with, as Rust [writes its name](std::any::type_name):
 ///   `Repository<Price>` and `Repository<Stock>` share nothing: `get<shop::Price>:7`. Another compiler may write a name
 ///   differently, and types with equal names, such as two closures in one function, share their entries.
