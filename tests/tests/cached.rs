@@ -46,6 +46,7 @@ over_each_store!(
     methods_with_many_find_the_cache_in_self,
     one_and_many_share_their_entries,
     each_type_that_a_method_is_used_with_has_entries_of_its_own,
+    settings_see_the_arguments_as_the_function_does,
     arguments_and_settings_have_any_names,
     a_function_within_another_one_has_its_companions,
     paths_mean_what_they_mean_to_the_function,
@@ -776,6 +777,94 @@ async fn each_type_that_a_method_is_used_with_has_entries_of_its_own(backend: &B
     assert!(!cache.contains(Numbers::<u32>::get_key(7)).await && cache.contains(Numbers::<u64>::get_key(7)).await);
     assert_eq!(Numbers::<u32>::get_key(7), Key::new(["number", "<u32>", ":", "7"]));
     assert_eq!(Repository::given_key(7), Key::new(["given", ":", "7"]), "a type without parameters is no part of it");
+}
+
+/// What a caller may want differently. It is no argument that the function can share with its load.
+#[derive(Clone, Default)]
+struct Terms {
+    ttl: Duration,
+    long: Duration,
+    per_cent: u8,
+    beta: f32,
+    fallback: Vec<String>,
+}
+
+fn ttl_of(category: &str) -> Duration {
+    if category == "lamps" { 10 * SECOND } else { 20 * SECOND }
+}
+
+#[cached(
+    name = "on_terms",
+    ttl = terms.ttl,
+    jitter = terms.per_cent,
+    early_refresh = terms.beta,
+    stale_while_revalidate = terms.long,
+    stale_if_error = terms.long,
+    keep = terms.long,
+    soft_timeout = terms.long,
+    hard_timeout(terms.long, terms.slow()),
+    failure_backoff(terms.long, terms.long),
+    fallback = terms.fallback.clone(),
+    skip(terms)
+)]
+async fn on_terms(cache: &Cache, terms: &Terms, category: String) -> Result<Vec<String>, Slow> {
+    if category.is_empty() { Err(terms.slow()) } else { Ok(vec![category]) }
+}
+
+impl Terms {
+    fn slow(&self) -> Slow {
+        Slow
+    }
+}
+
+#[cached(name = "by_category", ttl = ttl_of(category), negative_ttl = ttl_of(category))]
+async fn by_category(cache: &Cache, category: &str) -> Option<String> {
+    Some(category.to_owned())
+}
+
+#[cached(name = "several", ttl = ttl_of(category) * ids.len() as u32, negative_ttl = terms.ttl, many(id in ids), skip(terms))]
+async fn several(cache: &Cache, terms: &Terms, category: &str, ids: Vec<u64>) -> HashMap<u64, String> {
+    ids.into_iter().map(|id| (id, category.to_owned())).collect()
+}
+
+#[derive(Clone)]
+struct WithTerms {
+    cache: Cache,
+    terms: Terms,
+}
+
+impl WithTerms {
+    #[cached(name = "of_terms", cache = "self.cache", ttl = self.terms.ttl)]
+    async fn get(self: Arc<Self>) -> usize {
+        self.terms.fallback.len()
+    }
+}
+
+async fn settings_see_the_arguments_as_the_function_does(backend: &Backend) {
+    let clock = Clock::manual();
+    let cache = backend.cache().await.clock(clock.clone()).build();
+    let terms = Terms { ttl: 10 * SECOND, long: 1000 * SECOND, fallback: vec!["none".to_owned()], ..Terms::default() };
+    assert_eq!(on_terms(&cache, &terms, "lamps".to_owned()).await, Ok(vec!["lamps".to_owned()]));
+    assert_eq!(on_terms(&cache, &terms, String::new()).await, Ok(vec!["none".to_owned()]));
+    for category in ["lamps", "desks"] {
+        assert_eq!(by_category(&cache, category).await.as_deref(), Some(category));
+    }
+    assert_eq!(several(&cache, &terms, "lamps", vec![1, 2]).await.len(), 2);
+    assert_eq!(Arc::new(WithTerms { cache: cache.clone(), terms }).get().await, 1);
+    settled(&cache).await;
+    let (mut now, in_turn) = (0, [(5, [true; 5]), (15, [false, false, false, true, true]), (25, [false; 5])]);
+    for (after, expected) in in_turn {
+        clock.advance((after - now) * SECOND);
+        now = after;
+        let fresh = [
+            cache.contains(on_terms_cache::key("lamps".to_owned())).await,
+            cache.contains(WithTerms::get_key()).await,
+            cache.contains(by_category_cache::key("lamps")).await,
+            cache.contains(by_category_cache::key("desks")).await,
+            cache.contains(several_cache::key("lamps", 1)).await,
+        ];
+        assert_eq!(fresh, expected, "after {after} s");
+    }
 }
 
 /// Functions whose names the companions have, too.

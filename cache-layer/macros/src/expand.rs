@@ -1,6 +1,6 @@
 //! The code that a cached function expands to.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::{
     Attribute, Expr, ExprLit, FnArg, Ident, ItemFn, Lit, Meta, Pat, Receiver, Signature, Token, Type, parse_quote,
@@ -138,9 +138,8 @@ impl Function {
         let (before, settings) = settings(arguments, output);
         let refresh = refresh.then(|| quote!(.refresh()));
         let owned = self.owned(|_| true);
-        let negative_ttl = arguments.negative_ttl.as_ref().map(|ttl| {
-            let (ttl, span) = (duration(ttl), output.span());
-            quote_spanned!(span=> let __ask = ::cache_layer::__cached::Absent::negative_ttl(__ask, #ttl);)
+        let negative_ttl = arguments.negative_ttl.as_ref().map(|_| {
+            quote_spanned!(output.span()=> let __ask = ::cache_layer::__cached::Absent::negative_ttl(__ask, __negative_ttl);)
         });
         quote! {
             let __key = #key;
@@ -163,13 +162,11 @@ impl Function {
         let (items, Element { name: item, ty }) = (&input.name, element);
         let (before, settings) = settings(&self.arguments, &self.output);
         let refresh = refresh.then(|| quote!(.refresh()));
-        let negative_ttl = self.arguments.negative_ttl.as_ref().map(|ttl| {
-            let ttl = duration(ttl);
-            quote!(.negative_ttl(#ttl))
-        });
+        let negative_ttl = self.arguments.negative_ttl.as_ref().map(|_| quote!(.negative_ttl(__negative_ttl)));
         let all = if input.borrowed { quote!(#items.to_vec()) } else { quote!(#items) };
         let owned = self.owned(|other| other.name != *items);
         quote! {
+            #before
             let __items: ::std::vec::Vec<#ty> = #all;
             let __asked: ::std::vec::Vec<::cache_layer::__cached::Item<#ty>> = ::std::iter::Iterator::collect(
                 ::std::iter::Iterator::map(::std::iter::IntoIterator::into_iter(__items), |#item| {
@@ -178,7 +175,6 @@ impl Function {
                     ::cache_layer::__cached::Item::new(#item, __key, __tags)
                 }),
             );
-            #before
             #owned
             let __ask = __cache
                 .get_or_load_many(__asked.clone(), move |__missing: ::std::vec::Vec<::cache_layer::__cached::Item<#ty>>| async move {
@@ -406,48 +402,51 @@ impl Input {
     }
 }
 
-/// The code that runs before the arguments are moved to the load; and the settings of the call, except for the tags and the
-/// settings for `None`.
+/// The code that evaluates the settings, before the arguments are moved to the load or become owned; and the settings of the
+/// call, except for the tags and the settings for `None`.
 fn settings(arguments: &Arguments, output: &Type) -> (TokenStream, TokenStream) {
     let durations = [
-        (quote!(ttl), &arguments.ttl),
-        (quote!(stale_while_revalidate), &arguments.stale_while_revalidate),
-        (quote!(stale_if_error), &arguments.stale_if_error),
-        (quote!(keep), &arguments.keep),
-        (quote!(soft_timeout), &arguments.soft_timeout),
+        ("ttl", &arguments.ttl),
+        ("stale_while_revalidate", &arguments.stale_while_revalidate),
+        ("stale_if_error", &arguments.stale_if_error),
+        ("keep", &arguments.keep),
+        ("soft_timeout", &arguments.soft_timeout),
     ];
-    let durations = durations.into_iter().filter_map(|(setter, setting)| {
-        let duration = duration(setting.as_ref()?);
-        Some(quote!(.#setter(#duration)))
+    let durations =
+        durations.into_iter().filter_map(|(setter, setting)| Some((setter, vec![duration(setting.as_ref()?)])));
+    let values =
+        [("jitter", &arguments.jitter), ("early_refresh", &arguments.early_refresh), ("fallback", &arguments.fallback)];
+    let values = values.into_iter().filter_map(|(setter, setting)| {
+        let value = setting.as_ref()?;
+        Some((setter, vec![quote!(#value)]))
     });
-    let numbers = [(quote!(jitter), &arguments.jitter), (quote!(early_refresh), &arguments.early_refresh)];
-    let numbers = numbers.into_iter().filter_map(|(setter, setting)| {
-        let number = setting.as_ref()?;
-        Some(quote!(.#setter(#number)))
+    let back_off = arguments.failure_backoff.as_ref();
+    let back_off = back_off.map(|(first, longest)| ("failure_backoff", vec![duration(first), duration(longest)]));
+    let hard_timeout = arguments.hard_timeout.as_ref().map(|(limit, error)| {
+        let error = quote_spanned!(output.span()=> ::cache_layer::__cached::timed_out::<#output>(#error));
+        ("hard_timeout", vec![duration(limit), error])
     });
-    let lock = arguments.lock.as_ref().map(|Lock(variant)| quote!(.lock(::cache_layer::__cached::Lock::#variant)));
-    let back_off = arguments.failure_backoff.as_ref().map(|(first, longest)| {
-        let (first, longest) = (duration(first), duration(longest));
-        quote!(.failure_backoff(#first, #longest))
-    });
-    let (error, hard_timeout) = arguments
-        .hard_timeout
-        .as_ref()
-        .map(|(limit, error)| {
-            let limit = duration(limit);
-            let error = quote_spanned!(output.span()=> ::cache_layer::__cached::timed_out::<#output>(#error));
-            (quote!(let __timed_out = #error;), quote!(.hard_timeout(#limit, __timed_out)))
+    let (before, calls): (TokenStream, TokenStream) = durations
+        .chain(values)
+        .chain(back_off)
+        .chain(hard_timeout)
+        .map(|(setter, values)| {
+            // An error of types is to be reported where the value is written.
+            let name = |(place, value): (usize, &TokenStream)| {
+                let span = Span::call_site().located_at(value.span());
+                Ident::new(&format!("__{setter}_{place}"), span)
+            };
+            let names: Vec<Ident> = values.iter().enumerate().map(name).collect();
+            let setter = format_ident!("{setter}");
+            (quote!(#(let #names = #values;)*), quote!(.#setter(#(#names),*)))
         })
         .unzip();
-    let (value, fallback) = arguments
-        .fallback
-        .as_ref()
-        .map(|value| (quote!(let __fallback = #value;), quote!(.fallback(__fallback))))
-        .unzip();
-    let error: Option<TokenStream> = error;
-    let value: Option<TokenStream> = value;
-    let (hard_timeout, fallback): (Option<TokenStream>, Option<TokenStream>) = (hard_timeout, fallback);
-    (quote!(#error #value), quote!(#(#durations)* #(#numbers)* #lock #back_off #hard_timeout #fallback))
+    let lock = arguments.lock.as_ref().map(|Lock(variant)| quote!(.lock(::cache_layer::__cached::Lock::#variant)));
+    let negative_ttl = arguments.negative_ttl.as_ref().map(|ttl| {
+        let ttl = duration(ttl);
+        quote!(let __negative_ttl = #ttl;)
+    });
+    (quote!(#before #negative_ttl), quote!(#calls #lock))
 }
 
 fn duration(duration: &Duration) -> TokenStream {
