@@ -230,3 +230,28 @@ async fn a_rotation_under_load_costs_no_miss() {
     }
     assert_eq!(loads.load(Ordering::SeqCst), KEYS);
 }
+
+/// Two fleets over one server, with one ring: what is staging's is not served in production.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_copied_from_another_prefix_is_a_miss() {
+    let server = RedisServer::start();
+    let cache = async |prefix: &str| {
+        let store = RedisStore::builder(server.url()).prefix(prefix).operation_timeout(Duration::from_secs(10));
+        let store = store.sealed_with(ring()).build().unwrap();
+        assert!(store.wait_connected(LIMIT).await);
+        Cache::new(store)
+    };
+    let (staging, production) = (cache("stg").await, cache("prod").await);
+    staging.set("k", "staging").tags(["t"]).await.unwrap();
+    for name in server.keys() {
+        if let Some(rest) = name.strip_prefix("stg:e:").or(name.strip_prefix("stg:t:")) {
+            let kind = &name[4..5];
+            assert_eq!(server.command::<u64>(&["COPY", &name, &format!("prod:{kind}:{rest}")]), 1);
+        }
+    }
+    assert_eq!(production.get::<String>("k").await, None);
+    assert_eq!(production.counts().rejected, [(Rejection::Seal, 1)]);
+    assert_eq!(staging.get::<String>("k").await.as_deref(), Some("staging"));
+    production.set("k", "production").await.unwrap();
+    assert_eq!(production.get::<String>("k").await.as_deref(), Some("production"));
+}
