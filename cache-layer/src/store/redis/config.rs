@@ -209,6 +209,11 @@ impl RedisStoreBuilder {
     /// entries, keep processes from loading by taking leases, and put an earlier entry back under the same key, with the tokens of
     /// its tags, for as long as that entry may live. Set no lifetime for which that would not be acceptable.
     ///
+    /// [Switches](crate::Switch) are not sealed. Such a user can turn them too, which makes hits into loads, or hides what
+    /// verification would find, for a day each time. `wider-grace`, by which stale entries would be used for longer, is not taken
+    /// from the server: [`switch`](crate::Cache::switch) refuses to turn it on, and
+    /// [`switch_here`](crate::Cache::switch_here) turns it on in one process.
+    ///
     /// With sealed names, [`delete_pattern`](crate::Cache::delete_pattern) has nothing to match, and invalidates everything.
     ///
     /// ```no_run
