@@ -22,7 +22,8 @@ labels! {
         /// No process uses a first tier: each hit asks Redis.
         FirstTierOff => "first-tier-off",
         /// Stale entries are used for as long as they are kept: while they are refreshed, and in place of an error. Entries
-        /// that must never be used stale are not.
+        /// that must never be used stale are not. Where entries are sealed, it is turned on [in one process at a
+        /// time](crate::Cache::switch_here).
         WiderGrace => "wider-grace",
         /// Hits are [verified](crate::CacheLayer::verify) at a rate that [the switch](crate::Cache::switch_verification) has,
         /// in place of every rate that is set in a layer, a rule or a cache.

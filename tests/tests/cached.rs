@@ -17,7 +17,7 @@ use std::{
 };
 
 use cache_layer::{Cache, Clock, Key, cached};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tests::{Backend, Gate, over_each_store};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -45,6 +45,11 @@ over_each_store!(
     many_return_what_they_are_written_to_return,
     methods_with_many_find_the_cache_in_self,
     one_and_many_share_their_entries,
+    each_type_that_a_method_is_used_with_has_entries_of_its_own,
+    settings_see_the_arguments_as_the_function_does,
+    arguments_and_settings_have_any_names,
+    a_function_within_another_one_has_its_companions,
+    paths_mean_what_they_mean_to_the_function,
 );
 
 /// A body of one expression on one line is no reason for a warning about its braces.
@@ -755,6 +760,299 @@ async fn one_and_many_share_their_entries(backend: &Backend) {
     settled(&shop.cache).await;
     assert_eq!(shop.stock(2).await, Some(7));
     assert_eq!(shop.asked.calls(), [vec![1], vec![2]]);
+}
+
+/// Numbers of one type.
+#[derive(Clone)]
+struct Numbers<T> {
+    cache: Cache,
+    number: T,
+}
+
+impl<T: Clone + Serialize + DeserializeOwned + Send + Sync + 'static> Numbers<T> {
+    #[cached(name = "number", cache = "self.cache")]
+    async fn get(&self, id: u64) -> T {
+        let _ = id;
+        self.number.clone()
+    }
+
+    #[cached(name = "named_number", cache = "self.cache", key = "{id}")]
+    async fn named(&self, id: u64) -> T {
+        let _ = id;
+        self.number.clone()
+    }
+
+    #[cached(name = "numbers", cache = "self.cache", many(id in ids))]
+    async fn all(&self, ids: &[u64]) -> HashMap<u64, T> {
+        ids.iter().map(|id| (*id, self.number.clone())).collect()
+    }
+}
+
+async fn each_type_that_a_method_is_used_with_has_entries_of_its_own(backend: &Backend) {
+    let cache = backend.cache().await.build();
+    let (narrow, wide) =
+        (Numbers { cache: cache.clone(), number: 1_u32 }, Numbers { cache: cache.clone(), number: 2_u64 });
+    for _ in 0..2 {
+        assert_eq!((narrow.get(7).await, narrow.named(7).await, narrow.all(&[7]).await[&7]), (1, 1, 1));
+        settled(&cache).await;
+        assert_eq!((wide.get(7).await, wide.named(7).await, wide.all(&[7]).await[&7]), (2, 2, 2));
+        settled(&cache).await;
+    }
+    narrow.get_invalidate(7).await.unwrap();
+    assert!(!cache.contains(Numbers::<u32>::get_key(7)).await && cache.contains(Numbers::<u64>::get_key(7)).await);
+    assert_eq!(Numbers::<u32>::get_key(7), Key::new(["number", "<u32>", ":", "7"]));
+    assert_eq!(Repository::given_key(7), Key::new(["given", ":", "7"]), "a type without parameters is no part of it");
+}
+
+/// What a caller may want differently. It is no argument that the function can share with its load.
+#[derive(Clone, Default)]
+struct Terms {
+    ttl: Duration,
+    long: Duration,
+    per_cent: u8,
+    beta: f32,
+    fallback: Vec<String>,
+}
+
+fn ttl_of(category: &str) -> Duration {
+    if category == "lamps" { 10 * SECOND } else { 20 * SECOND }
+}
+
+#[cached(
+    name = "on_terms",
+    ttl = terms.ttl,
+    jitter = terms.per_cent,
+    early_refresh = terms.beta,
+    stale_while_revalidate = terms.long,
+    stale_if_error = terms.long,
+    keep = terms.long,
+    soft_timeout = terms.long,
+    hard_timeout(terms.long, terms.slow()),
+    failure_backoff(terms.long, terms.long),
+    fallback = terms.fallback.clone(),
+    skip(terms)
+)]
+async fn on_terms(cache: &Cache, terms: &Terms, category: String) -> Result<Vec<String>, Slow> {
+    if category.is_empty() { Err(terms.slow()) } else { Ok(vec![category]) }
+}
+
+impl Terms {
+    fn slow(&self) -> Slow {
+        Slow
+    }
+}
+
+#[cached(name = "by_category", ttl = ttl_of(category), negative_ttl = ttl_of(category))]
+async fn by_category(cache: &Cache, category: &str) -> Option<String> {
+    Some(category.to_owned())
+}
+
+#[cached(name = "several", ttl = ttl_of(category) * ids.len() as u32, negative_ttl = terms.ttl, many(id in ids), skip(terms))]
+async fn several(cache: &Cache, terms: &Terms, category: &str, ids: Vec<u64>) -> HashMap<u64, String> {
+    ids.into_iter().map(|id| (id, category.to_owned())).collect()
+}
+
+#[derive(Clone)]
+struct WithTerms {
+    cache: Cache,
+    terms: Terms,
+}
+
+impl WithTerms {
+    #[cached(name = "of_terms", cache = "self.cache", ttl = self.terms.ttl)]
+    async fn get(self: Arc<Self>) -> usize {
+        self.terms.fallback.len()
+    }
+}
+
+async fn settings_see_the_arguments_as_the_function_does(backend: &Backend) {
+    let clock = Clock::manual();
+    let cache = backend.cache().await.clock(clock.clone()).build();
+    let terms = Terms { ttl: 10 * SECOND, long: 1000 * SECOND, fallback: vec!["none".to_owned()], ..Terms::default() };
+    assert_eq!(on_terms(&cache, &terms, "lamps".to_owned()).await, Ok(vec!["lamps".to_owned()]));
+    assert_eq!(on_terms(&cache, &terms, String::new()).await, Ok(vec!["none".to_owned()]));
+    for category in ["lamps", "desks"] {
+        assert_eq!(by_category(&cache, category).await.as_deref(), Some(category));
+    }
+    assert_eq!(several(&cache, &terms, "lamps", vec![1, 2]).await.len(), 2);
+    assert_eq!(Arc::new(WithTerms { cache: cache.clone(), terms }).get().await, 1);
+    settled(&cache).await;
+    let (mut now, in_turn) = (0, [(5, [true; 5]), (15, [false, false, false, true, true]), (25, [false; 5])]);
+    for (after, expected) in in_turn {
+        clock.advance((after - now) * SECOND);
+        now = after;
+        let fresh = [
+            cache.contains(on_terms_cache::key("lamps".to_owned())).await,
+            cache.contains(WithTerms::get_key()).await,
+            cache.contains(by_category_cache::key("lamps")).await,
+            cache.contains(by_category_cache::key("desks")).await,
+            cache.contains(several_cache::key("lamps", 1)).await,
+        ];
+        assert_eq!(fresh, expected, "after {after} s");
+    }
+}
+
+/// Functions whose names the companions have, too.
+mod of_other_meanings {
+    use super::*;
+
+    fn key(id: u32) -> String {
+        format!("key:{id}")
+    }
+
+    fn refresh() -> Duration {
+        20 * SECOND
+    }
+
+    fn invalidate() -> u8 {
+        10
+    }
+
+    #[cached(name = "meant", ttl = refresh(), jitter = invalidate(), tags = [key(id)])]
+    pub(super) async fn meant(cache: &Cache, id: u32) -> u32 {
+        id
+    }
+}
+
+#[cached(name = "by_key")]
+async fn by_key(cache: &Cache, key: &str, invalidate: u32, refresh: u32) -> String {
+    format!("{key} {invalidate} {refresh}")
+}
+
+#[cached(name = "by_keys", many(key in keys))]
+async fn by_keys(cache: &Cache, keys: &[u64]) -> HashMap<u64, u64> {
+    keys.iter().map(|key| (*key, *key)).collect()
+}
+
+async fn arguments_and_settings_have_any_names(backend: &Backend) {
+    let cache = backend.cache().await.build();
+    assert_eq!(by_key(&cache, "a", 1, 2).await, "a 1 2");
+    assert_eq!(by_keys(&cache, &[1, 2]).await.len(), 2);
+    settled(&cache).await;
+    by_key_cache::invalidate(&cache, "a", 1, 2).await.unwrap();
+    by_keys_cache::invalidate(&cache, 1).await.unwrap();
+    assert!(!cache.contains(by_key_cache::key("a", 1, 2)).await && !cache.contains(by_keys_cache::key(1)).await);
+    assert!(cache.contains(by_keys_cache::key(2)).await);
+    assert_eq!(of_other_meanings::meant_cache::refresh(&cache, 8).await, 8);
+    settled(&cache).await;
+    assert!(cache.contains(of_other_meanings::meant_cache::key(8)).await);
+    cache.invalidate_tag("key:8").await.unwrap();
+    assert!(!cache.contains(of_other_meanings::meant_cache::key(8)).await);
+}
+
+async fn a_function_within_another_one_has_its_companions(backend: &Backend) {
+    #[derive(Clone, Serialize)]
+    struct Local(u64);
+
+    #[cached(name = "local", skip(db))]
+    async fn local(cache: &Cache, db: &Db, of: &Local) -> u64 {
+        db.query();
+        of.0
+    }
+
+    let (cache, db) = (backend.cache().await.build(), Db::default());
+    assert_eq!(local(&cache, &db, &Local(7)).await, 7);
+    assert_eq!(local_cache::refresh(&cache, &db, &Local(7)).await, 7);
+    settled(&cache).await;
+    assert_eq!(db.queries(), 2);
+    assert!(cache.contains(local_cache::key(&Local(7))).await);
+    local_cache::invalidate(&cache, &Local(7)).await.unwrap();
+    assert!(!cache.contains(local_cache::key(&Local(7))).await);
+}
+
+/// Ids of the shop, which are no numbers.
+type Id = String;
+
+mod shop {
+    use super::*;
+
+    pub(super) type Id = u64;
+
+    pub(super) fn ttl() -> Duration {
+        20 * SECOND
+    }
+
+    pub(super) mod shelf {
+        use cache_layer::{Cache, cached};
+
+        pub(in crate::shop) type Name = String;
+
+        #[cached(name = "on_shelf", ttl = super::ttl(), tags = [self::tag_of(&shop)])]
+        pub(in super::super) async fn on_shelf(cache: &Cache, shop: super::super::Id, id: super::Id) -> self::Name {
+            format!("{shop} {id}")
+        }
+
+        fn tag_of(shop: &str) -> String {
+            format!("shop:{shop}")
+        }
+    }
+}
+
+async fn paths_mean_what_they_mean_to_the_function(backend: &Backend) {
+    use shop::shelf::{on_shelf, on_shelf_cache};
+
+    let cache = backend.cache().await.build();
+    assert_eq!(on_shelf(&cache, Id::from("a"), 7).await, "a 7");
+    assert_eq!(on_shelf_cache::refresh(&cache, Id::from("a"), 7).await, "a 7");
+    settled(&cache).await;
+    assert!(cache.contains(on_shelf_cache::key("a".into(), 7)).await);
+    cache.invalidate_tag("shop:a").await.unwrap();
+    assert!(!cache.contains(on_shelf_cache::key("a".into(), 7)).await);
+}
+
+/// Where a lint that is not allowed is an error, and so is an expectation that is not fulfilled. This compiles.
+#[deny(unused_variables, unfulfilled_lint_expectations)]
+mod with_attributes {
+    use super::*;
+
+    #[cached(name = "allowed")]
+    #[allow(unused_variables, reason = "it is what this is about")]
+    pub(super) async fn allowed(cache: &Cache) -> u32 {
+        let unused = 1;
+        1
+    }
+
+    #[cached(name = "expected")]
+    #[expect(unused_variables, reason = "it is what this is about")]
+    pub(super) async fn expected(cache: &Cache) -> u32 {
+        let unused = 1;
+        2
+    }
+
+    #[cached(name = "expected_at_times")]
+    #[cfg_attr(test, expect(unused_variables), doc = "Of a test.")]
+    pub(super) async fn expected_at_times(cache: &Cache) -> u32 {
+        let unused = 1;
+        3
+    }
+
+    #[cached(name = "left_out")]
+    #[cfg(not(test))]
+    async fn left_out(cache: &Cache, of: NoSuchType) -> NoSuchType {
+        of
+    }
+
+    impl Repository {
+        #[cached(name = "left_out", cache = "self.cache")]
+        #[cfg(not(test))]
+        async fn left_out(&self, of: NoSuchType) -> NoSuchType {
+            of
+        }
+
+        #[cached(name = "allowed_method", cache = "self.cache")]
+        #[allow(unused_variables, reason = "it is what this is about")]
+        pub(super) async fn allowed(&self) -> u32 {
+            let unused = 1;
+            4
+        }
+    }
+
+    #[tokio::test]
+    async fn attributes_hold_for_the_body() {
+        let cache = Cache::new(cache_layer::store::MemoryStore::new(1 << 20));
+        assert_eq!((allowed(&cache).await, expected(&cache).await, expected_at_times(&cache).await), (1, 2, 3));
+        assert_eq!(Repository { db: Db::default(), cache }.allowed().await, 4);
+    }
 }
 
 /// Where clippy is to find nothing, which a build of the workspace that denies warnings shows.

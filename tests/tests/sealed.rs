@@ -10,7 +10,7 @@ use std::{
 };
 
 use cache_layer::{
-    Cache, CacheBuilder,
+    Cache, CacheBuilder, Clock, Switch, SwitchError,
     store::{KeyRing, RedisStore, Reserved, TieredStore},
     telemetry::Rejection,
 };
@@ -229,4 +229,52 @@ async fn a_rotation_under_load_costs_no_miss() {
         }
     }
     assert_eq!(loads.load(Ordering::SeqCst), KEYS);
+}
+
+/// Two fleets over one server, with one ring: what is staging's is not served in production.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_copied_from_another_prefix_is_a_miss() {
+    let server = RedisServer::start();
+    let cache = async |prefix: &str| {
+        let store = RedisStore::builder(server.url()).prefix(prefix).operation_timeout(Duration::from_secs(10));
+        let store = store.sealed_with(ring()).build().unwrap();
+        assert!(store.wait_connected(LIMIT).await);
+        Cache::new(store)
+    };
+    let (staging, production) = (cache("stg").await, cache("prod").await);
+    staging.set("k", "staging").tags(["t"]).await.unwrap();
+    for name in server.keys() {
+        if let Some(rest) = name.strip_prefix("stg:e:").or(name.strip_prefix("stg:t:")) {
+            let kind = &name[4..5];
+            assert_eq!(server.command::<u64>(&["COPY", &name, &format!("prod:{kind}:{rest}")]), 1);
+        }
+    }
+    assert_eq!(production.get::<String>("k").await, None);
+    assert_eq!(production.counts().rejected, [(Rejection::Seal, 1)]);
+    assert_eq!(staging.get::<String>("k").await.as_deref(), Some("staging"));
+    production.set("k", "production").await.unwrap();
+    assert_eq!(production.get::<String>("k").await.as_deref(), Some("production"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_switch_in_the_server_has_what_is_stale_used() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let (server, clock) = (RedisServer::start(), Clock::manual());
+    let cache = Cache::builder(connect(&server, Some(ring())).await).switches(true).clock(clock.clone()).build();
+    let origin = Origin::echo(&[("cache-control", "max-age=1"), ("etag", "\"a\"")]);
+    let app = App::new(cache.clone(), &origin, |layer| layer);
+    assert_eq!(app.get("/a", &[]).await.call(), 1);
+    clock.advance(MINUTE);
+    assert_eq!(cache.switch(Switch::WiderGrace, MINUTE).await, Err(SwitchError::Sealed));
+    let until = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap() + MINUTE;
+    let until = until.as_millis();
+    let () = server.command(&["SET", "cache:switches", &format!("wider-grace {until}\nstop-fills {until}")]);
+    let switched_on = || cache.switched_on().into_iter().map(|(switch, _)| switch).collect::<Vec<_>>();
+    wait_until("it is read", async || switched_on().contains(&Switch::StopFills)).await;
+    let loaded = app.get("/a", &[]).await;
+    assert_eq!((loaded.x_cache(), loaded.call(), switched_on()), ("MISS", 2, vec![Switch::StopFills]));
+    // The operator of the process may.
+    cache.switch_here(Switch::WiderGrace, MINUTE).unwrap();
+    let stale = app.get("/a", &[]).await;
+    assert_eq!((stale.x_cache(), stale.call()), ("STALE", 1));
 }

@@ -2,13 +2,14 @@
 
 use std::{
     collections::BTreeMap,
+    convert::Infallible,
     fmt,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use cache_layer::{
-    Cache, CacheLayer, Rule,
+    Cache, CacheLayer, Clock, Rule,
     store::{MemoryStore, RedisStore, TieredStore},
     telemetry::{Event, LoadOutcome, LookupEvent, LookupResult, Named, Observer, Release, Tier, WaitScope},
 };
@@ -451,4 +452,47 @@ async fn an_observer_that_wants_names_gets_key_route_rule_and_tags() {
         "no-authority of None".to_owned(),
     ];
     assert_eq!(*names.0.lock().unwrap(), expected);
+}
+
+/// Every event of this thread, with its fields.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<String>>>);
+
+impl<S: Subscriber> Layer<S> for Log {
+    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+        let mut fields = BTreeMap::new();
+        event.record(&mut Fields(&mut fields));
+        self.0.lock().unwrap().push(format!("{fields:?}"));
+    }
+}
+
+/// Once, a value that JSON does not have, and once, a load that waits for longer than loads may take.
+#[tokio::test(start_paused = true)]
+async fn logs_name_no_key() {
+    let log = Log::default();
+    let _logging = tracing::subscriber::set_default(tracing_subscriber::registry().with(log.clone()));
+    let cache = Cache::builder(MemoryStore::new(1 << 20)).max_loads(1).clock(Clock::tokio()).build();
+    let load = async || Ok::<_, Infallible>(f64::NAN);
+    assert!(cache.get_or_load(("secret", 1), load).await.unwrap().is_nan());
+    assert!(cache.drain(Duration::from_secs(1)).await);
+    let gate = Gate::closed();
+    let shut = gate.clone();
+    let slow = tokio::spawn(
+        cache
+            .get_or_load(("secret", 2), async move || {
+                shut.pass().await;
+                Ok::<_, Infallible>(1)
+            })
+            .into_future(),
+    );
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(cache.get_or_load(("secret", 3), async || Ok::<_, Infallible>(2)).await, Ok(2));
+    gate.open();
+    assert_eq!(slow.await.unwrap(), Ok(1));
+    let log = log.0.lock().unwrap().clone();
+    for about in ["can't be written and read back", "has waited in vain for a place"] {
+        assert!(log.iter().any(|line| line.contains(about)), "{about}: {log:?}");
+    }
+    let telling: Vec<_> = log.iter().filter(|line| line.contains("secret")).collect();
+    assert!(telling.is_empty(), "{telling:?}");
 }

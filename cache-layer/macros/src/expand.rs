@@ -2,7 +2,10 @@
 
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
-use syn::{Expr, ExprLit, FnArg, Ident, ItemFn, Lit, Pat, Receiver, Signature, Type, spanned::Spanned as _};
+use syn::{
+    Attribute, Expr, ExprLit, FnArg, Ident, ItemFn, Lit, Meta, Pat, Receiver, Signature, Token, Type, parse_quote,
+    punctuated::Punctuated, spanned::Spanned as _,
+};
 
 use crate::{
     arguments::{Arguments, Duration, Lock},
@@ -13,6 +16,7 @@ use crate::{
 pub(crate) fn expand(function: &Function) -> TokenStream {
     let Function { item, .. } = function;
     let ItemFn { attrs, vis, sig, block } = item;
+    let (attrs, carried) = (attrs.iter().map(without_expect), carried(attrs));
     let uncached = Signature { ident: uncached_name(&sig.ident), ..sig.clone() };
     let signature = without_mut(sig);
     let answer = function.answer(false);
@@ -26,6 +30,7 @@ pub(crate) fn expand(function: &Function) -> TokenStream {
             #answer
         }
 
+        #(#carried)*
         #[doc(hidden)]
         #[allow(clippy::unused_async, unused_braces)]
         #uncached {
@@ -49,6 +54,45 @@ fn quiet() -> TokenStream {
             clippy::trivially_copy_pass_by_ref
         )]
     }
+}
+
+/// The attributes that hold for all code that is made of a function: whether it is compiled, and lints.
+fn carried(attributes: &[Attribute]) -> Vec<Attribute> {
+    let carried = |attribute| {
+        let Attribute { meta, .. } = &without_expect(attribute);
+        let meta = select(meta, &|meta| {
+            let carried = ["cfg", "allow", "warn", "deny", "forbid"];
+            carried.iter().any(|name| meta.path().is_ident(name)).then(|| meta.clone())
+        })?;
+        Some(parse_quote!(#[#meta]))
+    };
+    attributes.iter().filter_map(carried).collect()
+}
+
+/// The attribute with `allow` in place of `expect`: a lint is reported for the body, or for the functions around it, and an
+/// expectation would remain unfulfilled in the other place.
+fn without_expect(attribute: &Attribute) -> Attribute {
+    let allowed = |meta: &Meta| match meta {
+        Meta::List(list) if list.path.is_ident("expect") => {
+            let lints = &list.tokens;
+            Some(parse_quote!(allow(#lints)))
+        }
+        other => Some(other.clone()),
+    };
+    Attribute { meta: select(&attribute.meta, &allowed).unwrap_or_else(|| attribute.meta.clone()), ..attribute.clone() }
+}
+
+/// What `which` makes of an attribute, or of each attribute in a `cfg_attr`.
+fn select(meta: &Meta, which: &dyn Fn(&Meta) -> Option<Meta>) -> Option<Meta> {
+    let Meta::List(list) = meta else { return which(meta) };
+    if !list.path.is_ident("cfg_attr") {
+        return which(meta);
+    }
+    let parts = list.parse_args_with(Punctuated::<Meta, Token![,]>::parse_terminated).ok()?;
+    let mut parts = parts.iter();
+    let condition = parts.next()?;
+    let selected: Vec<Meta> = parts.filter_map(|meta| select(meta, which)).collect();
+    (!selected.is_empty()).then(|| parse_quote!(cfg_attr(#condition, #(#selected),*)))
 }
 
 fn uncached_name(name: &Ident) -> Ident {
@@ -94,9 +138,8 @@ impl Function {
         let (before, settings) = settings(arguments, output);
         let refresh = refresh.then(|| quote!(.refresh()));
         let owned = self.owned(|_| true);
-        let negative_ttl = arguments.negative_ttl.as_ref().map(|ttl| {
-            let (ttl, span) = (duration(ttl), output.span());
-            quote_spanned!(span=> let __ask = ::cache_layer::__cached::Absent::negative_ttl(__ask, #ttl);)
+        let negative_ttl = arguments.negative_ttl.as_ref().map(|_| {
+            quote_spanned!(output.span()=> let __ask = ::cache_layer::__cached::Absent::negative_ttl(__ask, __negative_ttl);)
         });
         quote! {
             let __key = #key;
@@ -119,13 +162,11 @@ impl Function {
         let (items, Element { name: item, ty }) = (&input.name, element);
         let (before, settings) = settings(&self.arguments, &self.output);
         let refresh = refresh.then(|| quote!(.refresh()));
-        let negative_ttl = self.arguments.negative_ttl.as_ref().map(|ttl| {
-            let ttl = duration(ttl);
-            quote!(.negative_ttl(#ttl))
-        });
+        let negative_ttl = self.arguments.negative_ttl.as_ref().map(|_| quote!(.negative_ttl(__negative_ttl)));
         let all = if input.borrowed { quote!(#items.to_vec()) } else { quote!(#items) };
         let owned = self.owned(|other| other.name != *items);
         quote! {
+            #before
             let __items: ::std::vec::Vec<#ty> = #all;
             let __asked: ::std::vec::Vec<::cache_layer::__cached::Item<#ty>> = ::std::iter::Iterator::collect(
                 ::std::iter::Iterator::map(::std::iter::IntoIterator::into_iter(__items), |#item| {
@@ -134,7 +175,6 @@ impl Function {
                     ::cache_layer::__cached::Item::new(#item, __key, __tags)
                 }),
             );
-            #before
             #owned
             let __ask = __cache
                 .get_or_load_many(__asked.clone(), move |__missing: ::std::vec::Vec<::cache_layer::__cached::Item<#ty>>| async move {
@@ -220,37 +260,46 @@ impl Function {
                 })
                 .collect(),
         };
-        quote!(::cache_layer::__cached::KeyParts::new(#name) #(#parts)* .key())
+        let begin = match self.receiver {
+            Some(_) => quote!(of::<Self>(#name)),
+            None => quote!(new(#name)),
+        };
+        quote!(::cache_layer::__cached::KeyParts::#begin #(#parts)* .key())
     }
 
     /// The companions of the function: its key, its invalidation and its refresh.
     fn companions(&self) -> TokenStream {
         match &self.receiver {
             Some(receiver) => self.methods_beside(receiver),
-            None => self.module_beside(),
+            None => self.type_beside(),
         }
     }
 
-    /// The companions of a function are in a module.
-    fn module_beside(&self) -> TokenStream {
-        let ItemFn { vis, sig, .. } = &self.item;
-        let output = &sig.output;
-        let module = format_ident!("{}_cache", sig.ident);
-        let module_doc = format!("What the cache has of [`{}`].", sig.ident);
+    /// The companions of a function belong to a type. A module would not see what is beside a function in the body of another
+    /// one, and in it, `super`, `self` and the names of the companions would change the meaning of the signature and settings.
+    fn type_beside(&self) -> TokenStream {
+        let ItemFn { attrs, vis, sig, .. } = &self.item;
+        let (carried, output) = (carried(attrs), &sig.output);
+        let name = format_ident!("{}_cache", sig.ident);
+        let type_doc = format!("What the cache has of [`{}`].", sig.ident);
         let invalidate_doc = "Invalidates the entry of these arguments.";
         let (all, keyed, keyed_names) = (self.all_inputs(), self.keyed_inputs(), self.keyed_names());
         let (key, refresh) = (self.key(), self.answer(true));
         let (types, quiet) = (quote!(::cache_layer::__cached), quiet());
         quote! {
-            #[doc = #module_doc]
-            #[allow(dead_code, unused_imports, unreachable_pub)]
-            #quiet
-            #vis mod #module {
-                use super::*;
+            #[doc = #type_doc]
+            #(#carried)*
+            #[allow(dead_code, missing_copy_implementations, missing_debug_implementations, non_camel_case_types)]
+            #[allow(unreachable_pub)]
+            #vis enum #name {}
 
+            #(#carried)*
+            #[allow(dead_code, unreachable_pub)]
+            #quiet
+            impl #name {
                 #[doc = #KEY_DOC]
                 #[must_use]
-                pub fn key(#(#keyed),*) -> #types::Key {
+                #vis fn key(#(#keyed),*) -> #types::Key {
                     #key
                 }
 
@@ -259,15 +308,15 @@ impl Function {
                 /// # Errors
                 ///
                 /// If the store could not be reached.
-                pub async fn invalidate(
+                #vis async fn invalidate(
                     __cache: &#types::Cache,
                     #(#keyed),*
                 ) -> ::core::result::Result<(), #types::InvalidateError> {
-                    __cache.invalidate(&key(#(#keyed_names),*)).await
+                    __cache.invalidate(&Self::key(#(#keyed_names),*)).await
                 }
 
                 #[doc = #REFRESH_DOC]
-                pub async fn refresh(#(#all),*) #output {
+                #vis async fn refresh(#(#all),*) #output {
                     #refresh
                 }
             }
@@ -276,8 +325,8 @@ impl Function {
 
     /// The companions of a method are methods: an `impl` can't contain a module.
     fn methods_beside(&self, receiver: &Receiver) -> TokenStream {
-        let ItemFn { vis, sig, .. } = &self.item;
-        let output = &sig.output;
+        let ItemFn { attrs, vis, sig, .. } = &self.item;
+        let (carried, output) = (carried(attrs), &sig.output);
         let [key_name, invalidate_name, refresh_name] =
             ["key", "invalidate", "refresh"].map(|companion| format_ident!("{}_{companion}", sig.ident));
         let invalidate_doc = format!("Invalidates the entry that [`{}`](Self::{0}) has of these arguments.", sig.ident);
@@ -292,6 +341,7 @@ impl Function {
         };
         quote! {
             #[doc = #KEY_DOC]
+            #(#carried)*
             #[allow(dead_code)]
             #quiet
             #[must_use]
@@ -304,6 +354,7 @@ impl Function {
             /// # Errors
             ///
             /// If the store could not be reached.
+            #(#carried)*
             #[allow(dead_code)]
             #quiet
             #vis async fn #invalidate_name(
@@ -314,6 +365,7 @@ impl Function {
             }
 
             #[doc = #REFRESH_DOC]
+            #(#carried)*
             #[allow(dead_code)]
             #quiet
             #vis async fn #refresh_name(#receiver, #(#all),*) #output {
@@ -352,48 +404,51 @@ impl Input {
     }
 }
 
-/// The code that runs before the arguments are moved to the load; and the settings of the call, except for the tags and the
-/// settings for `None`.
+/// The code that evaluates the settings, before the arguments are moved to the load or become owned; and the settings of the
+/// call, except for the tags and the settings for `None`.
 fn settings(arguments: &Arguments, output: &Type) -> (TokenStream, TokenStream) {
     let durations = [
-        (quote!(ttl), &arguments.ttl),
-        (quote!(stale_while_revalidate), &arguments.stale_while_revalidate),
-        (quote!(stale_if_error), &arguments.stale_if_error),
-        (quote!(keep), &arguments.keep),
-        (quote!(soft_timeout), &arguments.soft_timeout),
+        ("ttl", &arguments.ttl),
+        ("stale_while_revalidate", &arguments.stale_while_revalidate),
+        ("stale_if_error", &arguments.stale_if_error),
+        ("keep", &arguments.keep),
+        ("soft_timeout", &arguments.soft_timeout),
     ];
-    let durations = durations.into_iter().filter_map(|(setter, setting)| {
-        let duration = duration(setting.as_ref()?);
-        Some(quote!(.#setter(#duration)))
+    let durations =
+        durations.into_iter().filter_map(|(setter, setting)| Some((setter, vec![duration(setting.as_ref()?)])));
+    let values =
+        [("jitter", &arguments.jitter), ("early_refresh", &arguments.early_refresh), ("fallback", &arguments.fallback)];
+    let values = values.into_iter().filter_map(|(setter, setting)| {
+        let value = setting.as_ref()?;
+        Some((setter, vec![quote!(#value)]))
     });
-    let numbers = [(quote!(jitter), &arguments.jitter), (quote!(early_refresh), &arguments.early_refresh)];
-    let numbers = numbers.into_iter().filter_map(|(setter, setting)| {
-        let number = setting.as_ref()?;
-        Some(quote!(.#setter(#number)))
+    let back_off = arguments.failure_backoff.as_ref();
+    let back_off = back_off.map(|(first, longest)| ("failure_backoff", vec![duration(first), duration(longest)]));
+    let hard_timeout = arguments.hard_timeout.as_ref().map(|(limit, error)| {
+        let error = quote_spanned!(output.span()=> ::cache_layer::__cached::timed_out::<#output>(#error));
+        ("hard_timeout", vec![duration(limit), error])
     });
-    let lock = arguments.lock.as_ref().map(|Lock(variant)| quote!(.lock(::cache_layer::__cached::Lock::#variant)));
-    let back_off = arguments.failure_backoff.as_ref().map(|(first, longest)| {
-        let (first, longest) = (duration(first), duration(longest));
-        quote!(.failure_backoff(#first, #longest))
-    });
-    let (error, hard_timeout) = arguments
-        .hard_timeout
-        .as_ref()
-        .map(|(limit, error)| {
-            let limit = duration(limit);
-            let error = quote_spanned!(output.span()=> ::cache_layer::__cached::timed_out::<#output>(#error));
-            (quote!(let __timed_out = #error;), quote!(.hard_timeout(#limit, __timed_out)))
+    let (before, calls): (TokenStream, TokenStream) = durations
+        .chain(values)
+        .chain(back_off)
+        .chain(hard_timeout)
+        .map(|(setter, values)| {
+            // An error of types is to be reported where the value is written.
+            let name = |(place, value): (usize, &TokenStream)| {
+                let span = Span::call_site().located_at(value.span());
+                Ident::new(&format!("__{setter}_{place}"), span)
+            };
+            let names: Vec<Ident> = values.iter().enumerate().map(name).collect();
+            let setter = format_ident!("{setter}");
+            (quote!(#(let #names = #values;)*), quote!(.#setter(#(#names),*)))
         })
         .unzip();
-    let (value, fallback) = arguments
-        .fallback
-        .as_ref()
-        .map(|value| (quote!(let __fallback = #value;), quote!(.fallback(__fallback))))
-        .unzip();
-    let error: Option<TokenStream> = error;
-    let value: Option<TokenStream> = value;
-    let (hard_timeout, fallback): (Option<TokenStream>, Option<TokenStream>) = (hard_timeout, fallback);
-    (quote!(#error #value), quote!(#(#durations)* #(#numbers)* #lock #back_off #hard_timeout #fallback))
+    let lock = arguments.lock.as_ref().map(|Lock(variant)| quote!(.lock(::cache_layer::__cached::Lock::#variant)));
+    let negative_ttl = arguments.negative_ttl.as_ref().map(|ttl| {
+        let ttl = duration(ttl);
+        quote!(let __negative_ttl = #ttl;)
+    });
+    (quote!(#before #negative_ttl), quote!(#calls #lock))
 }
 
 fn duration(duration: &Duration) -> TokenStream {

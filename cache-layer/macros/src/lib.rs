@@ -61,16 +61,19 @@ mod template;
 ///
 /// # What it makes
 ///
-/// The function keeps its signature, its visibility and its documentation. The attribute adds a module with its name and
-/// `_cache`:
+/// The function keeps its signature, its visibility and its documentation. The attribute adds a type with its name and `_cache`,
+/// which has these functions:
 ///
 /// - `key(…)`: the [`Key`] of these arguments
 /// - `invalidate(&cache, …)`: [invalidates] the entry of these arguments
 /// - `refresh(…)`: takes the function's arguments; runs it even if there is a fresh value, and stores the result
 ///
-/// Both `key` and `invalidate` take the arguments that are part of the key. An `impl` can't contain a module, so for a method
+/// Both `key` and `invalidate` take the arguments that are part of the key. An `impl` can't contain a type, so for a method
 /// `product(&self, …)` the attribute adds `product_key(…)`, `product_invalidate(&self, …)` (or `(&cache, …)`, if the cache is
 /// an argument) and `product_refresh(&self, …)`.
+///
+/// `#[cfg]` and the attributes for lints, such as `#[allow]`, hold for the function and for what is added. `#[expect]` has the
+/// effect of `#[allow]`: there is no warning if a lint finds nothing.
 ///
 /// # Many at once
 ///
@@ -122,13 +125,18 @@ mod template;
 ///   [`unordered`].
 /// - A call with an argument whose `Serialize` fails shares nothing with other calls, and a warning says so.
 ///
+/// - A method of a generic type has an entry for each type that it is used with, as Rust [writes its name](std::any::type_name):
+///   `Repository<Price>` and `Repository<Stock>` share nothing: `get<shop::Price>:7`. Another compiler may write a name
+///   differently, and types with equal names, such as two closures in one function, share their entries.
+///
 /// # Requirements
 ///
 /// The function runs in a task of its own, which outlives a caller that leaves: `self` and borrowed arguments must be `Clone`,
 /// everything must be `Send`, and nothing may borrow from elsewhere. The function returns a value that serde can serialize, or
 /// a `Result` of one. Errors are not cached, and must be `Clone`, because every caller that waited gets a clone. The attribute
 /// recognizes a `Result` by its type, also behind an alias; a `Result` within another type is a value like any other. Functions
-/// with type parameters, and functions of a trait, can't be cached.
+/// with type parameters of their own, and functions of a trait, can't be cached. Settings are evaluated at each call, before the
+/// function runs; they see the arguments as the function does.
 ///
 /// A type that is not `Clone` takes `self: &Arc<Self>`. An argument that is not part of what decides the result, such as a handle to a
 /// database, is left out of the key by `skip(db)`; it need not be serializable then.

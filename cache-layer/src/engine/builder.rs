@@ -183,8 +183,8 @@ impl CacheBuilder {
         self
     }
 
-    /// Whether traces contain keys in readable form, in the field `cache.key`; unless set, they only have a digest of
-    /// each key, in `cache_layer.key_hash`. Keys contain URLs with all that is in them, and traces are read by many people.
+    /// Whether traces contain keys in readable form, in the field `cache.key`, and warnings about single keys, in the field
+    /// `key`; unless set, they only have a digest of each key, in `cache_layer.key_hash` and `key`. Keys contain URLs with all that is in them, and traces are read by many people.
     pub fn keys_in_traces(mut self, named: bool) -> Self {
         self.keys_in_traces = named;
         self

@@ -150,6 +150,13 @@ impl Cache {
         span
     }
 
+    /// The key for a log: in readable form only if [traces](crate::CacheBuilder::keys_in_traces) have it so. It may contain one
+    /// client's cookies, or a credential.
+    #[cfg(feature = "typed")]
+    pub(crate) fn key_for_logs(&self, key: &Key) -> String {
+        if self.0.keys_in_traces { key.readable() } else { key.digest() }
+    }
+
     fn name_key(&self, span: &Span, key: &Key) {
         if span.is_disabled() {
             return;
@@ -286,5 +293,20 @@ pub(crate) fn not_kept(reason: NoCacheReason) {
     let span = Span::current();
     if span.metadata().is_some_and(|metadata| metadata.name() == "cache.load") {
         span.record("cache_layer.reason", reason.as_str());
+    }
+}
+
+#[cfg(all(test, feature = "memory", feature = "typed"))]
+mod tests {
+    use super::*;
+    use crate::store::MemoryStore;
+
+    #[test]
+    fn a_log_names_a_key_only_if_traces_do() {
+        let key = Key::new(["secret"]);
+        for (named, expected) in [(false, key.digest()), (true, "secret".to_owned())] {
+            let cache = Cache::builder(MemoryStore::new(1 << 20)).keys_in_traces(named).build();
+            assert_eq!(cache.key_for_logs(&key), expected);
+        }
     }
 }

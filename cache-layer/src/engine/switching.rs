@@ -20,6 +20,9 @@ pub enum SwitchError {
     Rate,
     /// The store did not answer: most likely the switch has not changed.
     Store(String),
+    /// The store is [sealed](crate::store::RedisStoreBuilder::sealed_with), and [`Switch::WiderGrace`] is not taken from its server:
+    /// [`switch_here`](Cache::switch_here) turns it on in one process.
+    Sealed,
 }
 
 impl fmt::Display for SwitchError {
@@ -29,6 +32,7 @@ impl fmt::Display for SwitchError {
             Self::Time(time) => write!(f, "a switch can be on for a second to a day, and not for {time:?}"),
             Self::Rate => f.write_str("a rate is a number from 0 to 1"),
             Self::Store(why) => write!(f, "most likely the switch is as it was: {why}"),
+            Self::Sealed => f.write_str("the store is sealed: this switch can be turned on in one process at a time"),
         }
     }
 }
@@ -37,7 +41,10 @@ impl std::error::Error for SwitchError {}
 
 impl From<StoreError> for SwitchError {
     fn from(error: StoreError) -> Self {
-        Self::Store(error.to_string())
+        match error {
+            StoreError::Sealed => Self::Sealed,
+            error => Self::Store(error.to_string()),
+        }
     }
 }
 
@@ -80,7 +87,8 @@ impl Cache {
     ///
     /// # Errors
     ///
-    /// If the cache has no [switches](crate::CacheBuilder::switches), the time is out of range, or the store did not answer.
+    /// If the cache has no [switches](crate::CacheBuilder::switches), the time is out of range, the store did not answer, or it is
+    /// sealed and the switch is [`Switch::WiderGrace`].
     pub async fn switch(&self, switch: Switch, on_for: Duration) -> Result<(), SwitchError> {
         self.set_switch(SwitchState::new(switch, Some(on_for))).await
     }

@@ -11,8 +11,8 @@
 //! | 16 | authentication tag (AES-256-GCM-SIV, RFC 8452) |
 //!
 //! The head stays readable: the id, the times and the lengths, which scripts and the server need. The head is authenticated
-//! with the rest, and so is the canonical key of the look-up: an entry that was changed, truncated, or put under another key
-//! does not open. Only the mark of a soft invalidation is not authenticated: a script writes it, and it can only make an entry
+//! with the rest, and so are the store's prefix and the canonical key of the look-up: an entry that was changed, truncated, or
+//! put under another key or another prefix does not open. Only the mark of a soft invalidation is not authenticated: a script writes it, and it can only make an entry
 //! stale.
 
 use std::{fmt, sync::Arc};
@@ -62,11 +62,19 @@ const OVERHEAD: usize = KEY_ID + NONCE + PROOF;
 ///
 /// An entry whose key is not in the ring is a miss, for the reason [`seal`](crate::telemetry::Rejection::Seal). The secret of the
 /// names can't be rotated: with another secret, no existing entry is found.
+///
+/// # Several fleets
+///
+/// An entry opens under the [prefix](crate::store::RedisStoreBuilder::prefix) alone under which it was sealed, so that fleets with
+/// different prefixes may share a ring. Fleets with one prefix, on different servers, need a ring each: who may write to both
+/// could copy entries from one to the other.
 #[derive(Clone)]
 pub struct KeyRing(Arc<Ring>);
 
 #[derive(Clone)]
 struct Ring {
+    /// The prefix of the store, at most 64 bytes.
+    prefix: String,
     ids: Aes256,
     tags: Aes256GcmSiv,
     /// The first key seals.
@@ -104,13 +112,19 @@ impl KeyRing {
     pub fn new(names: [u8; 32], key: [u8; 32]) -> Self {
         let ids = Aes256::new(&derived("ids", &names).into());
         let tags = Aes256GcmSiv::new(&derived("tags", &names).into());
-        Self(Arc::new(Ring { ids, tags, keys: vec![SealKey::new(key)] }))
+        Self(Arc::new(Ring { prefix: String::new(), ids, tags, keys: vec![SealKey::new(key)] }))
     }
 
     /// Entries that were sealed with `key` are opened, too.
     #[must_use]
     pub fn opens(mut self, key: [u8; 32]) -> Self {
         Arc::make_mut(&mut self.0).keys.push(SealKey::new(key));
+        self
+    }
+
+    /// The same ring for the store with this prefix. Names are hidden in the same way under every prefix.
+    pub(crate) fn bound_to(mut self, prefix: &str) -> Self {
+        prefix.clone_into(&mut Arc::make_mut(&mut self.0).prefix);
         self
     }
 
@@ -157,7 +171,7 @@ impl KeyRing {
         let mut body = head.split_off(HEAD);
         let Some(SealKey { id, cipher }) = self.0.keys.first() else { return Bytes::new() };
         let nonce = nonce();
-        let proven = proven(&head, entry.canonical());
+        let proven = self.proven(&head, entry.canonical());
         let Ok(proof) = cipher.encrypt_inout_detached(&Nonce::from(nonce), &proven, (&mut body[..]).into()) else {
             // Fails only for entries of 64 GiB.
             return Bytes::new();
@@ -193,7 +207,7 @@ impl KeyRing {
         let mut opened = BytesMut::with_capacity(HEAD + body.len());
         opened.put_slice(head);
         opened[MARK].fill(0);
-        let proven = proven(&opened, key.canonical());
+        let proven = self.proven(&opened, key.canonical());
         opened[MARK].copy_from_slice(&head[MARK]);
         opened[SEALED.0] &= !SEALED.1;
         opened.put_slice(body);
@@ -203,11 +217,13 @@ impl KeyRing {
             .map_err(|_| Rejection::Seal)?;
         envelope::read(key, &opened.freeze())
     }
-}
 
-/// The data that is authenticated in addition to the encrypted part: the head without the mark, and the canonical key.
-fn proven(head: &[u8], canonical: &[u8]) -> Vec<u8> {
-    [head, canonical].concat()
+    /// The data that is authenticated in addition to the encrypted part: the head without the mark, the prefix after its length,
+    /// and the canonical key.
+    fn proven(&self, head: &[u8], canonical: &[u8]) -> Vec<u8> {
+        let prefix = self.0.prefix.as_bytes();
+        [head, &[prefix.len() as u8], prefix, canonical].concat()
+    }
 }
 
 /// This mode tolerates a repeated nonce: it only reveals whether two entries are equal.
@@ -379,6 +395,19 @@ mod tests {
         // Nor does it take on the moments of another one.
         let mixed = [&of_other[..HEAD], &of_one[HEAD..]].concat();
         assert_eq!(reason(&ring, &one, &mixed), Some(Rejection::Seal));
+    }
+
+    #[test]
+    fn an_entry_opens_under_its_own_prefix_alone() {
+        let (key, [staging, production]) = (key("/a"), ["stg", "prod"].map(|prefix| ring().bound_to(prefix)));
+        let sealed = staging.seal(&entry(&key, "1"), Compression::default());
+        assert_eq!(reason(&staging, &key, &sealed), None);
+        assert_eq!(reason(&production, &key, &sealed), Some(Rejection::Seal));
+        assert_eq!(reason(&ring(), &key, &sealed), Some(Rejection::Seal));
+        // Nor does a part of the prefix pass for a part of the key.
+        let (short, long) = (Key::new(["k"]), Key::new(["b", "k"]));
+        let sealed = ring().bound_to("a").seal(&entry(&long, "1"), Compression::default());
+        assert_eq!(reason(&ring().bound_to("a\0\0\0\x01b"), &short, &sealed), Some(Rejection::Seal));
     }
 
     #[test]

@@ -649,6 +649,8 @@ pub enum StoreError {
     Full,
     /// The server answered with an error.
     Failed(String),
+    /// The entries are sealed: nobody is to tell the fleet, over a server that is not trusted, to use what is stale.
+    Sealed,
 }
 
 impl fmt::Display for StoreError {
@@ -658,6 +660,7 @@ impl fmt::Display for StoreError {
             Self::TimedOut => f.write_str("the store did not answer in time"),
             Self::Full => f.write_str("the store has no room left"),
             Self::Failed(reason) => write!(f, "the store answered: {reason}"),
+            Self::Sealed => f.write_str("the store is sealed, and what is stale is not used on the word of its server"),
         }
     }
 }

@@ -101,7 +101,8 @@ impl TestStore {
     }
 
     /// From now on the store answers nothing, like a server that is unreachable: look-ups fail, nothing is stored, and
-    /// invalidations are kept, and return an error.
+    /// invalidations are kept, and return an error. The store doesn't learn how a load ended: other caches wait until its lease
+    /// has run out.
     pub fn disconnect(&self) {
         self.0.faults.lock().away = true;
     }
@@ -204,6 +205,10 @@ impl TestStore {
         Ok(())
     }
 
+    fn is_away(&self) -> bool {
+        self.0.faults.lock().away
+    }
+
     /// Keeps an invalidation that could not be delivered.
     fn keep(&self, scope: OwnedScope, hardness: Hardness) {
         self.0.faults.lock().outbox.push((scope, hardness));
@@ -293,7 +298,10 @@ impl StoreBackend for TestStore {
     }
 
     fn banned_by<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<String>, StoreError>> {
-        self.0.store.banned_by(key)
+        Box::pin(async move {
+            self.answers().await?;
+            self.0.store.banned_by(key).await
+        })
     }
 
     fn count<'a>(&'a self, reach: Reach<'a>) -> BoxFuture<'a, Result<Option<u64>, StoreError>> {
@@ -350,7 +358,7 @@ impl StoreBackend for TestStore {
     }
 
     fn overtaken(&self, lease: &Lease) -> bool {
-        self.0.faults.lock().away || self.0.store.overtaken(lease)
+        self.is_away() || self.0.store.overtaken(lease)
     }
 
     fn commit<'a>(&'a self, fill: &'a Fill) -> BoxFuture<'a, Result<Committed, StoreError>> {
@@ -362,11 +370,15 @@ impl StoreBackend for TestStore {
     }
 
     fn release(&self, lease: &Lease, uncacheable: Option<Duration>) {
-        self.0.store.release(lease, uncacheable);
+        if !self.is_away() {
+            self.0.store.release(lease, uncacheable);
+        }
     }
 
     fn fail(&self, lease: &Lease, failed: Failed) {
-        self.0.store.fail(lease, failed);
+        if !self.is_away() {
+            self.0.store.fail(lease, failed);
+        }
     }
 
     fn lease_ended<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, ()> {
@@ -421,5 +433,41 @@ impl fmt::Debug for TestStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let faults = self.0.faults.lock();
         f.debug_struct("TestStore").field("delay", &faults.delay).field("away", &faults.away).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[tokio::test]
+    async fn while_it_is_away_it_does_not_learn_how_a_load_ended() {
+        let failed = Failed { status: None, pause: HOUR, remembered: HOUR };
+        let ends: [&dyn Fn(&TestStore, &Lease); 2] =
+            [&|store, lease| StoreBackend::release(store, lease, Some(HOUR)), &|store, lease| {
+                store.fail(lease, failed)
+            }];
+        for end in ends {
+            let (store, key) = (TestStore::new(), Key::new(["k"]));
+            let acquire = async || store.acquire(&key, Seen::Nothing, HOUR, Failures::Heed).await.unwrap();
+            let Acquired::Granted(lease) = acquire().await else { panic!("nobody loads it") };
+            store.disconnect();
+            end(&store, &lease);
+            store.reconnect();
+            assert!(matches!(acquire().await, Acquired::Held));
+            end(&store, &lease);
+            assert!(matches!(acquire().await, Acquired::Uncacheable | Acquired::BackOff { .. }));
+        }
+    }
+
+    #[tokio::test]
+    async fn while_it_is_away_it_does_not_say_what_is_banned() {
+        let (store, key) = (TestStore::new(), Key::new(["k"]));
+        store.disconnect();
+        assert!(store.banned_by(&key).await.is_err());
+        store.reconnect();
+        assert_eq!(store.banned_by(&key).await.unwrap(), None);
     }
 }

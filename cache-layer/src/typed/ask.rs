@@ -180,7 +180,8 @@ impl<V> Ask<V> {
         place.unwrap_or_else(|| {
             static THROTTLE: Throttle = Throttle::new();
             if let Some(kept_back) = THROTTLE.pass() {
-                tracing::warn!(key = ?self.key, kept_back, "a load has waited in vain for a place, and goes ahead");
+                let key = self.cache.key_for_logs(&self.key);
+                tracing::warn!(%key, kept_back, "a load has waited in vain for a place, and goes ahead");
             }
             LoadPermit::default()
         })
@@ -518,7 +519,7 @@ where
         // A value that can't be read back would be loaded and stored again each time, and all calls would wait for that.
         let value = match value.and_then(|value| codec.decode_own::<V>(&value).map(|_| value)) {
             Ok(value) => value,
-            Err(error) => return permit.uncacheable(unserializable(key, &error), None),
+            Err(error) => return permit.uncacheable(self.unserializable(&error), None),
         };
         let entry = write(key, codec, value, deadlines).loaded_in(at.now.saturating_sub(began));
         let entries = vec![(key.clone(), entry)];
@@ -526,6 +527,16 @@ where
             Some(tags) => permit.commit(Writes { entries, guard: None }, tags).await,
             None => permit.made_from_stale(entries),
         }
+    }
+
+    /// Logs, at most once in a while, why the value is not stored.
+    fn unserializable(&self, error: &str) -> NoCacheReason {
+        static THROTTLE: Throttle = Throttle::new();
+        if let Some(kept_back) = THROTTLE.pass() {
+            let key = self.cache.key_for_logs(&self.key);
+            tracing::warn!(%error, %key, kept_back, "a value can't be written and read back, and is not stored");
+        }
+        NoCacheReason::Unserializable
     }
 }
 
@@ -546,15 +557,6 @@ impl<V> Clone for Ask<V> {
             places: places.clone(),
         }
     }
-}
-
-/// Logs, at most once in a while, why a value is not stored.
-fn unserializable(key: &Key, error: &str) -> NoCacheReason {
-    static THROTTLE: Throttle = Throttle::new();
-    if let Some(kept_back) = THROTTLE.pass() {
-        tracing::warn!(%error, ?key, kept_back, "a value can't be written and read back, and is not stored");
-    }
-    NoCacheReason::Unserializable
 }
 
 #[cfg(all(test, feature = "memory"))]

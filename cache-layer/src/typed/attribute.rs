@@ -3,6 +3,7 @@
 pub use std::{borrow::ToOwned, format, time::Duration};
 
 use std::{
+    any::type_name,
     collections::{BTreeMap, HashMap, VecDeque},
     convert::Infallible,
     fmt,
@@ -28,6 +29,16 @@ impl KeyParts {
     /// The key of a call of the function with this name.
     pub fn new(name: &str) -> Self {
         Self(vec![name.into(), b":".into()])
+    }
+
+    /// The key of a call of the method with this name. With a generic type, the key states what its parameters are: otherwise, the
+    /// entries of one type would be those of another one.
+    pub fn of<T: ?Sized>(name: &str) -> Self {
+        let ty = type_name::<T>();
+        match ty.find('<') {
+            Some(parameters) => Self(vec![name.into(), ty[parameters..].into(), b":".into()]),
+            None => Self::new(name),
+        }
     }
 
     /// Appends an argument.

@@ -116,7 +116,7 @@ pub(super) async fn switches(
         (status = 200, description = "All switches, as this process knows them now", body = Vec<SwitchState>),
         (status = 400, description = "The request is invalid", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "The token is missing or wrong", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "The application's cache has no switches", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "The application's cache has no switches, or its entries are sealed and the switch is `wider-grace`", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "The store did not answer. Most likely, the switch has not changed; `here` turns it in this process", body = Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -161,6 +161,7 @@ async fn turned(context: &Context, switch: Switch, turn: Turn, from: Option<Stri
     }
     result.map_err(|error| match error {
         SwitchError::NoSwitches => Problem::new(StatusCode::CONFLICT, error.to_string()),
+        SwitchError::Sealed => Problem::new(StatusCode::CONFLICT, format!("{error}, by \"here\": true")),
         SwitchError::Time(_) => Problem::bad_request(format!("seconds: {error}")),
         SwitchError::Rate => Problem::bad_request(format!("rate: {error}")),
         error => Problem::unavailable(&format!("{error}; \"here\": true turns it in this process alone")),

@@ -196,18 +196,23 @@ impl RedisStoreBuilder {
     }
 
     /// Seals entries with the keys of `ring`, for a server, or other users of it, that can't be trusted: entries are encrypted
-    /// (AES-256-GCM-SIV) and bound to their key, their moments and their tags, and the names in Redis reveal neither keys nor
-    /// tags.
+    /// (AES-256-GCM-SIV) and bound to their key, their moments, their tags and the [prefix](Self::prefix), and the names in Redis
+    /// reveal neither keys nor tags.
     ///
-    /// An entry that was changed, cut off, moved to another name, or written without the keys is a miss, for the reason
+    /// An entry that was changed, cut off, moved to another name or prefix, or written without the keys is a miss, for the reason
     /// [`seal`](crate::telemetry::Rejection::Seal). So is an entry from before the store was sealed. Entries cost some
     /// microseconds more to write and to read; those of the first tier are not sealed.
     ///
     /// What an observer can still learn: how many entries there are, how large each is, how long its tags are, when it was made
-    /// and until when it is fresh, and which names are read and written how often. What sealing does not prevent: a user who may
-    /// write to the server can delete entries, keep processes from loading by taking leases, and put an earlier entry back under
-    /// the same key, with the tokens of its tags, for as long as that entry may live. Set no lifetime for which that would not be
-    /// acceptable.
+    /// and until when it is fresh, which names are read and written how often, and whether a name under one prefix stands for the
+    /// same key or tag as a name under another. What sealing does not prevent: a user who may write to the server can delete
+    /// entries, keep processes from loading by taking leases, and put an earlier entry back under the same key, with the tokens of
+    /// its tags, for as long as that entry may live. Set no lifetime for which that would not be acceptable.
+    ///
+    /// [Switches](crate::Switch) are not sealed. Such a user can turn them too, which makes hits into loads, or hides what
+    /// verification would find, for a day each time. `wider-grace`, by which stale entries would be used for longer, is not taken
+    /// from the server: [`switch`](crate::Cache::switch) refuses to turn it on, and
+    /// [`switch_here`](crate::Cache::switch_here) turns it on in one process.
     ///
     /// With sealed names, [`delete_pattern`](crate::Cache::delete_pattern) has nothing to match, and invalidates everything.
     ///

@@ -3,6 +3,9 @@
 //! The value has a line for each switch: its name, its rate, if it has one, and until when it is on, in milliseconds by the
 //! server's clock; or `off`, and since when. A line outlives its switch, for processes that hear of it late. If the key is gone,
 //! evicted or flushed, a process goes by what it knew, until the switch ends.
+//!
+//! The value is not sealed: a script changes single lines of it, by the server's clock. If entries [are
+//! sealed](super::RedisStoreBuilder::sealed_with), the server's word for a switch that has more stale entries used does not count.
 
 use std::{
     sync::{Arc, Weak},
@@ -32,6 +35,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 impl RedisStore {
     pub(super) async fn turn_for_all(&self, state: SwitchState) -> Result<(), StoreError> {
+        if !self.believes(&state) {
+            return Err(StoreError::Sealed);
+        }
         let connection = self.connection_to_tags();
         let session = connection.session()?;
         let name = self.0.context.names.switches();
@@ -75,12 +81,19 @@ impl RedisStore {
         let now = str::from_utf8(&now).ok().and_then(|digits| u64::from_str_radix(digits, 16).ok());
         if let (Some(said), Some(now)) = (said, now) {
             let before = std::mem::replace(&mut *self.0.context.applied_switches.lock(), said.clone());
-            for state in parse(&new_lines(&said, &before), now / 1000) {
+            for state in parse(&new_lines(&said, &before), now / 1000).into_iter().filter(|state| self.believes(state))
+            {
                 self.0.context.switches.set_since(asked, state);
             }
         }
         self.apply_switches();
         Ok(())
+    }
+
+    /// Whether a process goes by this state of a switch if it is read from the server.
+    fn believes(&self, state: &SwitchState) -> bool {
+        let uses_more = state.switch == Switch::WiderGrace && state.on_for.is_some();
+        !(uses_more && self.0.context.names.sealing().hides_names())
     }
 
     /// Applies the switches to the first tier.

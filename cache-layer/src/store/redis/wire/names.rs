@@ -92,7 +92,7 @@ impl Names {
 
     /// The same names for sealed entries: digests and tags are hidden, and there is no readable part.
     pub(crate) fn sealed(self, sealing: Sealing) -> Self {
-        Self { sealing, ..self }
+        Self { sealing: sealing.bound_to(&self.prefix), ..self }
     }
 
     /// How the entries with these names are written.

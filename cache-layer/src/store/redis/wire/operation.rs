@@ -154,7 +154,7 @@ pub(crate) fn failed(span: &Span, error: &StoreError, reply: Option<&RedisError>
         StoreError::TimedOut => "timeout",
         StoreError::Unavailable => "disconnected",
         StoreError::Full => "full",
-        StoreError::Failed(_) => "error",
+        StoreError::Failed(_) | StoreError::Sealed => "error",
     };
     span.record("error.type", code.unwrap_or(kind));
 }

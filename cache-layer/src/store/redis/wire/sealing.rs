@@ -31,6 +31,11 @@ impl Sealing {
         self.ring.as_ref().map_or_else(|| envelope::decode(key, bytes), |ring| ring.open(key, bytes))
     }
 
+    /// The same for the store with this prefix, under which alone its entries open.
+    pub(super) fn bound_to(self, prefix: &str) -> Self {
+        Self { ring: self.ring.map(|ring| ring.bound_to(prefix)), ..self }
+    }
+
     /// Whether names are hidden from people, and from patterns.
     pub(crate) fn hides_names(&self) -> bool {
         self.ring.is_some()
@@ -65,6 +70,10 @@ impl Sealing {
 
     pub(crate) fn decode(&self, key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
         envelope::decode(key, bytes)
+    }
+
+    pub(super) fn bound_to(self, _: &str) -> Self {
+        self
     }
 
     pub(crate) fn hides_names(&self) -> bool {

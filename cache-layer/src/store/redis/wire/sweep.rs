@@ -48,7 +48,7 @@ pub(crate) async fn delete_matching(
     driver: &mut MultiplexedConnection,
 ) -> RedisResult<u64> {
     let purpose = Purpose::Delete(deleted);
-    swept(Sweep { names, patterns: &[pattern], purpose, driver, step: FIRST_STEP, examined: 0 }, pattern).await
+    swept(Sweep { names, patterns: &[pattern], purpose, driver, step: FIRST_STEP, examined: 0 }).await
 }
 
 /// As [`delete_matching`], but makes the entries stale, over a window in milliseconds; variants are stale with their primary
@@ -61,15 +61,16 @@ pub(crate) async fn soften_matching(
     driver: &mut MultiplexedConnection,
 ) -> RedisResult<u64> {
     let purpose = Purpose::Soften(window, softened);
-    swept(Sweep { names, patterns: &[pattern], purpose, driver, step: FIRST_STEP, examined: 0 }, pattern).await
+    swept(Sweep { names, patterns: &[pattern], purpose, driver, step: FIRST_STEP, examined: 0 }).await
 }
 
-async fn swept(mut sweep: Sweep<'_>, pattern: &Pattern) -> RedisResult<u64> {
+async fn swept(mut sweep: Sweep<'_>) -> RedisResult<u64> {
     match sweep.run().await {
         Err(error) if is_not_allowed(&error) => {
             // If it were kept, it would be refused for ever, and nothing would be read again.
             let Sweep { names, driver, .. } = sweep;
-            tracing::warn!(%error, %pattern, "Redis refuses to scan for a pattern; everything is invalidated instead");
+            // Not the pattern, which may contain most of a key.
+            tracing::warn!(%error, "Redis refuses to scan for a pattern; everything is invalidated instead");
             invalidate(names, driver, Scope::Everything).await.map(|_| 0)
         }
         result => result,
