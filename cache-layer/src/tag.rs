@@ -313,11 +313,6 @@ impl TagRecord {
         BansKnown { token: self.token, newest: self.bans().map_or(0, Bans::newest) }
     }
 
-    #[cfg(all(test, feature = "redis"))]
-    pub(crate) fn ramps(&self) -> Option<&Ramps> {
-        self.ramps.as_deref()
-    }
-
     /// The text form, as [`parse`](Self::parse) reads it.
     #[cfg(all(test, feature = "redis"))]
     pub(crate) fn to_text(&self) -> String {
@@ -455,7 +450,7 @@ mod tests {
     #[test]
     fn a_record_is_read_as_it_was_written_and_nothing_else_is_one() {
         let mut record = TagRecord::from(TagToken::created(1_000_000));
-        for step in 0..12 {
+        for step in 0..40 {
             assert_eq!(TagRecord::parse(record.to_text().as_bytes()), Some(record.clone()));
             record = softened((2 + step) * 1_000_000, 60_000_000, Some(&record));
         }

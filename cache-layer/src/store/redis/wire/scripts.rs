@@ -71,7 +71,7 @@ macro_rules! is_record {
              if not tokens then return false end;
              if #tokens == 32 then return true end;
              local ramps = (#tokens - 33) / 32;
-             return ramps >= 1 and ramps <= 8 and ramps % 1 == 0 and tokens:sub(32):find('^s1%x+$') ~= nil
+             return ramps >= 1 and ramps <= 32 and ramps % 1 == 0 and tokens:sub(32):find('^s1%x+$') ~= nil
          end;
         "
     };
@@ -330,18 +330,24 @@ script! {
              window = 0
          end;
          ramps[#ramps + 1] = {at, at, at + window * 1000};
-         while #ramps > 8 do
-             local oldest, next = ramps[1], ramps[2];
-             table.remove(ramps, 1);
-             next[2], next[3] = math.min(oldest[2], next[2]), math.min(oldest[3], next[3])
+         while #ramps > 32 do
+             local least, pair = math.huge, 1;
+             for i = 1, #ramps - 1 do
+                 local apart = math.max(ramps[i + 1][2] - ramps[i][2], ramps[i + 1][3] - ramps[i][3], 0);
+                 if apart < least then least, pair = apart, i end
+             end;
+             local older = table.remove(ramps, pair);
+             local newer = ramps[pair];
+             local start, stop = math.min(older[2], newer[2]), math.min(older[3], newer[3]);
+             newer[2] = newer[1] - math.ceil((newer[1] - start) / 1000) * 1000;
+             newer[3] = newer[2] + math.max(math.floor((stop - newer[2]) / 1000), 0) * 1000
          end;
          local value = now .. line .. 's';
          if window > 0 then
              value = value .. '1';
              for _, ramp in ipairs(ramps) do
-                 local lead = math.ceil((ramp[1] - ramp[2]) / 1000);
-                 local span = math.floor((ramp[3] - (ramp[1] - lead * 1000)) / 1000);
-                 value = value .. string.format('%016x%08x%08x', ramp[1], lead, math.max(span, 0))
+                 local lead, span = (ramp[1] - ramp[2]) / 1000, (ramp[3] - ramp[2]) / 1000;
+                 value = value .. string.format('%016x%08x%08x', ramp[1], lead, span)
              end
          end;
          redis.call('SET', KEYS[1], value .. bans, 'PX', string.format('%d', life));
