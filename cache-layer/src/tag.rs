@@ -171,7 +171,8 @@ impl TagToken {
     #[cfg(feature = "redis")]
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let token: [u8; Self::LENGTH] = bytes.try_into().ok()?;
-        let plausible = token[..31].iter().all(u8::is_ascii_hexdigit) && matches!(token[31], b'c' | b'i' | b's');
+        let plausible = token[..31].iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+            && matches!(token[31], b'c' | b'i' | b's');
         plausible.then_some(Self(token))
     }
 }
@@ -346,9 +347,10 @@ fn parse_bans(bytes: &[u8]) -> Option<Bans> {
         let (pattern, tail) =
             tail.split_at_checked(hex::parse(&head[25..]).and_then(|length| length.try_into().ok())?)?;
         rest = tail;
+        let window = hex::parse(&head[17..25])?;
         let soft_over = match head[16] {
             b'h' => None,
-            b's' => Some(hex::parse(&head[17..25])?),
+            b's' => Some(window),
             _ => return None,
         };
         // What another program has written there may be no text, which matches no key, then.

@@ -4,6 +4,7 @@ use tests::{RedisServer, wait_until};
 
 use crate::store::redis::{
     fleet_tests::{LEASE, connect, fill, invalidate_tag, key, loaded, read},
+    wire::scripts::ARE_RECORDS,
     *,
 };
 use crate::{
@@ -297,18 +298,62 @@ async fn where_the_servers_clock_was_set_back_a_ramp_voids_what_it_covers() {
     assert!(written.len() == 32 && written[16..31] != token[16..31], "{written} after {token}");
 }
 
+/// Whatever another program or a damage has left: a value that only one of both took for a record would never be overwritten.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_script_and_a_reader_take_the_same_values_for_records() {
+    let server = RedisServer::start();
+    let line = "0123456789abcde";
+    let ramp = |at: u64, lead: u64, window: u64| format!("{at:016x}{lead:08x}{window:08x}");
+    let of = |at: u64, rest: &str| format!("{at:016x}{line}s{rest}");
+    let two = of(9_000_000, &format!("1{}{}", ramp(7_000_000, 3, 60_000), ramp(9_000_000, 0, 60_000)));
+    let bans = format!("|{:016x}{:016x}h000000000002a*{:016x}s0000ea600001b", 9, 7, 9);
+    let many = |count: u64| (1..=count).map(|at| ramp(at * 1_000_000, 0, 60_000)).collect::<String>();
+    let mut values = vec![
+        of(9, ""),
+        of(9, &"1".repeat(33)),
+        of(u64::MAX, &format!("1{}", ramp(u64::MAX, 0, 60_000))),
+        of(9_000_000, &format!("1{}", ramp(9_000_000, 9_001, 60_000))),
+        of(9_000_000, &format!("1{}", ramp(9_000_000, 0, 0xffff_ffff))),
+        of(9_000_000, &format!("1{}", ramp(8_000_000, 0, 60_000))),
+        of(32_000_000, &format!("1{}", many(32))),
+        of(33_000_000, &format!("1{}", many(33))),
+        format!("{}{bans}", of(9, "")),
+    ];
+    let mut random = fastrand::Rng::with_seed(7);
+    for _ in 0..2_000 {
+        let mut value = if random.bool() { two.clone() } else { format!("{two}{bans}") }.into_bytes();
+        for _ in 0..random.usize(1..3) {
+            let at = random.usize(..value.len());
+            match random.u8(..4) {
+                0 => drop(value.remove(at)),
+                1 => value.insert(at, b'0'),
+                _ => value[at] = *random.choice(b"019afsciAFhz|").expect("there are some"),
+            }
+        }
+        values.push(String::from_utf8(value).unwrap());
+    }
+    let command: Vec<&str> = ["EVAL", ARE_RECORDS, "0"].into_iter().chain(values.iter().map(String::as_str)).collect();
+    let are: Vec<u8> = server.command(&command);
+    for (value, is) in values.iter().zip(are) {
+        assert_eq!(is == 1, TagRecord::parse(value.as_bytes()).is_some(), "{value}");
+    }
+}
+
 /// A value in place of a token that can't be parsed is no token: neither for a read, nor for a script that commits or softens.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_record_of_another_version_is_no_token() {
     let server = RedisServer::start();
     let store = connect(server.url()).await;
     let name = "test:t:t";
-    for odd in ["2", "1", "1zz", &format!("2{}", "0".repeat(32)), &format!("1{}", "0".repeat(31))] {
+    let of_another_time = format!("1{}", "1".repeat(32));
+    for odd in ["2", "1", "1zz", &format!("2{}", "0".repeat(32)), &format!("1{}", "0".repeat(31)), &of_another_time] {
         keep(&store, &key("a"), 600_000, &["t"]).await;
         assert!(matches!(store.get(&key("a")).await, Ok(Lookup::Found(_))));
         let token: String = server.command(&["GET", name]);
         let () = server.command(&["SET", name, &format!("{}s{odd}", &token[..31]), "PX", "600000"]);
         wait_until("it is void", async || !matches!(store.get(&key("a")).await, Ok(Lookup::Found(_)))).await;
+        keep(&store, &key("a"), 600_000, &["t"]).await;
+        let () = server.command(&["SET", name, &format!("{}s{odd}", &token[..31]), "PX", "600000"]);
         let softened = store.invalidate(Scope::Tags(&Tags::new(["t"])), Hardness::Ramp(LEASE)).await;
         assert_eq!(softened, Ok(()));
         let written: String = server.command(&["GET", name]);

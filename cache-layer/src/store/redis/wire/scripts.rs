@@ -41,7 +41,8 @@ macro_rules! now {
 }
 
 /// Whether the value of a tag's name is a token, or a token followed by the ramps that led to it, and by bans:
-/// [`TagRecord`](crate::tag::TagRecord). Any other value counts as missing, and is overwritten.
+/// [`TagRecord`](crate::tag::TagRecord). Any other value counts as missing, and is overwritten. Of each value, both say the same:
+/// one that only the scripts took for a record would refuse the fills of that tag until it expires.
 ///
 /// `split` parses a record into its tokens and its bans: the youngest number that there ever was, and a list of the bans that
 /// count, each with its time, its kind, its window, its pattern, and its whole text.
@@ -65,17 +66,31 @@ macro_rules! is_record {
              return value:sub(1, bar - 1), newest, bans
          end;
          local function is_record(value)
-             if type(value) ~= 'string' or not value:sub(1, 32):find('^%x+[cis]$') then return false end;
+             if type(value) ~= 'string' or not value:sub(1, 32):find('^[0-9a-f]+[cis]$') then return false end;
              if #value == 32 then return true end;
              local tokens = split(value);
              if not tokens then return false end;
              if #tokens == 32 then return true end;
-             local ramps = (#tokens - 33) / 32;
-             return ramps >= 1 and ramps <= 32 and ramps % 1 == 0 and tokens:sub(32):find('^s1%x+$') ~= nil
+             local ramps, last = (#tokens - 33) / 32, '';
+             if ramps < 1 or ramps > 32 or ramps % 1 ~= 0 or not tokens:sub(32):find('^s1[0-9a-f]+$') then return false end;
+             for at = 34, #tokens, 32 do
+                 local time, lead, window = tokens:sub(at, at + 15), tokens:sub(at + 16, at + 23), tokens:sub(at + 24, at + 31);
+                 if time <= last or tonumber(time, 16) < tonumber(lead, 16) * 1000 then return false end;
+                 if tonumber(window, 16) > 1209600000 then return false end;
+                 last = time
+             end;
+             return last == tokens:sub(1, 16)
          end;
         "
     };
 }
+
+/// For each of ARGV, whether it is a record.
+#[cfg(test)]
+pub(crate) const ARE_RECORDS: &str = concat!(
+    is_record!(),
+    "local are = {}; for i, value in ipairs(ARGV) do are[i] = is_record(value) and 1 or 0 end; return are"
+);
 
 script! {
     /// KEYS entry, lease. ARGV token, milliseconds, the seen entry's id (`*`: any), whether to insist although the last load
