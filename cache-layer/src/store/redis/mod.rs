@@ -143,6 +143,10 @@ impl StoreBackend for RedisStore {
         Box::pin(self.hot_lists())
     }
 
+    fn fetch<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Lookup, StoreError>>> {
+        Box::pin(self.fetch_many(keys))
+    }
+
     fn on_sweep(&self, listener: &Arc<SweepListener>) {
         self.0.context.sweeps.add(listener);
     }
