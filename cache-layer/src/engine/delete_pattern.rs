@@ -35,7 +35,8 @@ impl Cache {
     /// with the pattern, which takes about a microsecond; hits of younger entries do not.
     ///
     /// Up to 128 patterns, each of up to 1,024 bytes, are listed at one time; equal patterns count once. A pattern for which
-    /// there is no room is swept at once, as by [`counted`](DeletePattern::counted). The deletion continues even if its caller
+    /// there is no room is swept at once, as by [`counted`](DeletePattern::counted), together with all others of this process that
+    /// wait for that. The deletion continues even if its caller
     /// doesn't wait.
     ///
     /// ```

@@ -84,18 +84,10 @@ impl Cache {
     /// Bans a pattern, hard or soft.
     pub(super) async fn run_on_pattern(&self, pattern: &str, hardness: Hardness) -> Result<(), InvalidateError> {
         self.0.invalidations.fetch_add(1, Ordering::SeqCst);
-        let (pattern_itself, http) = (Pattern::new(pattern), under_http(pattern).map(|http| Pattern::new(&http)));
-        let scope = Scope::Pattern(&pattern_itself);
+        let banned = Pattern::new(pattern);
+        let scope = Scope::Pattern(&banned);
         let forgets = Forgets::of(self, Invalidation { scope, hardness });
-        let banned = self.0.store.invalidate(scope, hardness);
-        // Both are under way before either is waited for: a caller that goes away takes back none of them.
-        let result = match &http {
-            None => banned.await,
-            Some(http) => {
-                let (result, more) = tokio::join!(banned, self.0.store.invalidate(Scope::Pattern(http), hardness));
-                result.and(more)
-            }
-        };
+        let result = self.0.store.invalidate(scope, hardness).await;
         drop(forgets);
         self.delivered(result, InvalidationKind::Pattern, hardness, Covers::Pattern(pattern))
     }
@@ -103,17 +95,10 @@ impl Cache {
     /// Deletes the matching entries, and counts them.
     pub(super) async fn sweep_pattern(&self, pattern: &str) -> Result<u64, InvalidateError> {
         self.0.invalidations.fetch_add(1, Ordering::SeqCst);
-        let (pattern_itself, http) = (Pattern::new(pattern), under_http(pattern).map(|http| Pattern::new(&http)));
-        let invalidation = Invalidation { scope: Scope::Pattern(&pattern_itself), hardness: Hardness::Hard };
+        let swept = Pattern::new(pattern);
+        let invalidation = Invalidation { scope: Scope::Pattern(&swept), hardness: Hardness::Hard };
         let forgets = Forgets::of(self, invalidation);
-        let swept = self.0.store.delete_matching(&pattern_itself);
-        let deleted = match &http {
-            None => swept.await,
-            Some(http) => {
-                let (deleted, more) = tokio::join!(swept, self.0.store.delete_matching(http));
-                deleted.and_then(|deleted| Ok(deleted + more?))
-            }
-        };
+        let deleted = self.0.store.delete_matching(&swept).await;
         drop(forgets);
         self.delivered(deleted, InvalidationKind::Pattern, Hardness::Hard, Covers::Pattern(pattern))
     }
@@ -198,12 +183,6 @@ impl Cache {
         self.0.telemetry.name(&Named::Invalidation { covers, soft, over, delivered });
         result.map_err(InvalidateError::from)
     }
-}
-
-/// The pattern under `http` for a pattern that names `https`, if it does: layers keep the responses of both there.
-pub(super) fn under_http(pattern: &str) -> Option<String> {
-    let (before, after) = pattern.split_once("://")?;
-    before.strip_suffix("https").map(|space| format!("{space}http://{after}"))
 }
 
 /// An invalidation that has not reached the store yet.

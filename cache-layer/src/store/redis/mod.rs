@@ -237,7 +237,7 @@ impl StoreBackend for RedisStore {
 
     fn delete_matching<'a>(&'a self, pattern: &'a Pattern) -> BoxFuture<'a, Result<u64, StoreError>> {
         let (store, pattern) = (self.clone(), pattern.clone());
-        self.spawn_detached(async move { store.invalidate_pattern(&pattern, Hardness::Hard).await })
+        self.spawn_detached(async move { store.invalidate_patterns(&[&pattern], Hardness::Hard).await })
     }
 
     fn get_many<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Lookup, StoreError>>> {

@@ -20,6 +20,7 @@ use super::{
         context::Context,
         counters::WHEN_FULL,
         handle::{Connection, Limit},
+        overflow::Overflow,
         session::Session,
         shard::Everything,
     },
@@ -114,6 +115,7 @@ pub(super) struct Inner {
     pub(super) context: Arc<Context>,
     pub(super) runtime: Handle,
     pub(super) follows_switches: Once,
+    pub(super) overflow: Overflow,
     /// Ends the tasks of this store.
     pub(super) stop: CancellationToken,
     _stop: DropGuard,
@@ -156,7 +158,15 @@ impl RedisStore {
             }
         };
         let (runtime, _stop) = (runtime.clone(), stop.clone().drop_guard());
-        Self(Arc::new(Inner { topology, context, runtime, follows_switches: Once::new(), stop, _stop }))
+        Self(Arc::new(Inner {
+            topology,
+            context,
+            runtime,
+            follows_switches: Once::new(),
+            overflow: Overflow::default(),
+            stop,
+            _stop,
+        }))
     }
 
     /// Whether there is a connection that is believed to work; in a cluster, to the primary that has the tags.

@@ -39,37 +39,37 @@ const LURKER_PAUSE: std::ops::RangeInclusive<Duration> = Duration::from_millis(1
 /// How long one step may take before the connection is given up.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Deletes matching entries on one server; returns how many primary keys had one. `deleted` is called with the id of each entry
-/// that matched, variants included.
+/// Deletes the entries on one server that any of the patterns matches; returns how many primary keys had one. `deleted` is called
+/// with the id of each entry that matched, variants included.
 pub(crate) async fn delete_matching(
     names: &Names,
-    pattern: &Pattern,
+    patterns: &[&Pattern],
     deleted: &mut (dyn FnMut(KeyId) + Send),
     driver: &mut MultiplexedConnection,
 ) -> RedisResult<u64> {
-    let purpose = Purpose::Delete(deleted);
-    swept(Sweep { names, patterns: &[pattern], purpose, driver, step: FIRST_STEP, examined: 0 }, pattern).await
+    swept(Sweep { names, patterns, purpose: Purpose::Delete(deleted), driver, step: FIRST_STEP, examined: 0 }).await
 }
 
 /// As [`delete_matching`], but makes the entries stale, over a window in milliseconds; variants are stale with their primary
 /// entry.
 pub(crate) async fn soften_matching(
     names: &Names,
-    pattern: &Pattern,
+    patterns: &[&Pattern],
     window: u64,
     softened: &mut (dyn FnMut(KeyId) + Send),
     driver: &mut MultiplexedConnection,
 ) -> RedisResult<u64> {
     let purpose = Purpose::Soften(window, softened);
-    swept(Sweep { names, patterns: &[pattern], purpose, driver, step: FIRST_STEP, examined: 0 }, pattern).await
+    swept(Sweep { names, patterns, purpose, driver, step: FIRST_STEP, examined: 0 }).await
 }
 
-async fn swept(mut sweep: Sweep<'_>, pattern: &Pattern) -> RedisResult<u64> {
+async fn swept(mut sweep: Sweep<'_>) -> RedisResult<u64> {
     match sweep.run().await {
         Err(error) if is_not_allowed(&error) => {
             // If it were kept, it would be refused for ever, and nothing would be read again.
-            let Sweep { names, driver, .. } = sweep;
-            tracing::warn!(%error, %pattern, "Redis refuses to scan for a pattern; everything is invalidated instead");
+            let Sweep { names, patterns, driver, .. } = sweep;
+            let patterns: Vec<&str> = patterns.iter().map(|pattern| pattern.as_str()).collect();
+            tracing::warn!(%error, ?patterns, "Redis refuses to scan for patterns; everything is invalidated instead");
             invalidate(names, driver, Scope::Everything).await.map(|_| 0)
         }
         result => result,
