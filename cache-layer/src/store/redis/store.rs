@@ -47,7 +47,7 @@ use crate::{
 /// |---|---|---|
 /// | `redis://` one server | by any process: gone | in this process: gone; in others: gone when the server's push arrives |
 /// | `redis+sentinel://` a primary with replicas | as above, and see below for a fail-over | as above |
-/// | `redis+cluster://` primaries that share the keys | by key, and in this process: gone; by tag, in others: gone when the push arrives | as above |
+/// | `redis+cluster://` primaries that share the keys | by key, and in this process: gone; by tag or pattern, in others: gone when the push arrives | as above |
 ///
 /// The push leaves before the invalidation returns, so it arrives after the latency of the network. Measured in a cluster on one
 /// machine with other work to do: in two runs, 0 and 1 of 2,000 reads from Redis that began right after an invalidation of a tag
