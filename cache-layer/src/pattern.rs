@@ -2,11 +2,13 @@
 
 use std::fmt;
 
-/// A glob: `*` any run of bytes, `?` any byte, `[abc]`, `[a-z]` and `[^a]` one byte of a class, `\` the next byte itself.
+/// A glob: `*` any run of bytes, `?` any byte, `[abc]`, `[a-z]` and `[^a]` one byte of a class, `\` the next byte itself. If it names
+/// `https`, it also matches what the same pattern with `http` matches: layers keep the responses of both there.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Pattern {
     text: String,
     steps: Vec<Step>,
+    under_http: Option<Vec<Step>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -19,22 +21,11 @@ enum Step {
 
 impl Pattern {
     pub(crate) fn new(text: &str) -> Self {
-        let mut steps = Vec::new();
-        let mut rest = text.as_bytes();
-        while let Some((&byte, tail)) = rest.split_first() {
-            rest = tail;
-            steps.push(match (byte, tail.split_first()) {
-                (b'*', _) => Step::Run,
-                (b'?', _) => Step::Any,
-                (b'[', _) => class(&mut rest),
-                (b'\\', Some((&escaped, tail))) => {
-                    rest = tail;
-                    Step::Byte(escaped)
-                }
-                _ => Step::Byte(byte),
-            });
-        }
-        Self { text: text.to_owned(), steps }
+        let under_http = text.split_once("://").and_then(|(before, after)| {
+            let space = before.strip_suffix("https")?;
+            Some(steps(&format!("{space}http://{after}")))
+        });
+        Self { text: text.to_owned(), steps: steps(text), under_http }
     }
 
     pub(crate) fn as_str(&self) -> &str {
@@ -42,38 +33,25 @@ impl Pattern {
     }
 
     pub(crate) fn matches(&self, text: &[u8]) -> bool {
-        let (mut step, mut at) = (0, 0);
-        // The last run, and the position at which the rest was last tried: every other step takes exactly one byte, so that no
-        // earlier run has to be tried again.
-        let mut last_run = None;
-        while at < text.len() {
-            match self.steps.get(step) {
-                Some(Step::Run) => {
-                    step += 1;
-                    last_run = Some((step, at));
-                    continue;
-                }
-                Some(one) if one.takes(text[at]) => {
-                    (step, at) = (step + 1, at + 1);
-                    continue;
-                }
-                _ => {}
-            }
-            let Some((after_run, tried)) = last_run else { return false };
-            (step, at) = (after_run, tried + 1);
-            last_run = Some((after_run, at));
-        }
-        self.steps[step..].iter().all(|step| *step == Step::Run)
+        match_steps(&self.steps, text) || self.under_http.as_ref().is_some_and(|steps| match_steps(steps, text))
     }
 
     /// The bytes with which every match begins, at most `cap` of them.
     #[cfg(feature = "redis")]
     pub(crate) fn literal_prefix(&self, cap: usize) -> Vec<u8> {
-        let literal = self.steps.iter().map_while(|step| match step {
-            Step::Byte(byte) => Some(*byte),
-            _ => None,
-        });
-        literal.take(cap).collect()
+        let literal = |steps: &[Step]| -> Vec<u8> {
+            let bytes = steps.iter().map_while(|step| match step {
+                Step::Byte(byte) => Some(*byte),
+                _ => None,
+            });
+            bytes.take(cap).collect()
+        };
+        let mut common = literal(&self.steps);
+        if let Some(http) = self.under_http.as_deref().map(literal) {
+            let same = common.iter().zip(&http).take_while(|(one, other)| one == other).count();
+            common.truncate(same);
+        }
+        common
     }
 }
 
@@ -90,6 +68,50 @@ impl Step {
             }
         }
     }
+}
+
+fn steps(text: &str) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = tail;
+        steps.push(match (byte, tail.split_first()) {
+            (b'*', _) => Step::Run,
+            (b'?', _) => Step::Any,
+            (b'[', _) => class(&mut rest),
+            (b'\\', Some((&escaped, tail))) => {
+                rest = tail;
+                Step::Byte(escaped)
+            }
+            _ => Step::Byte(byte),
+        });
+    }
+    steps
+}
+
+fn match_steps(steps: &[Step], text: &[u8]) -> bool {
+    let (mut step, mut at) = (0, 0);
+    // The last run, and the position at which the rest was last tried: every other step takes exactly one byte, so that no
+    // earlier run has to be tried again.
+    let mut last_run = None;
+    while at < text.len() {
+        match steps.get(step) {
+            Some(Step::Run) => {
+                step += 1;
+                last_run = Some((step, at));
+                continue;
+            }
+            Some(one) if one.takes(text[at]) => {
+                (step, at) = (step + 1, at + 1);
+                continue;
+            }
+            _ => {}
+        }
+        let Some((after_run, tried)) = last_run else { return false };
+        (step, at) = (after_run, tried + 1);
+        last_run = Some((after_run, at));
+    }
+    steps[step..].iter().all(|step| *step == Step::Run)
 }
 
 /// The class that begins at `rest`, just after its bracket. A class that is not closed ends with the pattern.
@@ -155,12 +177,17 @@ mod tests {
             ("a[^", "ax"),
             ("a\\", "a\\"),
             ("a**b*", "ab"),
+            ("https://shop/*", "https://shop/a"),
+            ("https://shop/*", "http://shop/a"),
+            ("site:https://shop/*", "site:http://shop/a"),
         ] {
             assert!(matches(pattern, text), "{pattern} {text}");
         }
         for (pattern, text) in [
             ("", "a"),
             ("a", ""),
+            ("https://shop/*", "http://other/a"),
+            ("http://shop/*", "https://shop/a"),
             ("h?llo", "hllo"),
             ("h[^e]llo", "hello"),
             ("a\\*b", "axb"),

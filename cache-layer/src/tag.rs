@@ -171,7 +171,8 @@ impl TagToken {
     #[cfg(feature = "redis")]
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let token: [u8; Self::LENGTH] = bytes.try_into().ok()?;
-        let plausible = token[..31].iter().all(u8::is_ascii_hexdigit) && matches!(token[31], b'c' | b'i' | b's');
+        let plausible = token[..31].iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+            && matches!(token[31], b'c' | b'i' | b's');
         plausible.then_some(Self(token))
     }
 }
@@ -313,11 +314,6 @@ impl TagRecord {
         BansKnown { token: self.token, newest: self.bans().map_or(0, Bans::newest) }
     }
 
-    #[cfg(all(test, feature = "redis"))]
-    pub(crate) fn ramps(&self) -> Option<&Ramps> {
-        self.ramps.as_deref()
-    }
-
     /// The text form, as [`parse`](Self::parse) reads it.
     #[cfg(all(test, feature = "redis"))]
     pub(crate) fn to_text(&self) -> String {
@@ -351,9 +347,10 @@ fn parse_bans(bytes: &[u8]) -> Option<Bans> {
         let (pattern, tail) =
             tail.split_at_checked(hex::parse(&head[25..]).and_then(|length| length.try_into().ok())?)?;
         rest = tail;
+        let window = hex::parse(&head[17..25])?;
         let soft_over = match head[16] {
             b'h' => None,
-            b's' => Some(hex::parse(&head[17..25])?),
+            b's' => Some(window),
             _ => return None,
         };
         // What another program has written there may be no text, which matches no key, then.
@@ -455,7 +452,7 @@ mod tests {
     #[test]
     fn a_record_is_read_as_it_was_written_and_nothing_else_is_one() {
         let mut record = TagRecord::from(TagToken::created(1_000_000));
-        for step in 0..12 {
+        for step in 0..40 {
             assert_eq!(TagRecord::parse(record.to_text().as_bytes()), Some(record.clone()));
             record = softened((2 + step) * 1_000_000, 60_000_000, Some(&record));
         }

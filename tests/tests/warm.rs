@@ -15,7 +15,7 @@ use cache_layer::{
     telemetry::{Event, Observer, Tier, WarmOutcome},
 };
 use redis::Value;
-use tests::{App, Backend, Origin, RedisCluster, RedisServer, RedisUsage, wait_until};
+use tests::{App, Backend, Fault, FaultProxy, Origin, RedisCluster, RedisServer, RedisUsage, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -336,6 +336,63 @@ async fn in_a_cluster_the_lists_lie_beside_the_tags() {
         value(&new, id).await;
     }
     assert_eq!(hits.take(), warmed.found);
+}
+
+/// Counts hits of `keys` products, and leaves the list of them.
+async fn make_hot(old: &Cache, keys: usize) {
+    for id in (0..keys).cycle().take(keys * 60) {
+        value(old, id).await;
+    }
+    assert!(old.drain(PATIENCE).await);
+    assert_eq!(old.leave_hot_keys().await, Ok(true));
+}
+
+/// With the deadlines that a store has by default. A connection that is given up has warmed nothing up: what was read over it is void.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_entries_over_a_slow_network_are_fetched_and_cost_no_connection() {
+    let server = RedisServer::start();
+    let old = tiered(server.url()).await.build();
+    make_hot(&old, 64).await;
+    for id in 0..64 {
+        let large: String = std::iter::repeat_with(fastrand::alphanumeric).take(1 << 20).collect();
+        old.set(("product", id), &large).ttl(HOUR).await.unwrap();
+    }
+    let mut proxy = FaultProxy::start(([127, 0, 0, 1], server.port()).into()).await;
+    let store = RedisStore::builder(format!("redis://{}", proxy.addr())).build().unwrap();
+    assert!(store.wait_connected(PATIENCE).await);
+    let hits = InMemory::default();
+    let new = Cache::builder(TieredStore::new(256 << 20, store.clone())).hot_keys(4096).observer(hits.clone()).build();
+    // Of each 16 KiB: a megabyte takes several times as long as an operation may.
+    proxy.set(Fault::Delay(Duration::from_millis(2))).await;
+    let warmed = new.warm(4096, Duration::from_secs(3)).await;
+    println!("{warmed:?}");
+    assert_eq!(store.state().lost_connections, 0, "{warmed:?}");
+    assert!(warmed.nodes == 1 && warmed.found > 0, "{warmed:?}");
+    proxy.set(Fault::Pass).await;
+    let rest = new.warm(4096, PATIENCE).await;
+    assert!(rest.complete, "{rest:?}");
+    for id in 0..64 {
+        new.get::<String>(("product", id)).await;
+    }
+    assert!(hits.take() >= warmed.found, "all that was fetched is still here: {warmed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_of_a_cluster_that_does_not_answer_leaves_the_warm_start_incomplete() {
+    let cluster = RedisCluster::start(3, 0);
+    let old = tiered(cluster.url()).await.build();
+    make_hot(&old, 60).await;
+    let tags = cluster.index_of("{cache}");
+    let frozen = &cluster.primaries()[(tags + 1) % 3];
+    let store = RedisStore::builder(cluster.url()).build().unwrap();
+    assert!(store.wait_connected(PATIENCE).await);
+    let new = Cache::builder(TieredStore::new(64 << 20, store)).hot_keys(4096).build();
+    frozen.stop();
+    let warmed = new.warm(100, HOUR).await;
+    frozen.cont();
+    println!("{warmed:?}");
+    assert!(!warmed.complete && warmed.found > 0 && warmed.found == warmed.asked, "{warmed:?}");
+    wait_until("it answers again", async || new.warm(100, PATIENCE).await.complete).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::{cache::Cache, invalidate::under_http};
+use super::cache::Cache;
 use crate::{
     entry::{Deadlines, Entry, Use},
     key::Key,
@@ -269,14 +269,7 @@ impl Cache {
     ///
     /// If the store did not answer.
     pub async fn count_pattern(&self, pattern: &str) -> Result<Option<u64>, InspectError> {
-        let count = async |pattern: &str| {
-            self.0.store.count(Reach::Pattern(&Pattern::new(pattern))).await.map_err(InspectError)
-        };
-        let counted = count(pattern).await?;
-        match under_http(pattern) {
-            Some(http) => Ok(counted.zip(count(&http).await?).map(|(one, other)| one + other)),
-            None => Ok(counted),
-        }
+        self.0.store.count(Reach::Pattern(&Pattern::new(pattern))).await.map_err(InspectError)
     }
 
     /// How many keys have an entry, at the cost of examining every name.
@@ -317,16 +310,7 @@ impl Cache {
     ///
     /// If the store did not answer.
     pub async fn estimate_pattern(&self, pattern: &str, within: Duration) -> Result<Option<Estimate>, InspectError> {
-        let http = under_http(pattern);
-        let within = within / if http.is_some() { 2 } else { 1 };
-        let estimate = async |pattern: &str| {
-            self.0.store.estimate(Reach::Pattern(&Pattern::new(pattern)), within).await.map_err(InspectError)
-        };
-        let estimated = estimate(pattern).await?;
-        match http {
-            Some(http) => Ok(estimated.zip(estimate(&http).await?).map(|(one, other)| one.and(other))),
-            None => Ok(estimated),
-        }
+        self.0.store.estimate(Reach::Pattern(&Pattern::new(pattern)), within).await.map_err(InspectError)
     }
 
     /// As [`count_all`](Self::count_all), within a time limit as for [`estimate_tag`](Self::estimate_tag).

@@ -106,39 +106,17 @@ impl Cache {
 
     /// Bans a pattern, hard or soft.
     pub(super) async fn run_on_pattern(&self, pattern: &str, hardness: Hardness) -> Result<(), InvalidateError> {
-        let invalidates = |pattern: &Pattern| self.0.store.invalidate(Scope::Pattern(pattern), hardness);
-        self.begin_on_pattern(pattern, hardness, invalidates, |(), ()| ()).await
+        let pattern = Pattern::new(pattern);
+        self.begin(Invalidation { scope: Scope::Pattern(&pattern), hardness }).await
     }
 
     /// Deletes the matching entries, and counts them.
     pub(super) async fn sweep_pattern(&self, pattern: &str) -> Result<u64, InvalidateError> {
-        let deletes = |pattern: &Pattern| self.0.store.delete_matching(pattern);
-        self.begin_on_pattern(pattern, Hardness::Hard, deletes, |deleted, more| deleted + more).await
-    }
-
-    /// Begins an invalidation of a pattern, and of the same [under http](under_http): both are under way before either is waited
-    /// for.
-    fn begin_on_pattern<T: Send + 'static>(
-        &self,
-        pattern: &str,
-        hardness: Hardness,
-        begin: impl Fn(&Pattern) -> BoxFuture<'static, Result<T, StoreError>>,
-        both: fn(T, T) -> T,
-    ) -> Begun<T> {
         self.0.invalidations.fetch_add(1, Ordering::SeqCst);
-        let (scope, http) = (Pattern::new(pattern), under_http(pattern).map(|http| Pattern::new(&http)));
-        let first = begin(&scope);
-        let result = match http {
-            None => first,
-            Some(http) => {
-                let more = begin(&http);
-                Box::pin(async move {
-                    let (result, more) = tokio::join!(first, more);
-                    Ok(both(result?, more?))
-                })
-            }
-        };
-        Begun { cache: self.clone(), left: Some((OwnedScope::Pattern(scope), result)), hardness }
+        let pattern = Pattern::new(pattern);
+        let deleted = self.0.store.delete_matching(&pattern);
+        let left = Some((OwnedScope::Pattern(pattern), deleted));
+        Begun { cache: self.clone(), left, hardness: Hardness::Hard }.await
     }
 
     /// Invalidates everything that carries one of `tags`, and these keys, such as those of a URI, with one result.
@@ -218,12 +196,6 @@ impl Cache {
         self.0.telemetry.name(&Named::Invalidation { covers, soft, over, delivered });
         result.map_err(InvalidateError::from)
     }
-}
-
-/// The pattern under `http` for a pattern that names `https`, if it does: layers keep the responses of both there.
-pub(super) fn under_http(pattern: &str) -> Option<String> {
-    let (before, after) = pattern.split_once("://")?;
-    before.strip_suffix("https").map(|space| format!("{space}http://{after}"))
 }
 
 /// An invalidation that has not reached the store yet.

@@ -124,7 +124,7 @@ impl<T> SoftInvalidation<T> {
     ///   key's turn is.
     /// - A second call before the first window is over also covers entries that were loaded in between. For entries that both
     ///   calls cover, the earlier turn counts: a stale entry stays stale, and no entry is fresh after the first window that
-    ///   became stale in it. Up to eight windows of one tag are tracked; of more, the two oldest are merged so that no key's
+    ///   became stale in it. Up to 32 windows of one tag are tracked; of more, the two closest are merged so that no key's
     ///   turn becomes later.
     /// - A soft invalidation without a window ends all windows under way, at once; so does a hard one.
     /// - If Redis loses the tag's token, the entries that carried it are invalid, as always.

@@ -16,13 +16,17 @@ use super::{
 };
 use crate::{
     key::Key,
-    store::Lookup,
+    store::{Lookup, StoreError},
     telemetry::{Event, WarmOutcome},
 };
 
-/// The number of keys that are fetched in one round trip. The bytes of that many entries are in memory at one time, besides the
-/// first tier.
-const BATCH: usize = 64;
+/// The most keys that are fetched in one round trip, and about the most bytes: nothing else is received on a connection while they
+/// are. The first round trip is for one key, since the sizes of entries are not known before.
+const MOST_KEYS: usize = 64;
+const MOST_BYTES: usize = 512 * 1024;
+/// The number of round trips, one after the other, that may bring nothing in time. What was late is still to be received before
+/// the next one, and a connection that brings nothing for too long is given up, with all that was fetched over it.
+const MOST_LATE: usize = 3;
 /// The time from the start of a process to its first list, and the pause between two lists after that.
 const FIRST: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_secs(60);
@@ -46,11 +50,12 @@ pub struct Warmed {
     pub nodes: usize,
     /// The number of lists that could not be read, because another program or a newer version wrote them.
     pub refused_lists: usize,
-    /// The number of keys that were asked for, at most the number that the caller allowed.
+    /// The number of keys that were asked for and about which the store answered, at most the number that the caller allowed.
     pub asked: usize,
     /// The number of those keys whose entries were found, and are in the first tier from now on.
     pub found: usize,
-    /// Whether the warm start was completed; otherwise the deadline, or a store that did not answer, ended it.
+    /// Whether the warm start was completed; otherwise the deadline ended it, or the store did not answer about every key, even
+    /// when it was asked again.
     pub complete: bool,
 }
 
@@ -85,7 +90,8 @@ impl Cache {
     /// Each process that [counts its hot keys](super::CacheBuilder::hot_keys) leaves a list every minute, beside the tags, for
     /// ten minutes: `<prefix>:hot` has the last eight. For a store without a first tier, nothing is done. The fetched entries are
     /// tracked as in any read: an invalidation in the meantime voids them. The bytes of a list are not trusted: they name keys,
-    /// and an entry is compared with its key. Besides 64 entries, each round trip reads the tokens of tags that are not known.
+    /// and an entry is compared with its key. A round trip is for at most 64 entries, of about half a megabyte; on a slow connection,
+    /// each may take a second.
     ///
     /// ```no_run
     /// use std::time::Duration;
@@ -132,23 +138,37 @@ impl Cache {
         let Merged { keys, nodes, refused } = hot_list::merge(&lists, own);
         (warmed.nodes, warmed.refused_lists) = (nodes, refused + unopened);
         let keys = self.with_primaries(keys, n);
-        let (mut left, mut batch) = (&keys[..], BATCH);
-        while !left.is_empty() {
+        let mut late = 0;
+        let failed = self.fetch(keys, &mut late, warmed).await;
+        // The server may answer again, and the keys of other servers were not delayed.
+        self.fetch(failed, &mut late, warmed).await.is_empty()
+    }
+
+    /// Fetches the entries of these keys, unless [too many](MOST_LATE) round trips are `late`. Returns the keys about which the
+    /// store did not answer.
+    async fn fetch(&self, keys: Vec<Key>, late: &mut usize, warmed: &mut Warmed) -> Vec<Key> {
+        let (mut left, mut batch, mut failed) = (&keys[..], 1, Vec::new());
+        while !left.is_empty() && *late < MOST_LATE {
             let (asked, others) = left.split_at(batch.min(left.len()));
-            let entries = self.0.store.get_many(asked).await;
-            if entries.iter().all(Result::is_err) {
-                if batch == 1 {
-                    return false;
-                }
-                // So many large entries may take longer than the store may take to answer.
-                batch /= 2;
-                continue;
-            }
-            warmed.asked += asked.len();
-            warmed.found += entries.iter().filter(|entry| matches!(entry, Ok(Lookup::Found(_)))).count();
             left = others;
+            let (mut answered, mut bytes) = (0, 0);
+            let entries = self.0.store.fetch(asked).await;
+            for (key, entry) in asked.iter().zip(&entries) {
+                match entry {
+                    Ok(Lookup::Found(entry)) => (answered, bytes) = (answered + 1, bytes + entry.weight()),
+                    Ok(_) => answered += 1,
+                    Err(_) => failed.push(key.clone()),
+                }
+            }
+            let timed_out = entries.iter().any(|entry| matches!(entry, Err(StoreError::TimedOut)));
+            *late = if timed_out && answered == 0 { *late + 1 } else { 0 };
+            warmed.asked += answered;
+            warmed.found += entries.iter().filter(|entry| matches!(entry, Ok(Lookup::Found(_)))).count();
+            let fit = (MOST_BYTES * asked.len()).checked_div(bytes).unwrap_or(MOST_KEYS);
+            batch = if answered == 0 { 1 } else { fit.clamp(1, (2 * asked.len()).min(MOST_KEYS)) };
         }
-        true
+        failed.extend_from_slice(left);
+        failed
     }
 
     /// At most `n` of these keys that are not in memory, each variant after the primary key that leads to it.

@@ -115,6 +115,11 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
         Box::pin(ready(Ok((Vec::new(), 0))))
     }
 
+    /// As [`get_many`](Self::get_many), for a warm start: no request waits for it, so that it may take longer.
+    fn fetch<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Lookup, StoreError>>> {
+        self.get_many(keys)
+    }
+
     /// Calls `listener` at the end of each sweep of this process, for as long as it lives.
     fn on_sweep(&self, _listener: &Arc<SweepListener>) {}
 

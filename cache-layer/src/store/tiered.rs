@@ -166,6 +166,10 @@ impl StoreBackend for TieredStore {
         self.redis.lists()
     }
 
+    fn fetch<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Lookup, StoreError>>> {
+        self.redis.fetch(keys)
+    }
+
     fn on_sweep(&self, listener: &Arc<SweepListener>) {
         self.redis.on_sweep(listener);
     }

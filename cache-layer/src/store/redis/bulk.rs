@@ -34,10 +34,19 @@ const ATTEMPTS: usize = 3;
 
 impl RedisStore {
     pub(super) async fn lookup_many(&self, keys: &[Key]) -> Vec<Result<Lookup, StoreError>> {
+        self.lookup_within(keys, Limit::Request).await
+    }
+
+    /// As [`lookup_many`](Self::lookup_many), if no request waits for it.
+    pub(super) async fn fetch_many(&self, keys: &[Key]) -> Vec<Result<Lookup, StoreError>> {
+        self.lookup_within(keys, Limit::Background).await
+    }
+
+    async fn lookup_within(&self, keys: &[Key], limit: Limit) -> Vec<Result<Lookup, StoreError>> {
         let groups = self.by_connection(keys.iter());
         let answers = groups.iter().map(|(connection, places)| {
             let keys: Vec<&Key> = places.iter().map(|&place| &keys[place]).collect();
-            async move { self.lookup_on(connection, &keys).await }
+            async move { self.lookup_on(connection, &keys, limit).await }
         });
         let mut found: Vec<_> = keys.iter().map(|_| Err(StoreError::Unavailable)).collect();
         for ((_, places), answer) in groups.iter().zip(join_all(answers).await) {
@@ -49,7 +58,12 @@ impl RedisStore {
         found
     }
 
-    async fn lookup_on(&self, connection: &Arc<Connection>, keys: &[&Key]) -> Result<Vec<Lookup>, StoreError> {
+    async fn lookup_on(
+        &self,
+        connection: &Arc<Connection>,
+        keys: &[&Key],
+        limit: Limit,
+    ) -> Result<Vec<Lookup>, StoreError> {
         let session = connection.settled()?;
         let (tags, tags_session) = self.connection_to_read_tags(connection, &session)?;
         let watch = self.watch_bans(&tags, &tags_session).await?;
@@ -66,7 +80,7 @@ impl RedisStore {
             batch.values(names);
         }
         let values = connection
-            .run_with(Operation::Mget, &session, Limit::Request, async |mut driver: MultiplexedConnection| {
+            .run_with(Operation::Mget, &session, limit, async |mut driver: MultiplexedConnection| {
                 let replies: Vec<Values> = batch.run(&mut driver).await?;
                 let replies = replies.into_iter().zip(names.chunks(at_once));
                 let values: Vec<_> =

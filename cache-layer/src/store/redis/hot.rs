@@ -8,8 +8,11 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 
+use redis::aio::MultiplexedConnection;
+
 use super::{
     RedisStore,
+    connection::handle::Limit,
     wire::{
         operation::Operation,
         replies::{Bulk, Records},
@@ -40,7 +43,12 @@ impl RedisStore {
         let session = connection.settled()?;
         let mut batch = Batch::default();
         batch.last(&self.0.context.names.hot(), CAP);
-        let (Records(records),): (Records,) = connection.run(Operation::Last, &session, &batch).await?;
+        // No request waits for it, and it may be two megabytes.
+        let (Records(records),): (Records,) = connection
+            .run_with(Operation::Last, &session, Limit::Background, async |mut driver: MultiplexedConnection| {
+                batch.run(&mut driver).await
+            })
+            .await?;
         let now = self.0.context.clock.now();
         let (mut lists, mut refused) = (Vec::new(), 0);
         for record in records.into_iter().take(CAP) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use redis::aio::MultiplexedConnection;
 
 #[cfg(feature = "cluster")]
-use super::topology::routes::Topology;
+use super::topology::{cluster::Cluster, routes::Topology};
 use super::{
     RedisStore,
     connection::{
@@ -45,7 +45,7 @@ impl RedisStore {
         #[cfg(feature = "cluster")]
         let delivered = match (delivered, &self.0.topology) {
             (Err(StoreError::Unavailable), Topology::Cluster(cluster)) if connection.is_connected() => {
-                self.deliver_to_where_it_went(cluster, scope).await.map(|()| true)
+                self.deliver_once_more(cluster, scope, hardness).await
             }
             (delivered, _) => delivered,
         };
@@ -68,6 +68,32 @@ impl RedisStore {
             Err(error) => self.wait_for_delivery(scope).await.then_some(true).ok_or(error),
             delivered => delivered,
         }
+    }
+
+    /// Delivers what a server has redirected: to the server that has its keys by now, as the invalidation that it is; while these are
+    /// being moved, as a hard one, which for a pattern is one of everything.
+    #[cfg(feature = "cluster")]
+    async fn deliver_once_more(
+        &self,
+        cluster: &Cluster,
+        scope: Scope<'_>,
+        hardness: Hardness,
+    ) -> Result<bool, StoreError> {
+        let would_be_more = hardness.is_soft() || matches!(scope, Scope::Pattern(_));
+        for _ in 0..if would_be_more { ATTEMPTS } else { 0 } {
+            cluster.look_again().await;
+            let connection = self.connection_of(scope);
+            let Ok(session) = connection.session() else { continue };
+            match self.deliver_over(&connection, &session, scope, hardness).await {
+                Err(StoreError::Unavailable) => {}
+                delivered => return delivered,
+            }
+        }
+        self.deliver_to_where_it_went(cluster, scope).await?;
+        if would_be_more {
+            self.0.context.counters.hardened();
+        }
+        Ok(true)
     }
 
     /// Delivers over an existing connection, to the data set that the connection is known to lead to.

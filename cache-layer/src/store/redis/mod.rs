@@ -145,6 +145,10 @@ impl StoreBackend for RedisStore {
         Box::pin(self.hot_lists())
     }
 
+    fn fetch<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Lookup, StoreError>>> {
+        Box::pin(self.fetch_many(keys))
+    }
+
     fn on_sweep(&self, listener: &Arc<SweepListener>) {
         self.0.context.sweeps.add(listener);
     }
@@ -235,7 +239,7 @@ impl StoreBackend for RedisStore {
 
     fn delete_matching(&self, pattern: &Pattern) -> BoxFuture<'static, Result<u64, StoreError>> {
         let (store, pattern) = (self.clone(), pattern.clone());
-        self.spawn_detached(async move { store.invalidate_pattern(&pattern, Hardness::Hard).await })
+        self.spawn_detached(async move { store.invalidate_patterns(&[&pattern], Hardness::Hard).await })
     }
 
     fn get_many<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Lookup, StoreError>>> {

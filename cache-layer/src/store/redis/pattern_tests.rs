@@ -80,6 +80,77 @@ async fn who_may_not_scan_invalidates_everything_instead() {
     assert!(store.connected(), "it is no reason to give up the connection");
 }
 
+/// A store without a lurker, so that patterns stay listed.
+async fn with_a_list(server: &RedisServer) -> RedisStore {
+    let store = RedisStore::builder(server.url()).prefix("test").operation_timeout(Duration::from_secs(5));
+    let store = store.lurker(false).build().unwrap();
+    assert!(store.wait_connected(Duration::from_secs(10)).await);
+    store
+}
+
+/// The number of `SCAN`s so far.
+fn scans(server: &RedisServer) -> u64 {
+    let stats: String = server.command(&["INFO", "commandstats"]);
+    let calls = stats.split_once("cmdstat_scan:calls=").and_then(|(_, rest)| rest.split(',').next());
+    calls.map_or(0, |calls| calls.parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn patterns_for_which_there_is_no_room_are_swept_together() {
+    let server = RedisServer::start();
+    let store = with_a_list(&server).await;
+    for number in 0..300 {
+        fill(&store, &key(&number.to_string()), "one", &[]).await;
+    }
+    fill(&store, &key("other"), "one", &[]).await;
+    // As many other names as take a few steps.
+    let many = "for n = 1, 5000 do redis.call('SET', 'other:' .. n, '') end";
+    server.command::<()>(&["EVAL", many, "0"]);
+    store.delete_matching(&Pattern::new("redis:nothing")).await.unwrap();
+    let one = scans(&server);
+    let all = (0..300).map(|number| {
+        let (store, pattern) = (store.clone(), Pattern::new(&format!("redis:{number}")));
+        // Half of those that find no room are soft.
+        let hardness = if number % 2 == 0 { Hardness::Hard } else { Hardness::Soft };
+        tokio::spawn(async move { store.invalidate(Scope::Pattern(&pattern), hardness).await })
+    });
+    for invalidated in all.collect::<Vec<_>>() {
+        invalidated.await.unwrap().unwrap();
+    }
+    assert_eq!(store.state().overflowed_bans, 300 - 128);
+    let more = scans(&server) - one;
+    println!("one sweep: {one} steps; of 172 patterns: {more}");
+    assert!(more <= 12 * one, "{more} steps instead of {one}");
+    for number in 0..300 {
+        let found = match store.get(&key(&number.to_string())).await {
+            Ok(Lookup::Found(entry)) => Some(entry.is_soft_invalidated()),
+            _ => None,
+        };
+        assert_eq!(found, (number % 2 == 1).then_some(true), "{number}");
+    }
+    assert_eq!(read(&store, &key("other")).await.unwrap(), "one");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pattern_of_both_schemes_takes_one_place_on_the_list() {
+    let server = RedisServer::start();
+    let store = with_a_list(&server).await;
+    let cache = crate::Cache::new(store.clone());
+    let names = ["http://shop/99/a", "https://shop/99/a", "http://other/a"];
+    for name in names {
+        fill(&store, &Key::new([name]), "one", &[]).await;
+    }
+    for number in 0..100 {
+        cache.delete_pattern(&format!("https://shop/{number}/*")).await.unwrap();
+    }
+    assert_eq!(store.state().overflowed_bans, 0);
+    assert_eq!(read(&store, &Key::new([names[0]])).await, None);
+    assert_eq!(read(&store, &Key::new([names[1]])).await, None);
+    assert!(read(&store, &Key::new([names[2]])).await.is_some());
+    assert_eq!(cache.count_pattern("https://shop/*").await.unwrap(), Some(2), "void, and there");
+    assert_eq!(cache.delete_pattern("https://shop/*").counted().await.unwrap(), 2);
+}
+
 /// The latencies of one client during other work.
 struct Stalls {
     longest: Duration,

@@ -37,11 +37,32 @@ impl RedisStore {
             return Ok(());
         }
         self.0.context.counters.overflowed();
-        self.invalidate_pattern(pattern, hardness).await.map(drop)
+        self.sweep_with_others(pattern, hardness).await
+    }
+
+    /// Sweeps a pattern for which the list has no room: one sweep at a time, for all that wait by then.
+    async fn sweep_with_others(&self, pattern: &Pattern, hardness: Hardness) -> Result<(), StoreError> {
+        let swept = self.0.overflow.add(pattern, hardness);
+        let turn = self.0.overflow.turn.lock().await;
+        // None, if an earlier sweep has taken this pattern with it.
+        for group in self.0.overflow.take() {
+            let patterns: Vec<&Pattern> = group.iter().map(|waiting| &waiting.pattern).collect();
+            let result = self.invalidate_patterns(&patterns, group[0].hardness).await.map(drop);
+            for waiting in group {
+                // Its caller may have gone away with its runtime.
+                let _ = waiting.done.send(result.clone());
+            }
+        }
+        drop(turn);
+        swept.await.unwrap_or(Err(StoreError::Unavailable))
     }
 
     /// Deletes matching entries, or makes them stale; a call that can't be delivered is kept as a deletion.
-    pub(super) async fn invalidate_pattern(&self, pattern: &Pattern, hardness: Hardness) -> Result<u64, StoreError> {
+    pub(super) async fn invalidate_patterns(
+        &self,
+        patterns: &[&Pattern],
+        hardness: Hardness,
+    ) -> Result<u64, StoreError> {
         if self.0.context.names.sealing().hides_names() {
             // A pattern can't be matched against hidden names.
             return self.deliver(Scope::Everything, hardness).await.map(|()| 0);
@@ -52,14 +73,16 @@ impl RedisStore {
         let rounds = if self.0.context.names.is_clustered() { 2 } else { 1 };
         for connection in std::iter::repeat_n(self.0.topology.one_of_each_server(), rounds).flatten() {
             let here = match connection.session() {
-                Ok(session) => self.sweep(&connection, &session, (pattern, hardness), local_tier).await,
+                Ok(session) => self.sweep(&connection, &session, (patterns, hardness), local_tier).await,
                 Err(error) => Err(error),
             };
             deleted = deleted.and_then(|before| here.map(|here| before + here));
         }
         if deleted.is_err() {
-            local_tier.into_iter().for_each(|tier| tier.void_matching(pattern));
-            self.0.context.outbox.add(Scope::Pattern(pattern));
+            for pattern in patterns {
+                local_tier.into_iter().for_each(|tier| tier.void_matching(pattern));
+                self.0.context.outbox.add(Scope::Pattern(pattern));
+            }
             self.connections().iter().for_each(|connection| connection.reset());
         }
         deleted
@@ -69,7 +92,7 @@ impl RedisStore {
         &self,
         connection: &Connection,
         session: &Arc<Session>,
-        (pattern, hardness): (&Pattern, Hardness),
+        (patterns, hardness): (&[&Pattern], Hardness),
         local_tier: Option<&LocalTier>,
     ) -> Result<u64, StoreError> {
         let names = &self.0.context.names;
@@ -77,9 +100,9 @@ impl RedisStore {
             // Deleted entries leave the first tier before the caller gets the result.
             let mut void = |id| local_tier.into_iter().for_each(|tier| tier.void(id));
             let deleted = match hardness {
-                Hardness::Hard => delete_matching(names, pattern, &mut void, &mut driver).await?,
+                Hardness::Hard => delete_matching(names, patterns, &mut void, &mut driver).await?,
                 Hardness::Soft | Hardness::Ramp(_) => {
-                    soften_matching(names, pattern, hardness.window(), &mut void, &mut driver).await?
+                    soften_matching(names, patterns, hardness.window(), &mut void, &mut driver).await?
                 }
             };
             // A node of a cluster has no data set id to read, and takes no empty batch.

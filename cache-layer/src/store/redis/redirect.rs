@@ -1,4 +1,4 @@
-//! Invalidations in a cluster whose slots are being moved: they follow redirections.
+//! Invalidations in a cluster whose slots are being moved: they follow redirections, as hard ones.
 //!
 //! Reads and fills don't do this: one that meets a redirection continues without the cache.
 

@@ -57,6 +57,9 @@ pub struct RedisState {
     pub bans_held_up: Option<Duration>,
     /// Patterns of this process that were swept at once, because the list had no room for them.
     pub overflowed_bans: u64,
+    /// Soft invalidations of this process that were delivered as hard ones, and patterns that were delivered as everything, because
+    /// a slot of the cluster was being moved.
+    pub hardened_invalidations: u64,
 }
 
 impl RedisStore {
@@ -94,6 +97,7 @@ impl RedisStore {
             swept_bans: self.0.context.counters.bans_swept(),
             bans_held_up: self.0.context.counters.bans_held_up(),
             overflowed_bans: self.0.context.counters.overflows(),
+            hardened_invalidations: self.0.context.counters.invalidations_hardened(),
         }
     }
 

@@ -20,6 +20,7 @@ use super::{
         context::Context,
         counters::WHEN_FULL,
         handle::{Connection, Limit},
+        overflow::Overflow,
         session::Session,
         shard::Everything,
     },
@@ -46,7 +47,7 @@ use crate::{
 /// |---|---|---|
 /// | `redis://` one server | by any process: gone | in this process: gone; in others: gone when the server's push arrives |
 /// | `redis+sentinel://` a primary with replicas | as above, and see below for a fail-over | as above |
-/// | `redis+cluster://` primaries that share the keys | by key, and in this process: gone; by tag, in others: gone when the push arrives | as above |
+/// | `redis+cluster://` primaries that share the keys | by key, and in this process: gone; by tag or pattern, in others: gone when the push arrives | as above |
 ///
 /// The push leaves before the invalidation returns, so it arrives after the latency of the network. Measured in a cluster on one
 /// machine with other work to do: in two runs, 0 and 1 of 2,000 reads from Redis that began right after an invalidation of a tag
@@ -114,6 +115,7 @@ pub(super) struct Inner {
     pub(super) context: Arc<Context>,
     pub(super) runtime: Handle,
     pub(super) follows_switches: Once,
+    pub(super) overflow: Overflow,
     /// Ends the tasks of this store.
     pub(super) stop: CancellationToken,
     _stop: DropGuard,
@@ -156,7 +158,15 @@ impl RedisStore {
             }
         };
         let (runtime, _stop) = (runtime.clone(), stop.clone().drop_guard());
-        Self(Arc::new(Inner { topology, context, runtime, follows_switches: Once::new(), stop, _stop }))
+        Self(Arc::new(Inner {
+            topology,
+            context,
+            runtime,
+            follows_switches: Once::new(),
+            overflow: Overflow::default(),
+            stop,
+            _stop,
+        }))
     }
 
     /// Whether there is a connection that is believed to work; in a cluster, to the primary that has the tags.

@@ -56,6 +56,7 @@ pub(crate) struct Counters {
     lost_connections: AtomicU64,
     overflows: AtomicU64,
     overflow: Throttle,
+    hardened: AtomicU64,
     swept_bans: AtomicU64,
     /// When the lurker began to wait for a slot to be handed over, in milliseconds after `begun` and at least 1; 0 if it does not.
     held_up: AtomicU64,
@@ -72,6 +73,7 @@ impl Default for Counters {
             lost_connections: AtomicU64::new(0),
             overflows: AtomicU64::new(0),
             overflow: Throttle::new(),
+            hardened: AtomicU64::new(0),
             swept_bans: AtomicU64::new(0),
             held_up: AtomicU64::new(0),
             round_trips: Default::default(),
@@ -123,6 +125,19 @@ impl Counters {
 
     pub(crate) fn overflows(&self) -> u64 {
         self.overflows.load(Ordering::Relaxed)
+    }
+
+    /// Counts an invalidation that was delivered as a hard one of more, because its keys were being moved.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn hardened(&self) {
+        self.hardened.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(
+            "a slot of the cluster is being moved: a soft invalidation of its keys was delivered as a hard one, or one of a pattern as one of everything"
+        );
+    }
+
+    pub(crate) fn invalidations_hardened(&self) -> u64 {
+        self.hardened.load(Ordering::Relaxed)
     }
 
     pub(crate) fn swept_bans(&self, count: u64) {

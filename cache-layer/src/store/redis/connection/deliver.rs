@@ -52,9 +52,10 @@ pub(crate) async fn deliver(
     }
     // Patterns for which there is no room on the list of bans have no overall limit: each step of theirs has one, but a large
     // server is not a slow one.
-    for pattern in &backlog.patterns {
+    let patterns: Vec<_> = backlog.patterns.iter().collect();
+    if !patterns.is_empty() {
         // The first tier is void: it belongs to connections that are gone.
-        delete_matching(names, pattern, &mut |_| {}, driver).await?;
+        delete_matching(names, &patterns, &mut |_| {}, driver).await?;
     }
     *backlog = Backlog::default();
     if anything {

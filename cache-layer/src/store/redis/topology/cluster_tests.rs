@@ -167,6 +167,47 @@ async fn an_invalidation_finds_what_is_just_being_moved() {
     }
 }
 
+/// Until it asks for the topology again, the store sends what it invalidates to the server that had the tags before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_the_tags_have_moved_a_pattern_and_a_ramp_cover_no_more_than_they_say() {
+    let cluster = RedisCluster::start(3, 0);
+    let store = connect(cluster.url()).await;
+    let mut from = cluster.index_of(&token("t"));
+    for (is_ramp, hardness) in [(false, Hardness::Hard), (true, Hardness::Ramp(Duration::from_secs(3_600)))] {
+        // In slots that stay.
+        for name in ["a", "b"] {
+            fill_when_possible(&store, &key(name), "one", &["t"]).await;
+        }
+        let to = (from + 1) % 3;
+        cluster.move_slot(slot(&token("t")), from, to);
+        let (pattern, tags) = (Pattern::new("redis:a*"), Tags::new(["t"]));
+        let scope = if is_ramp { Scope::Tags(&tags) } else { Scope::Pattern(&pattern) };
+        StoreBackend::invalidate(&store, scope, hardness).await.unwrap();
+        wait_until("the cluster to be used again", async || store.get(&key("b")).await.is_ok()).await;
+        let found = |lookup| match lookup {
+            Ok(Lookup::Found(entry)) => Some(entry.is_soft_invalidated()),
+            _ => None,
+        };
+        assert_eq!(found(store.get(&key("b")).await), Some(false), "ramp: {is_ramp}");
+        assert_eq!(found(store.get(&key("a")).await), is_ramp.then_some(false), "ramp: {is_ramp}");
+        assert_eq!(store.state().hardened_invalidations, 0);
+        from = to;
+    }
+    // While a slot is being moved, nothing is certain but that all of it is void.
+    fill_when_possible(&store, &key("b"), "one", &["t"]).await;
+    let to = (from + 1) % 3;
+    cluster.begin_to_move_slot(slot(&token("t")), from, to);
+    let port = cluster.primaries()[to].port().to_string();
+    for name in cluster.primaries()[from].keys().iter().filter(|name| slot(name) == slot(&token("t"))) {
+        let _: String = cluster.primaries()[from].command(&["MIGRATE", "127.0.0.1", &port, name, "0", "5000"]);
+    }
+    StoreBackend::invalidate(&store, Scope::Pattern(&Pattern::new("redis:a*")), Hardness::Hard).await.unwrap();
+    assert_eq!(store.state().hardened_invalidations, 1);
+    cluster.finish_to_move_slot(slot(&token("t")), from, to);
+    wait_until("the cluster to be used again", async || store.get(&key("b")).await.is_ok()).await;
+    assert_eq!(read(&store, &key("b")).await, None);
+}
+
 /// Servers are swept in the order of their slots.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_moves_to_a_server_that_was_swept_already_is_swept_all_the_same() {

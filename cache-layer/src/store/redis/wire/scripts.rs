@@ -48,7 +48,8 @@ macro_rules! now {
 }
 
 /// Whether the value of a tag's name is a token, or a token followed by the ramps that led to it, and by bans:
-/// [`TagRecord`](crate::tag::TagRecord). Any other value counts as missing, and is overwritten.
+/// [`TagRecord`](crate::tag::TagRecord). Any other value counts as missing, and is overwritten. Of each value, both say the same:
+/// one that only the scripts took for a record would refuse the fills of that tag until it expires.
 ///
 /// `split` parses a record into its tokens and its bans: the youngest number that there ever was, and a list of the bans that
 /// count, each with its time, its kind, its window, its pattern, and its whole text.
@@ -72,17 +73,31 @@ macro_rules! is_record {
              return value:sub(1, bar - 1), newest, bans
          end;
          local function is_record(value)
-             if type(value) ~= 'string' or not value:sub(1, 32):find('^%x+[cis]$') then return false end;
+             if type(value) ~= 'string' or not value:sub(1, 32):find('^[0-9a-f]+[cis]$') then return false end;
              if #value == 32 then return true end;
              local tokens = split(value);
              if not tokens then return false end;
              if #tokens == 32 then return true end;
-             local ramps = (#tokens - 33) / 32;
-             return ramps >= 1 and ramps <= 8 and ramps % 1 == 0 and tokens:sub(32):find('^s1%x+$') ~= nil
+             local ramps, last = (#tokens - 33) / 32, '';
+             if ramps < 1 or ramps > 32 or ramps % 1 ~= 0 or not tokens:sub(32):find('^s1[0-9a-f]+$') then return false end;
+             for at = 34, #tokens, 32 do
+                 local time, lead, window = tokens:sub(at, at + 15), tokens:sub(at + 16, at + 23), tokens:sub(at + 24, at + 31);
+                 if time <= last or tonumber(time, 16) < tonumber(lead, 16) * 1000 then return false end;
+                 if tonumber(window, 16) > 1209600000 then return false end;
+                 last = time
+             end;
+             return last == tokens:sub(1, 16)
          end;
         "
     };
 }
+
+/// For each of ARGV, whether it is a record.
+#[cfg(test)]
+pub(crate) const ARE_RECORDS: &str = concat!(
+    is_record!(),
+    "local are = {}; for i, value in ipairs(ARGV) do are[i] = is_record(value) and 1 or 0 end; return are"
+);
 
 script! {
     /// KEYS entry, lease. ARGV token, milliseconds, the seen entry's id (`*`: any), whether to insist although the last load
@@ -362,18 +377,24 @@ script! {
              window = 0
          end;
          ramps[#ramps + 1] = {at, at, at + window * 1000};
-         while #ramps > 8 do
-             local oldest, next = ramps[1], ramps[2];
-             table.remove(ramps, 1);
-             next[2], next[3] = math.min(oldest[2], next[2]), math.min(oldest[3], next[3])
+         while #ramps > 32 do
+             local least, pair = math.huge, 1;
+             for i = 1, #ramps - 1 do
+                 local apart = math.max(ramps[i + 1][2] - ramps[i][2], ramps[i + 1][3] - ramps[i][3], 0);
+                 if apart < least then least, pair = apart, i end
+             end;
+             local older = table.remove(ramps, pair);
+             local newer = ramps[pair];
+             local start, stop = math.min(older[2], newer[2]), math.min(older[3], newer[3]);
+             newer[2] = newer[1] - math.ceil((newer[1] - start) / 1000) * 1000;
+             newer[3] = newer[2] + math.max(math.floor((stop - newer[2]) / 1000), 0) * 1000
          end;
          local value = now .. line .. 's';
          if window > 0 then
              value = value .. '1';
              for _, ramp in ipairs(ramps) do
-                 local lead = math.ceil((ramp[1] - ramp[2]) / 1000);
-                 local span = math.floor((ramp[3] - (ramp[1] - lead * 1000)) / 1000);
-                 value = value .. string.format('%016x%08x%08x', ramp[1], lead, math.max(span, 0))
+                 local lead, span = (ramp[1] - ramp[2]) / 1000, (ramp[3] - ramp[2]) / 1000;
+                 value = value .. string.format('%016x%08x%08x', ramp[1], lead, span)
              end
          end;
          redis.call('SET', KEYS[1], value .. bans, 'PX', string.format('%d', life));

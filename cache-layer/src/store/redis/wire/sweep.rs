@@ -39,29 +39,28 @@ const LURKER_PAUSE: std::ops::RangeInclusive<Duration> = Duration::from_millis(1
 /// How long one step may take before the connection is given up.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Deletes matching entries on one server; returns how many primary keys had one. `deleted` is called with the id of each entry
-/// that matched, variants included.
+/// Deletes the entries on one server that any of the patterns matches; returns how many primary keys had one. `deleted` is called
+/// with the id of each entry that matched, variants included.
 pub(crate) async fn delete_matching(
     names: &Names,
-    pattern: &Pattern,
+    patterns: &[&Pattern],
     deleted: &mut (dyn FnMut(KeyId) + Send),
     driver: &mut MultiplexedConnection,
 ) -> RedisResult<u64> {
-    let purpose = Purpose::Delete(deleted);
-    swept(Sweep { names, patterns: &[pattern], purpose, driver, step: FIRST_STEP, examined: 0 }).await
+    swept(Sweep { names, patterns, purpose: Purpose::Delete(deleted), driver, step: FIRST_STEP, examined: 0 }).await
 }
 
 /// As [`delete_matching`], but makes the entries stale, over a window in milliseconds; variants are stale with their primary
 /// entry.
 pub(crate) async fn soften_matching(
     names: &Names,
-    pattern: &Pattern,
+    patterns: &[&Pattern],
     window: u64,
     softened: &mut (dyn FnMut(KeyId) + Send),
     driver: &mut MultiplexedConnection,
 ) -> RedisResult<u64> {
     let purpose = Purpose::Soften(window, softened);
-    swept(Sweep { names, patterns: &[pattern], purpose, driver, step: FIRST_STEP, examined: 0 }).await
+    swept(Sweep { names, patterns, purpose, driver, step: FIRST_STEP, examined: 0 }).await
 }
 
 async fn swept(mut sweep: Sweep<'_>) -> RedisResult<u64> {
