@@ -42,7 +42,7 @@ use serde::{Serialize, de::DeserializeOwned};
 pub trait Codec: fmt::Debug + Send + Sync + 'static {
     /// The name of the codec in each entry, cut off after 64 bytes. A value that was written by a codec with
     /// another name is a miss, for the reason [`codec`](crate::telemetry::Rejection::Codec), unless that is [`Json`](super::Json) or
-    /// [`Postcard`](super::Postcard), which every cache can read. A codec that changes its format needs a new name.
+    /// [`Postcard`](https://docs.rs/cache-layer/latest/cache_layer/codec/struct.Postcard.html), which every cache can read. A codec that changes its format needs a new name.
     fn name(&self) -> &str;
 
     /// The value as bytes.

@@ -12,7 +12,7 @@ use super::{
 ///
 /// Values that JSON can't represent unambiguously are refused, and not stored: `NaN` and the infinities, `Some(None)` and
 /// `Some(())`, keys of maps other than strings, numbers, `bool`s and names of variants, and more than 127 levels of lists, maps
-/// and structs. [`Postcard`] can store them.
+/// and structs. [`Postcard`](https://docs.rs/cache-layer/latest/cache_layer/codec/struct.Postcard.html) can store them.
 ///
 /// Within `#[serde(tag)]`, `#[serde(untagged)]` and `#[serde(flatten)]`, serde can read back neither maps with numbers
 /// as keys nor integers of 128 bits: such values are loaded every time, and [`set`](crate::Cache::set), which only writes, stores

@@ -313,6 +313,7 @@ impl<T> Absent for Option<T> {
 )]
 pub trait Shared: Sized {
     /// A clone.
+    #[must_use]
     fn share(&self) -> Self;
 }
 
