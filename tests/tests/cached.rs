@@ -827,19 +827,13 @@ fn ttl_of(category: &str) -> Duration {
     stale_if_error = terms.long,
     keep = terms.long,
     soft_timeout = terms.long,
-    hard_timeout(terms.long, terms.slow()),
+    hard_timeout(terms.long, Slow),
     failure_backoff(terms.long, terms.long),
     fallback = terms.fallback.clone(),
     skip(terms)
 )]
 async fn on_terms(cache: &Cache, terms: &Terms, category: String) -> Result<Vec<String>, Slow> {
-    if category.is_empty() { Err(terms.slow()) } else { Ok(vec![category]) }
-}
-
-impl Terms {
-    fn slow(&self) -> Slow {
-        Slow
-    }
+    if category.is_empty() { Err(Slow) } else { Ok(vec![category]) }
 }
 
 #[cached(name = "by_category", ttl = ttl_of(category), negative_ttl = ttl_of(category))]

@@ -3,8 +3,8 @@
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::{
-    Attribute, Expr, ExprLit, FnArg, Ident, ItemFn, Lit, Meta, Pat, Receiver, Signature, Token, Type, parse_quote,
-    punctuated::Punctuated, spanned::Spanned as _,
+    Attribute, Expr, ExprLit, FnArg, Ident, ItemFn, Lit, Meta, Pat, Receiver, Signature, Type, parse_quote,
+    spanned::Spanned as _,
 };
 
 use crate::{
@@ -56,43 +56,23 @@ fn quiet() -> TokenStream {
     }
 }
 
-/// The attributes that hold for all code that is made of a function: whether it is compiled, and lints.
+/// The attributes that hold for all code that is made of a function: those for lints. `cfg` and `cfg_attr` are evaluated before.
 fn carried(attributes: &[Attribute]) -> Vec<Attribute> {
-    let carried = |attribute| {
-        let Attribute { meta, .. } = &without_expect(attribute);
-        let meta = select(meta, &|meta| {
-            let carried = ["cfg", "allow", "warn", "deny", "forbid"];
-            carried.iter().any(|name| meta.path().is_ident(name)).then(|| meta.clone())
-        })?;
-        Some(parse_quote!(#[#meta]))
-    };
-    attributes.iter().filter_map(carried).collect()
+    let lints =
+        |attribute: &Attribute| ["allow", "warn", "deny", "forbid"].iter().any(|name| attribute.path().is_ident(name));
+    attributes.iter().map(without_expect).filter(lints).collect()
 }
 
 /// The attribute with `allow` in place of `expect`: a lint is reported for the body, or for the functions around it, and an
 /// expectation would remain unfulfilled in the other place.
 fn without_expect(attribute: &Attribute) -> Attribute {
-    let allowed = |meta: &Meta| match meta {
+    match &attribute.meta {
         Meta::List(list) if list.path.is_ident("expect") => {
             let lints = &list.tokens;
-            Some(parse_quote!(allow(#lints)))
+            parse_quote!(#[allow(#lints)])
         }
-        other => Some(other.clone()),
-    };
-    Attribute { meta: select(&attribute.meta, &allowed).unwrap_or_else(|| attribute.meta.clone()), ..attribute.clone() }
-}
-
-/// What `which` makes of an attribute, or of each attribute in a `cfg_attr`.
-fn select(meta: &Meta, which: &dyn Fn(&Meta) -> Option<Meta>) -> Option<Meta> {
-    let Meta::List(list) = meta else { return which(meta) };
-    if !list.path.is_ident("cfg_attr") {
-        return which(meta);
+        _ => attribute.clone(),
     }
-    let parts = list.parse_args_with(Punctuated::<Meta, Token![,]>::parse_terminated).ok()?;
-    let mut parts = parts.iter();
-    let condition = parts.next()?;
-    let selected: Vec<Meta> = parts.filter_map(|meta| select(meta, which)).collect();
-    (!selected.is_empty()).then(|| parse_quote!(cfg_attr(#condition, #(#selected),*)))
 }
 
 fn uncached_name(name: &Ident) -> Ident {

@@ -72,8 +72,8 @@ mod template;
 /// `product(&self, …)` the attribute adds `product_key(…)`, `product_invalidate(&self, …)` (or `(&cache, …)`, if the cache is
 /// an argument) and `product_refresh(&self, …)`.
 ///
-/// `#[cfg]` and the attributes for lints, such as `#[allow]`, hold for the function and for what is added. `#[expect]` has the
-/// effect of `#[allow]`: there is no warning if a lint finds nothing.
+/// Attributes for lints, such as `#[allow]`, hold for the function and for what is added. `#[expect]` has the effect of
+/// `#[allow]`: there is no warning if a lint finds nothing.
 ///
 /// # Many at once
 ///
