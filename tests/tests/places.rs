@@ -188,7 +188,7 @@ impl<A: Fn() -> Asking + Unpin> http_body::Body for Halves<A> {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.length.clone()
+        self.length
     }
 }
 
@@ -198,7 +198,7 @@ async fn expect_a_body_to_need_no_other_place(backend: &Backend, length: SizeHin
         let (cache, calls) = (cache.clone(), calls.clone());
         Origin::new(move |_, _| {
             let (cache, calls) = (cache.clone(), calls.clone());
-            let body = Halves::body(move || one(cache.clone(), calls.clone()), length.clone());
+            let body = Halves::body(move || one(cache.clone(), calls.clone()), length);
             async move { Ok(http::Response::new(body)) }
         })
     };
