@@ -6,7 +6,8 @@
 use crate::{
     key::readable_in_full,
     pattern::Pattern,
-    ramp::{SHORTEST, TagState, Turn},
+    ramp::{SHORTEST, Turn},
+    tag_state::TagState,
 };
 
 /// The most bans that are listed. The script that writes them contains the same number.

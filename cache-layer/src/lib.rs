@@ -110,6 +110,7 @@ pub mod store;
 mod switches;
 mod sync;
 mod tag;
+mod tag_state;
 pub mod telemetry;
 #[cfg(feature = "testing")]
 #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]

@@ -5,45 +5,14 @@
 //! one whose turns are no later than those of either. With windows of one length, the closest two are less than a thirtieth of it
 //! apart, so that a merger makes no more than that part of what was loaded between them stale before its turn.
 
+use crate::tag_state::TagState;
+
 /// The most ramps of one tag that are tracked. The script that writes them has the same number.
 pub(crate) const MOST: usize = 32;
 /// The longest window, in milliseconds: a week. It is longer than any deployment, and ends while the tag's token lives.
 pub(crate) const LONGEST: u64 = 7 * 24 * 60 * 60 * 1000;
 /// The shortest ramp of a key or a pattern, in milliseconds: its turns are in whole seconds.
 pub(crate) const SHORTEST: u64 = 2_000;
-
-/// The state of an entry by its tags.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum TagState {
-    Current,
-    /// A soft invalidation came after the entry, at this time, in milliseconds since the Unix epoch.
-    StaleSince(u64),
-    /// A ramp came after the entry, and the entry's turn is at this time, which may be in the future.
-    StaleFrom(u64),
-    /// A pattern that its key matches was deleted.
-    Banned,
-    Invalid,
-}
-
-impl TagState {
-    #[cfg(feature = "redis")]
-    pub(crate) fn is_void(self) -> bool {
-        matches!(self, Self::Banned | Self::Invalid)
-    }
-
-    /// The combined state of two tags: the worse one.
-    pub(crate) fn and(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::Invalid, _) | (_, Self::Invalid) => Self::Invalid,
-            (Self::Banned, _) | (_, Self::Banned) => Self::Banned,
-            (Self::Current, state) | (state, Self::Current) => state,
-            (Self::StaleFrom(one), Self::StaleFrom(other)) => Self::StaleFrom(one.min(other)),
-            (Self::StaleSince(one) | Self::StaleFrom(one), Self::StaleSince(other) | Self::StaleFrom(other)) => {
-                Self::StaleSince(one.min(other))
-            }
-        }
-    }
-}
 
 /// The position of a key's turn within a window, as a fraction of 2^32: the same for a key and all its variants.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

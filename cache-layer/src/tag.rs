@@ -17,7 +17,7 @@ use crate::ban::{Ban, Bans};
 use crate::pattern::Pattern;
 #[cfg(any(feature = "memory", feature = "redis"))]
 use crate::ramp::Ramp;
-pub(crate) use crate::ramp::TagState;
+pub(crate) use crate::tag_state::TagState;
 use crate::{
     hex,
     ramp::{Ramps, Turn},

@@ -4,7 +4,7 @@
 //! Each module knows only modules below it in this list:
 //!
 //! - [`verify`]: whether a fresh entry is still what a load would return
-//! - [`fetch`]: from a miss to the right to load, for both front ends; waiting for another request's load
+//! - [`miss`]: from a miss to the right to load, for both front ends; waiting for another request's load
 //! - [`permit`]: the right to load, its lease, and the commit
 //! - [`delete_pattern`]: the call that deletes by pattern
 //! - [`soft_invalidation`]: the calls that make entries stale
@@ -37,7 +37,6 @@ mod doorkeeper;
 pub(crate) mod early;
 #[cfg(all(test, feature = "memory"))]
 mod elsewhere_tests;
-pub(crate) mod fetch;
 pub(crate) mod flight;
 pub(crate) mod growing_body;
 mod hot;
@@ -46,6 +45,7 @@ pub(crate) mod in_progress;
 pub(crate) mod inspect;
 mod invalidate;
 pub(crate) mod load_limit;
+pub(crate) mod miss;
 pub(crate) mod patience;
 pub(crate) mod permit;
 pub(crate) mod recent_keys;

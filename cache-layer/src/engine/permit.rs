@@ -600,7 +600,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        engine::{cache::LONGEST_LOAD, fetch::Attempt, flight::Role},
+        engine::{cache::LONGEST_LOAD, flight::Role, miss::Attempt},
         store::{MemoryStore, Seen},
     };
 

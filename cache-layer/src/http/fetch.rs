@@ -35,9 +35,9 @@ use crate::{
     engine::{
         Reading,
         backoff::RecentFailure,
-        fetch::Followed,
         flight::{Flight, FlightOutcome, Follower, LoadTask, Role, resume_panic},
         in_progress::InProgress,
+        miss::Followed,
         patience::{LONGEST_PAUSE, Patience},
         permit::Purpose,
         span::LookupSpan,

@@ -574,7 +574,7 @@ impl CacheLayer {
     /// If one of them is not a host (with its port, if that is neither 80 nor 443); if both are the same host, also through
     /// other aliases; or if `alias` already is an alias of another host.
     pub fn canonical_host(mut self, alias: &str, host: &str) -> Result<Self, ConfigError> {
-        self.context.sites.add_alias(alias, host).map_err(|reason| {
+        self.context.sites.add_host_alias(alias, host).map_err(|reason| {
             ConfigError::new(ConfigErrorKind::Syntax, format!("canonical host {host:?} of {alias:?}: {reason}"))
         })?;
         Ok(self)

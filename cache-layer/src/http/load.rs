@@ -20,8 +20,8 @@ use super::{
 use crate::{
     engine::{
         Reading,
-        fetch::AcquireOutcome,
         flight::{Flight, ReplyTo},
+        miss::AcquireOutcome,
         patience::Patience,
         permit::{FailurePolicy, Purpose, WritePermit},
     },

@@ -11,7 +11,7 @@ use crate::{
     engine::{
         Reading, Retrieved,
         early::{Life, is_due},
-        fetch::{self, Found},
+        miss::{self, Found},
     },
     entry::{Entry, EntryId, Version},
     key::Key,
@@ -29,7 +29,7 @@ use crate::{
 pub(super) type Selection = Found<Hit, Route>;
 
 /// The place that a response to the request will take, unless its own `Vary` says otherwise.
-pub(super) type Miss = fetch::Miss<Route>;
+pub(super) type Miss = miss::Miss<Route>;
 
 /// A stored response that answers a request.
 pub(super) struct Hit {

@@ -24,8 +24,8 @@ use super::{
 use crate::{
     engine::{
         Cache, InvalidateError,
-        fetch::Attempt,
         flight::Role,
+        miss::Attempt,
         patience::Patience,
         permit::{FailurePolicy, WritePermit},
     },

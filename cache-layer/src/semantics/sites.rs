@@ -11,7 +11,7 @@ use std::borrow::Cow;
 pub(crate) struct Sites {
     schemes_apart: bool,
     /// Aliases and their canonical hosts; both normalised.
-    aliases: Vec<(Box<str>, Box<str>)>,
+    host_aliases: Vec<(Box<str>, Box<str>)>,
 }
 
 impl Sites {
@@ -20,7 +20,7 @@ impl Sites {
     }
 
     /// Makes `alias`, and all aliases of it, an alias of `host`. The error says what is wrong with them.
-    pub(crate) fn add_alias(&mut self, alias: &str, host: &str) -> Result<(), &'static str> {
+    pub(crate) fn add_host_alias(&mut self, alias: &str, host: &str) -> Result<(), &'static str> {
         const NO_HOST: &str = "must be a host, with a port where it has one of its own";
         if alias.contains('*') || host.contains('*') {
             return Err("must be one host, without *");
@@ -30,15 +30,15 @@ impl Sites {
         if alias == host {
             return Err("a host is no alias of itself");
         }
-        if self.aliases.iter().any(|(known, _)| *known == alias) {
+        if self.host_aliases.iter().any(|(known, _)| *known == alias) {
             return Err("an alias has one host");
         }
-        for (_, named) in &mut self.aliases {
+        for (_, named) in &mut self.host_aliases {
             if *named == alias {
                 named.clone_from(&host);
             }
         }
-        self.aliases.push((alias, host));
+        self.host_aliases.push((alias, host));
         Ok(())
     }
 
@@ -68,7 +68,7 @@ impl Sites {
     }
 
     fn named<'a>(&'a self, authority: Cow<'a, str>) -> Cow<'a, str> {
-        match self.aliases.iter().find(|(alias, _)| **alias == *authority) {
+        match self.host_aliases.iter().find(|(alias, _)| **alias == *authority) {
             Some((_, host)) => Cow::Borrowed(host),
             None => authority,
         }
@@ -134,7 +134,7 @@ mod tests {
     fn sites(aliases: &[(&str, &str)]) -> Sites {
         let mut sites = Sites::default();
         for (alias, host) in aliases {
-            sites.add_alias(alias, host).unwrap();
+            sites.add_host_alias(alias, host).unwrap();
         }
         sites
     }
@@ -174,7 +174,7 @@ mod tests {
             ("*.c", "d"),
             ("c", "*.d"),
         ] {
-            assert!(sites.add_alias(alias, host).is_err(), "{alias} {host}");
+            assert!(sites.add_host_alias(alias, host).is_err(), "{alias} {host}");
         }
         assert_eq!(named(&sites, "a"), "b");
     }

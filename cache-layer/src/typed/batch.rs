@@ -20,8 +20,8 @@ use super::{
 use crate::{
     engine::{
         Cache,
-        fetch::{AttemptNow, Found, Miss},
         flight::{Flight, FlightOutcome, ReplyTo},
+        miss::{AttemptNow, Found, Miss},
         patience::{LONGEST_PAUSE, Patience},
         permit::{Purpose, WritePermit},
     },

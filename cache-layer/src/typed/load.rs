@@ -20,9 +20,9 @@ use crate::{
     engine::{
         Cache,
         backoff::BackOff,
-        fetch::{AcquireOutcome, Found, Miss},
         flight::{Flight, LoadTask, ReplyTo, Role, resume_panic},
         load_limit::Places,
+        miss::{AcquireOutcome, Found, Miss},
         patience::Patience,
         permit::Purpose,
         span::LookupSpan,

@@ -30,9 +30,9 @@ use crate::{
     engine::{
         Cache,
         backoff::BackOff,
-        fetch::{Found, Miss},
         flight::{Follower, ReplyTo, Role, resume_panic},
         load_limit::Places,
+        miss::{Found, Miss},
         patience::Patience,
         permit::Purpose,
         span::LookupSpan,

@@ -16,7 +16,7 @@ use tracing::{Instrument as _, Span};
 
 use self::{load::Load, value::Hit};
 use crate::{
-    engine::{Cache, InvalidateError, Retrieved, fetch::Found, span::LookupSpan},
+    engine::{Cache, InvalidateError, Retrieved, miss::Found, span::LookupSpan},
     entry::Entry,
     inherit::{self, Reads},
     key::Key,

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{engine::fetch::Miss, entry::Entry, sync::Mutex};
+use crate::{engine::miss::Miss, entry::Entry, sync::Mutex};
 
 /// What a call returns instead of a loaded value, and after what time. Clones share the state: a fallback is used once.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use crate::{
     codec::Chosen,
     engine::{
         Cache, Retrieved,
-        fetch::{Found, Miss},
+        miss::{Found, Miss},
     },
     entry::{Deadlines, Entry, EntryId, Use},
     inherit::{self, Reads},

@@ -6,7 +6,7 @@
 use http::Method;
 
 use super::{
-    names::{Name, Names},
+    name_table::{Name, NameTable},
     pattern::{PathPattern, Segment, Tail},
 };
 
@@ -31,7 +31,7 @@ pub(super) enum HostPattern {
 /// The numbers of the rules, indexed so that a look-up does not examine all of them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Index {
-    hosts: Names<Node>,
+    hosts: NameTable<Node>,
     /// The longest first.
     domains: Vec<(Box<str>, Node)>,
     any: Node,
@@ -40,7 +40,7 @@ pub(super) struct Index {
 /// A node of the tree: all patterns that begin with the same segments.
 #[derive(Clone, Debug, Default)]
 struct Node {
-    literals: Names<Self>,
+    literals: NameTable<Self>,
     any: Option<Box<Self>>,
     ends: Leaf,
     /// Few have any.

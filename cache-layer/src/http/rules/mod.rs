@@ -8,7 +8,7 @@
 
 mod effective;
 mod index;
-mod names;
+mod name_table;
 mod pattern;
 mod rule;
 mod set;

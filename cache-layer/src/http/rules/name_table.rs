@@ -2,7 +2,7 @@
 
 /// Values by hosts, or by segments of paths: a hash table with open addressing, at most half full.
 #[derive(Clone, Debug)]
-pub(super) struct Names<T> {
+pub(super) struct NameTable<T> {
     /// None, or a power of two.
     slots: Vec<Option<Slot<T>>>,
     /// The bits of a hash beside those that say the slot, which are its highest.
@@ -30,13 +30,13 @@ pub(super) struct Name<'a> {
 /// The slots of the smallest table.
 const FEWEST: usize = 8;
 
-impl<T> Default for Names<T> {
+impl<T> Default for NameTable<T> {
     fn default() -> Self {
         Self { slots: Vec::new(), shift: 0, count: 0 }
     }
 }
 
-impl<T> Names<T> {
+impl<T> NameTable<T> {
     #[inline(always)]
     pub(super) fn is_empty(&self) -> bool {
         self.slots.is_empty()
@@ -86,7 +86,7 @@ impl<T> Names<T> {
     }
 }
 
-impl<T: Default> Names<T> {
+impl<T: Default> NameTable<T> {
     pub(super) fn get_or_insert(&mut self, text: &[u8]) -> &mut T {
         if 2 * (self.count + 1) > self.slots.len() {
             self.grow();
@@ -148,7 +148,7 @@ mod tests {
                 let at = at % close.len();
                 close[at] ^= 1;
             }
-            let mut names = Names::default();
+            let mut names = NameTable::default();
             *names.get_or_insert(one.as_bytes()) = true;
             for other in [one.as_bytes(), other.as_bytes(), &close] {
                 prop_assert_eq!(names.get(Name::of(other)), (one.as_bytes() == other).then_some(&true));
@@ -160,7 +160,7 @@ mod tests {
             inserted in prop::collection::vec("[ab]{0,9}|[a-z]{14,18}", 0..100),
             others in prop::collection::vec("[ab]{0,9}|[a-z]{14,18}", 0..20),
         ) {
-            let (mut names, mut map) = (Names::default(), HashMap::new());
+            let (mut names, mut map) = (NameTable::default(), HashMap::new());
             for (number, name) in inserted.iter().enumerate() {
                 *names.get_or_insert(name.as_bytes()) = number;
                 map.insert(name.as_bytes(), number);
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn an_empty_table_has_nothing() {
-        let names = Names::<()>::default();
+        let names = NameTable::<()>::default();
         assert!(names.is_empty() && names.get(Name::of(b"")).is_none() && names.get(Name::of(b"products")).is_none());
     }
 }
