@@ -162,6 +162,18 @@ fn encode(config: &Config) -> Encode {
     config.cache_encode.0.clone().unwrap_or_else(|| Encode::new([])).in_store(keeps_none)
 }
 
+/// The layer over `cache`, without rules.
+fn layer(config: &Config, cache: &Cache) -> CacheLayer {
+    CacheLayer::new(cache.clone())
+        .ttl_for_paths(config.cache_paths.with_default(config.cache_default_ttl))
+        .max_body(config.cache_max_body)
+        .credentials(config.cache_credentials.iter().cloned())
+        .etags(true)
+        .encode(encode(config))
+        .inherit(true)
+        .verify(config.cache_verify)
+}
+
 impl ProductCache {
     /// Opens the store: Redis if its URL is configured, with a first tier if one is configured; otherwise memory; none if the cache
     /// is off. Does not wait for Redis.
@@ -213,15 +225,7 @@ impl ProductCache {
             .verify(config.cache_verify)
             .build();
         metrics.watch_cache(&cache);
-        let layer = CacheLayer::new(cache.clone())
-            .ttl_for_paths(config.cache_paths.with_default(config.cache_default_ttl))
-            .max_body(config.cache_max_body)
-            .credentials(config.cache_credentials.iter().cloned())
-            .etags(true)
-            .encode(encode(config))
-            .inherit(true)
-            .verify(config.cache_verify)
-            .rules(without.rules.rules.clone());
+        let layer = layer(config, &cache).rules(without.rules.rules.clone());
         let cache = Self { cache: Some(cache), layer: Some(layer), redis, memory, recorder, ..without };
         cache.rule_by(config.cache_rules.as_ref()).map_err(|why| ConfigError::wrong("cache-rules", "", why))?;
         Ok(cache)
