@@ -57,6 +57,7 @@
 - {name: APP_CACHE_PATHS, value: {{ .Values.cache.paths | quote }}}
 - {name: APP_CACHE_DEFAULT_TTL, value: {{ .Values.cache.defaultTtl | quote }}}
 - {name: APP_CACHE_MAX_BODY, value: {{ include "cache.size" .Values.cache.maxBody | quote }}}
+- {name: APP_CACHE_CREDENTIALS, value: {{ .Values.cache.credentials | quote }}}
 - {name: APP_CACHE_ENCODE, value: {{ .Values.cache.encode | quote }}}
 - {name: APP_CACHE_VERIFY, value: {{ .Values.cache.verify | quote }}}
 - {name: APP_CACHE_MEMORY, value: {{ include "cache.size" .Values.cache.memory | quote }}}

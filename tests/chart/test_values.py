@@ -77,6 +77,8 @@ CASES = [
     ({}, "cache.maxBody", "512k", f"{ENV} APP_CACHE_MAX_BODY value", "512kB"),
     ({}, "cache.maxBody", 10485760, f"{ENV} APP_CACHE_MAX_BODY value", "10485760"),
     ({}, "cache.verify", 0.01, f"{ENV} APP_CACHE_VERIFY value", "0.01"),
+    ({}, "cache.credentials", "", f"{ENV} APP_CACHE_CREDENTIALS value", ""),
+    ({}, "cache.credentials", "x-api-key, x-session", f"{ENV} APP_CACHE_CREDENTIALS value", "x-api-key, x-session"),
     ({}, "cache.encode", "br,gzip", f"{ENV} APP_CACHE_ENCODE value", "br,gzip"),
     ({}, "cache.encode", "zstd,br:9", f"{ENV} APP_CACHE_ENCODE value", "zstd,br:9"),
     ({}, "cache.encode", "off", f"{ENV} APP_CACHE_ENCODE value", "off"),

@@ -319,7 +319,7 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
             self.permit.admit();
         }
         let not_stored = plan.as_ref().err().copied().or_else(|| self.permit.refusal());
-        if let Err(NoCacheReason::MadeFromStale) = plan {
+        if matches!(plan, Err(NoCacheReason::MadeFromStale)) {
             plan = self.plan_for_followers(&mut parts, body.size_hint(), now);
         }
         let plan = match plan {

@@ -104,14 +104,14 @@ impl Index {
         if self.hosts.is_empty() && self.domains.is_empty() {
             return self.any.find(path, method);
         }
-        self.find_by_host(host(), path, method)
+        self.find_by_host(host(), &path, method)
     }
 
     #[inline(never)]
     fn find_by_host<'p>(
         &self,
         host: &str,
-        path: impl Iterator<Item = &'p [u8]> + Clone,
+        path: &(impl Iterator<Item = &'p [u8]> + Clone),
         method: &Method,
     ) -> Option<usize> {
         let of_host = || self.hosts.get(Name::of(host.as_bytes()))?.find(path.clone(), method);
