@@ -445,10 +445,10 @@ mod tests {
     #[tokio::test]
     async fn while_it_is_away_it_does_not_learn_how_a_load_ended() {
         let failed = Failed { status: None, pause: HOUR, remembered: HOUR };
-        let ends: [&dyn Fn(&TestStore, &Lease); 2] =
-            [&|store, lease| StoreBackend::release(store, lease, Some(HOUR)), &|store, lease| {
-                store.fail(lease, failed)
-            }];
+        type End = dyn Fn(&TestStore, &Lease);
+        let ends: [&End; 2] = [&|store, lease| StoreBackend::release(store, lease, Some(HOUR)), &|store, lease| {
+            store.fail(lease, failed)
+        }];
         for end in ends {
             let (store, key) = (TestStore::new(), Key::new(["k"]));
             let acquire = async || store.acquire(&key, Seen::Nothing, HOUR, Failures::Heed).await.unwrap();

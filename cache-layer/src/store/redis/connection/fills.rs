@@ -136,7 +136,7 @@ mod tests {
     fn lengths(asks: impl IntoIterator<Item = FillAsk>, most: usize) -> Vec<usize> {
         let asks: Vec<_> = asks.into_iter().collect();
         let calls = calls(&asks, most);
-        assert!(calls.iter().map(Range::clone).flatten().eq(0..asks.len()), "each once, in order");
+        assert!(calls.iter().flat_map(Range::clone).eq(0..asks.len()), "each once, in order");
         calls.iter().map(Range::len).collect()
     }
 
