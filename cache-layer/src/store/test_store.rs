@@ -446,9 +446,9 @@ mod tests {
     async fn while_it_is_away_it_does_not_learn_how_a_load_ended() {
         let failed = Failed { status: None, pause: HOUR, remembered: HOUR };
         type End = dyn Fn(&TestStore, &Lease);
-        let ends: [&End; 2] = [&|store, lease| StoreBackend::release(store, lease, Some(HOUR)), &|store, lease| {
-            store.fail(lease, failed)
-        }];
+        let released = |store: &TestStore, lease: &Lease| StoreBackend::release(store, lease, Some(HOUR));
+        let fails = move |store: &TestStore, lease: &Lease| store.fail(lease, failed);
+        let ends: [&End; 2] = [&released, &fails];
         for end in ends {
             let (store, key) = (TestStore::new(), Key::new(["k"]));
             let acquire = async || store.acquire(&key, Seen::Nothing, HOUR, Failures::Heed).await.unwrap();
