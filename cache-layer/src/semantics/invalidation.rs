@@ -133,7 +133,7 @@ mod tests {
     const PATH: &str = "/api/products/7?full=1";
     static ONE: LazyLock<Sites> = LazyLock::new(|| {
         let mut sites = Sites::default();
-        sites.add_alias("www.shop.example", "shop.example").unwrap();
+        sites.add_host_alias("www.shop.example", "shop.example").unwrap();
         sites
     });
     static APART: LazyLock<Sites> = LazyLock::new(|| {
