@@ -27,13 +27,17 @@ impl Told {
 
     fn origin(&self) -> Origin {
         let told = self.clone();
-        Origin::new(move |call, _| {
+        Origin::new(move |call, request| {
             let (status, text) = told.0.lock().unwrap().clone();
+            let varies = request.uri().path() == "/varies";
             async move {
                 let mut response = http::Response::new(full(text));
                 *response.status_mut() = status;
                 for (name, value) in FIELDS {
                     response.headers_mut().insert(*name, HeaderValue::from_static(value));
+                }
+                if varies {
+                    response.headers_mut().insert("vary", HeaderValue::from_static("accept-language"));
                 }
                 response.headers_mut().insert("x-call", call.into());
                 response.headers_mut().insert("x-request-id", call.into());
@@ -41,6 +45,23 @@ impl Told {
             }
         })
     }
+}
+
+/// The longest window: no turn comes while a test runs.
+const WEEK: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// An application that never says the same twice, and answers no more than that many requests until the gate is open.
+fn gated(open_for: usize, gate: &Gate) -> Origin {
+    let gate = gate.clone();
+    Origin::new(move |call, request| {
+        let gate = gate.clone();
+        async move {
+            if call > open_for {
+                gate.pass().await;
+            }
+            Ok(tests::echo(call, &request, FIELDS))
+        }
+    })
 }
 
 async fn app(backend: &Backend, origin: &Origin, set: impl FnOnce(CacheLayer) -> CacheLayer) -> App {
@@ -153,18 +174,7 @@ mod a_response {
 
     async fn has_no_hit_wait_for_a_slow_application(backend: &Backend) {
         let gate = Gate::closed();
-        let origin = Origin::new({
-            let gate = gate.clone();
-            move |call, request| {
-                let gate = gate.clone();
-                async move {
-                    if call > 1 {
-                        gate.pass().await;
-                    }
-                    Ok(tests::echo(call, &request, FIELDS))
-                }
-            }
-        });
+        let origin = gated(1, &gate);
         let app = app(backend, &origin, |layer| layer.verify(1.0)).await;
         app.get("/", &[]).await;
         for _ in 0..40 {
@@ -176,6 +186,51 @@ mod a_response {
         app.settled().await;
         let loads = origin.calls() - 1;
         assert!((1..=16).contains(&loads), "{loads} at one time");
+    }
+
+    /// It is kept on purpose, and the load is to come in its turn.
+    async fn that_an_invalidation_makes_stale_in_its_turn_is_not_verified(backend: &Backend) {
+        for (path, is_of_everything) in [("/", false), ("/varies", false), ("/", true)] {
+            let told = Told::default();
+            let origin = told.origin();
+            let namespace = format!("{path} {is_of_everything}");
+            let verify = Verify::new(1.0).soften(true);
+            let app = app(backend, &origin, |layer| layer.verify(verify).namespace(&namespace)).await;
+            app.get(path, &[]).await;
+            told.say(StatusCode::OK, "another");
+            if is_of_everything {
+                app.cache.soft_invalidate_all().over(WEEK).await.unwrap();
+            } else {
+                let uri = format!("http://shop.example{path}").parse().unwrap();
+                assert!(app.layer.soft_invalidate_uri(&uri).over(WEEK).await.unwrap());
+            }
+            for _ in 0..3 {
+                let answer = app.get(path, &[]).await;
+                assert_eq!((answer.x_cache(), answer.header("x-call")), ("HIT", Some("1")), "{namespace}");
+            }
+            let counts = app.cache.counts();
+            assert_eq!((counts.verified, counts.stale_for_certain, origin.calls()), (0, 0, 1), "{namespace}");
+        }
+    }
+
+    async fn that_is_invalidated_while_it_is_loaded_again_is_not_compared(backend: &Backend) {
+        for way in ["hard", "soft", "ramp"] {
+            let gate = Gate::closed();
+            let origin = gated(1, &gate);
+            let app = app(backend, &origin, |layer| layer.verify(1.0).namespace(way)).await;
+            app.get("/", &[]).await;
+            let answer = app.begin(request(Method::GET, "/", &[])).await.unwrap();
+            assert_eq!(answer.headers()["x-cache"], "HIT");
+            tests::wait_until("the verification to load", async || origin.calls() == 2).await;
+            match way {
+                "hard" => app.cache.invalidate_all().await.unwrap(),
+                "soft" => app.cache.soft_invalidate_all().await.unwrap(),
+                _ => app.cache.soft_invalidate_all().over(WEEK).await.unwrap(),
+            }
+            gate.open();
+            app.settled().await;
+            assert_eq!((app.cache.counts().verified, origin.calls()), (0, 2), "{way}");
+        }
     }
 
     async fn is_loaded_whole_whatever_the_client_asked_for(backend: &Backend) {
@@ -227,6 +282,8 @@ mod a_response {
         that_is_never_the_same_twice_is_told_from_a_stale_one_and_is_not_softened,
         is_verified_for_who_says_nothing_of_himself_alone,
         has_no_hit_wait_for_a_slow_application,
+        that_an_invalidation_makes_stale_in_its_turn_is_not_verified,
+        that_is_invalidated_while_it_is_loaded_again_is_not_compared,
     );
 }
 
@@ -287,6 +344,46 @@ async fn a_rule_says_for_its_own_paths() {
         app.get(path, &[]).await;
         assert_eq!(app.cache.counts().verified, verified, "{path}");
     }
+}
+
+#[tokio::test]
+async fn a_stale_response_that_its_client_accepts_is_not_verified() {
+    let told = Told::default();
+    let (origin, clock) = (told.origin(), Clock::manual());
+    let cache = Cache::builder(MemoryStore::new(1 << 20)).clock(clock.clone()).build();
+    let app = App::new(cache, &origin, |layer| layer.verify(1.0).request_directives(true));
+    app.get("/", &[]).await;
+    told.say(StatusCode::OK, "another");
+    for (passed, verified) in [(3590, 1), (20, 1)] {
+        clock.advance(Duration::from_secs(passed));
+        let answer = app.get("/", &[("cache-control", "max-stale")]).await;
+        assert_eq!((answer.header("x-call"), app.cache.counts().verified), (Some("1"), verified), "{passed}");
+    }
+    assert_eq!((app.cache.counts().stale_for_certain, origin.calls()), (0, 2));
+}
+
+/// Each rule counts its own hits; the loads of all of them are at most as many as those of one.
+#[tokio::test]
+async fn as_many_run_at_one_time_with_rules_as_without() {
+    let gate = Gate::closed();
+    let origin = gated(3, &gate);
+    let rules = |layer: CacheLayer| {
+        let layer = layer.verify(1.0).rule(Rule::prefix("/a").verify(1.0)).unwrap();
+        layer.rule(Rule::prefix("/b").verify(1.0)).unwrap()
+    };
+    let app = app(&Backend::memory(), &origin, rules).await;
+    let paths = ["/a", "/b", "/c"];
+    for path in paths {
+        app.get(path, &[]).await;
+    }
+    for path in paths.repeat(40) {
+        let answer = app.begin(request(Method::GET, path, &[])).await.unwrap();
+        assert_eq!(answer.headers()["x-cache"], "HIT");
+    }
+    gate.open();
+    app.settled().await;
+    let loads = origin.calls() - 3;
+    assert!((1..=16).contains(&loads), "{loads} at one time");
 }
 
 /// An application that changes at a known rate, and tells nobody: what is measured is that rate.
@@ -424,5 +521,35 @@ mod a_value {
         assert_eq!((cache.counts().verified, cache.counts().differing), (2, 0));
     }
 
-    over_each_store!(is_verified_by_its_load, that_a_load_asks_for_is_not_its_to_verify);
+    async fn that_an_invalidation_makes_stale_in_its_turn_or_meanwhile_is_not_verified(backend: &Backend) {
+        let cache = backend.cache().await.verify(Verify::new(1.0).soften(true)).build();
+        let (loads, gate) = (Arc::new(AtomicUsize::new(0)), Gate::closed());
+        let get = async || {
+            let (loads, gate) = (loads.clone(), gate.clone());
+            let load = async move || {
+                let load = loads.fetch_add(1, Ordering::SeqCst);
+                if load > 0 {
+                    gate.pass().await;
+                }
+                Ok::<_, std::convert::Infallible>(load)
+            };
+            cache.get_or_load("k", load).ttl(Duration::from_secs(3600)).await.unwrap()
+        };
+        assert_eq!(get().await, 0);
+        assert!(cache.drain(Duration::from_secs(60)).await);
+        assert_eq!(get().await, 0);
+        tests::wait_until("the verification to load", async || loads.load(Ordering::SeqCst) == 2).await;
+        cache.soft_invalidate_all().over(WEEK).await.unwrap();
+        gate.open();
+        assert!(cache.drain(Duration::from_secs(60)).await);
+        assert_eq!((get().await, cache.counts().verified), (0, 0), "meanwhile");
+        assert!(cache.drain(Duration::from_secs(60)).await);
+        assert_eq!((loads.load(Ordering::SeqCst), cache.counts().verified), (2, 0), "its turn is to come");
+    }
+
+    over_each_store!(
+        is_verified_by_its_load,
+        that_a_load_asks_for_is_not_its_to_verify,
+        that_an_invalidation_makes_stale_in_its_turn_or_meanwhile_is_not_verified,
+    );
 }

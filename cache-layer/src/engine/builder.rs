@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::Semaphore;
 
 #[cfg(feature = "typed")]
-use super::verifier::Verifier;
+use super::verifier::{Running, Verifier};
 use super::{
     backoff::RecentFailures,
     cache::{COMMITS, Cache, Inner, ON_THEIR_WAY},
@@ -292,7 +292,7 @@ impl CacheBuilder {
             #[cfg(feature = "typed")]
             codec,
             #[cfg(feature = "typed")]
-            verifier: Verifier::new(verify.as_ref(), switches.clone()),
+            verifier: Verifier::new(verify.as_ref(), switches.clone(), &Running::default()),
             flights: Arc::default(),
             uncacheable: RecentKeys::default(),
             void_refusals: VoidRefusals::default(),

@@ -151,10 +151,10 @@ impl Cache {
         self.0.telemetry.name(named);
     }
 
-    /// The turn of the next hit of a typed value, if it may be verified.
+    /// The turn of the next hit of a typed value, of `key`, if it may be verified.
     #[cfg(feature = "typed")]
-    pub(crate) fn verification_turn(&self) -> Option<Turn<'_>> {
-        self.0.verifier.as_ref()?.turn()
+    pub(crate) fn verification_turn(&self, key: &Key) -> Option<Turn<'_>> {
+        self.0.verifier.as_ref()?.turn(key)
     }
 
     pub(crate) fn now(&self) -> u64 {

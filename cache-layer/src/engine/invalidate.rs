@@ -4,11 +4,10 @@ use std::{
     fmt,
     pin::Pin,
     sync::atomic::Ordering,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
-use futures_util::FutureExt as _;
 use tokio::runtime::Handle;
 use tracing::Instrument as _;
 
@@ -52,7 +51,8 @@ impl<T: Send + 'static> Drop for Begun<T> {
     fn drop(&mut self) {
         let Some((scope, mut result)) = self.left.take() else { return };
         let (cache, hardness) = (self.cache.clone(), self.hardness);
-        if let Some(result) = result.as_mut().now_or_never() {
+        let at_once = result.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        if let Poll::Ready(result) = at_once {
             let _ = cache.delivered(result, scope.borrow(), hardness);
         } else if let Ok(runtime) = Handle::try_current() {
             let report = async move { drop(cache.delivered(result.await, scope.borrow(), hardness)) };

@@ -5,6 +5,7 @@
 
 use std::{
     collections::VecDeque,
+    hash::BuildHasher as _,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -15,7 +16,14 @@ use std::{
 use tokio::time::Instant;
 use xxhash_rust::xxh3::Xxh3Default;
 
-use crate::{entry::EntryId, key::Key, policy::Verify, switches::Switches, sync::Mutex, telemetry::Difference};
+use crate::{
+    entry::EntryId,
+    key::{Hashed, Key},
+    policy::Verify,
+    switches::Switches,
+    sync::Mutex,
+    telemetry::Difference,
+};
 
 /// The most verifications under way at one time. Further hits that would be due are not verified.
 pub(super) const AT_ONCE: usize = 16;
@@ -35,8 +43,9 @@ struct State {
     sampling: Sampling,
     /// The operator's switches, if the cache has them, whose rate takes precedence.
     switches: Option<Arc<Switches>>,
-    under_way: AtomicUsize,
+    running: Running,
     doubts: Mutex<VecDeque<Doubt>>,
+    doubtful: Doubtful,
     /// The number of entries in doubt, and of the turns that are reserved for them.
     doubted: AtomicUsize,
     kept: AtomicUsize,
@@ -108,6 +117,53 @@ impl From<f64> for Rate {
     }
 }
 
+/// The verifications that are under way, of all verifiers that share the limit.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Running(Arc<AtomicUsize>);
+
+/// The place of one of them, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Run(Running);
+
+impl Running {
+    fn begin(&self) -> Option<Run> {
+        let run = Run(self.clone());
+        (self.0.fetch_add(1, Ordering::Relaxed) < AT_ONCE).then_some(run)
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The keys of the entries in doubt, and a few others that look the same: a hit of any other key need not look at the list.
+#[derive(Debug, Default)]
+struct Doubtful([AtomicU64; 16]);
+
+impl Doubtful {
+    fn bit_of(key: &Key) -> (usize, u64) {
+        let hash = Hashed::default().hash_one(key.hash());
+        ((hash >> 6) as usize % 16, 1 << (hash % 64))
+    }
+
+    fn may_have(&self, key: &Key) -> bool {
+        let (word, bit) = Self::bit_of(key);
+        self.0[word].load(Ordering::Relaxed) & bit != 0
+    }
+
+    fn set(&self, doubts: &VecDeque<Doubt>) {
+        let mut bits = [0; 16];
+        for (word, bit) in doubts.iter().map(|doubt| Self::bit_of(&doubt.key)) {
+            bits[word] |= bit;
+        }
+        for (word, bits) in self.0.iter().zip(bits) {
+            word.store(bits, Ordering::Relaxed);
+        }
+    }
+}
+
 /// The turn of a hit that may be verified.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Turn<'a> {
@@ -163,23 +219,17 @@ impl Printing {
 }
 
 impl Turn<'_> {
-    /// Whether a hit of `key` is verified; if so, call [`leave`](Verifier::leave) afterwards.
-    pub(super) fn enter(self, key: &Key) -> bool {
+    /// The place of the verification of a hit of `key`, if it is verified.
+    pub(super) fn enter(self, key: &Key) -> Option<Run> {
         let Self { verifier, drawn } = self;
-        if !verifier.verifies(drawn, key) {
-            return false;
-        }
-        let enters = verifier.0.under_way.fetch_add(1, Ordering::Relaxed) < AT_ONCE;
-        if !enters {
-            verifier.leave();
-        }
-        enters
+        verifier.0.running.begin().filter(|_| verifier.verifies(drawn, key))
     }
 }
 
 impl Verifier {
-    /// `None` if no hit can ever be verified: the rate is zero, and there are no switches by which an operator changes it.
-    pub(crate) fn new(settings: Option<&Verify>, switches: Option<Arc<Switches>>) -> Option<Self> {
+    /// A verifier whose verifications are among those that are `running`. `None` if no hit can ever be verified: the rate is zero,
+    /// and there are no switches by which an operator changes it.
+    pub(crate) fn new(settings: Option<&Verify>, switches: Option<Arc<Switches>>, running: &Running) -> Option<Self> {
         let settings = settings.cloned().unwrap_or_else(|| Verify::new(0.0));
         (settings.rate() > 0.0 || switches.is_some()).then(|| {
             Self(Arc::new(State {
@@ -187,8 +237,9 @@ impl Verifier {
                 settings,
                 sampling: Sampling::new(),
                 switches,
-                under_way: AtomicUsize::new(0),
+                running: running.clone(),
                 doubts: Mutex::default(),
+                doubtful: Doubtful::default(),
                 doubted: AtomicUsize::new(0),
                 kept: AtomicUsize::new(0),
             }))
@@ -206,20 +257,23 @@ impl Verifier {
         switched.map_or(self.0.rate, Rate::from)
     }
 
-    /// The turn of the next hit, if it may be verified. Few are, and all the others go on as they do without verification.
+    /// The turn of the next hit, of `key`, if it may be verified. Few are, and all the others go on as they do without
+    /// verification.
     #[inline(always)]
-    pub(crate) fn turn(&self) -> Option<Turn<'_>> {
+    pub(crate) fn turn(&self, key: &Key) -> Option<Turn<'_>> {
         let State { sampling, kept, .. } = &*self.0;
         let rate = self.rate();
         if rate == Rate(0) {
             return None;
         }
         let drawn = sampling.draws(rate);
-        (drawn || kept.load(Ordering::Relaxed) > 0).then_some(Turn { verifier: self, drawn })
+        (drawn || kept.load(Ordering::Relaxed) > 0 && self.may_doubt(key)).then_some(Turn { verifier: self, drawn })
     }
 
-    pub(super) fn leave(&self) {
-        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+    /// Whether an entry of `key` may be in doubt. Hits ask while a turn is kept, all of them: this takes no lock.
+    #[cold]
+    fn may_doubt(&self, key: &Key) -> bool {
+        self.0.doubtful.may_have(key)
     }
 
     /// Whether a hit of `key` is verified that is drawn, or is not.
@@ -256,6 +310,7 @@ impl Verifier {
     }
 
     fn note(&self, doubts: &VecDeque<Doubt>) {
+        self.0.doubtful.set(doubts);
         self.0.doubted.store(doubts.len(), Ordering::Relaxed);
         self.0.kept.fetch_min(doubts.len(), Ordering::Relaxed);
     }
@@ -299,9 +354,9 @@ mod tests {
             assert!(drawn as f64 >= expected * 0.6, "{drawn} of {expected}");
         }
         for none in [0.0, f64::NAN] {
-            assert!(Verifier::new(Some(&Verify::new(none)), None).is_none());
+            assert!(Verifier::new(Some(&Verify::new(none)), None, &Running::default()).is_none());
         }
-        assert!(Verifier::new(None, None).is_none());
+        assert!(Verifier::new(None, None, &Running::default()).is_none());
         assert_eq!(Verify::new(7.0).rate(), 1.0);
     }
 
@@ -350,7 +405,7 @@ mod tests {
 
     #[test]
     fn no_more_entries_are_in_doubt_than_there_is_room_for() {
-        let verifier = Verifier::new(Some(&Verify::new(1.0)), None).unwrap();
+        let verifier = Verifier::new(Some(&Verify::new(1.0)), None, &Running::default()).unwrap();
         let (entry, print) = (EntryId::random(), Print { status: 200, fields: 0, body: 0 });
         let keys: Vec<Key> = (0..3 * DOUBTS).map(|number| Key::from(("k", number))).collect();
         for key in &keys {
@@ -362,6 +417,32 @@ mod tests {
         assert!(kept.iter().all(|key| verifier.take_doubt(key, entry).is_some()));
     }
 
+    /// While a turn is kept for an entry in doubt, hits of other keys wait for no lock.
+    #[test]
+    fn a_hit_of_another_key_waits_for_no_entry_in_doubt() {
+        let verifier = Verifier::new(Some(&Verify::new(1e-9)), None, &Running::default()).unwrap();
+        let doubted = Key::new(["doubted"]);
+        let has_turn = |key: &Key| verifier.turn(key).and_then(|turn| turn.enter(key)).is_some();
+        verifier.doubts(&doubted, EntryId::random(), Print { status: 200, fields: 0, body: 0 });
+        verifier.0.kept.store(1, Ordering::Relaxed);
+        let (done, is_done) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let held = verifier.0.doubts.lock();
+            scope.spawn(|| {
+                let others = (0..1_000).map(|number| Key::from(("k", number)));
+                let others: Vec<Key> = others.filter(|key| !verifier.may_doubt(key)).collect();
+                assert!(others.len() > 950, "{} of 1000 keys look the same", 1_000 - others.len());
+                assert!(!others.iter().any(has_turn));
+                done.send(()).unwrap();
+            });
+            let waited = is_done.recv_timeout(Duration::from_secs(20));
+            drop(held);
+            assert!(waited.is_ok(), "a hit waits for the lock");
+        });
+        assert!(has_turn(&doubted), "the turn was kept for it");
+        assert!(!has_turn(&doubted));
+    }
+
     #[test]
     fn a_switch_has_precedence_while_it_is_on() {
         let switches = Arc::new(Switches::default());
@@ -369,15 +450,9 @@ mod tests {
         let on = |rate| SwitchState { rate, ..SwitchState::new(Switch::VerificationRate, minute) };
         let off = SwitchState::off(Switch::VerificationRate);
         let key = Key::new(["k"]);
-        let enters = |verifier: &Verifier| {
-            let enters = verifier.turn().is_some_and(|turn| turn.enter(&key));
-            if enters {
-                verifier.leave();
-            }
-            enters
-        };
+        let enters = |verifier: &Verifier| verifier.turn(&key).and_then(|turn| turn.enter(&key)).is_some();
         let [unset, set] = [None, Some(Verify::new(1.0))]
-            .map(|settings| Verifier::new(settings.as_ref(), Some(switches.clone())).unwrap());
+            .map(|settings| Verifier::new(settings.as_ref(), Some(switches.clone()), &Running::default()).unwrap());
         assert_eq!((enters(&unset), enters(&set)), (false, true));
         switches.set(on(1.0));
         assert!(enters(&unset));

@@ -5,11 +5,15 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+#[cfg(feature = "typed")]
+use super::cache::{Reading, Retrieved};
 use super::{
     cache::Cache,
     load_limit::{LoadLimit, LoadPermit},
-    verifier::{Print, Turn, Verifier},
+    verifier::{Print, Run, Turn, Verifier},
 };
+#[cfg(feature = "typed")]
+use crate::entry::Entry;
 use crate::{
     clock::deadline,
     entry::EntryId,
@@ -28,22 +32,18 @@ pub(crate) struct Verification {
     verifier: Verifier,
     key: Key,
     limit: LoadLimit,
-}
-
-impl Drop for Verification {
-    fn drop(&mut self) {
-        self.verifier.leave();
-    }
+    _run: Run,
 }
 
 impl Cache {
     /// Begins to verify a hit of `key` that has this turn, for a front end whose loads have this limit.
     pub(crate) fn verification(&self, turn: Turn<'_>, key: &Key, limit: &LoadLimit) -> Option<Verification> {
-        turn.enter(key).then(|| Verification {
+        turn.enter(key).map(|run| Verification {
             cache: self.clone(),
             verifier: turn.verifier.clone(),
             key: key.clone(),
             limit: limit.clone(),
+            _run: run,
         })
     }
 }
@@ -79,7 +79,22 @@ impl Verification {
         loaded
     }
 
-    /// Compares an entry of this age with the load, and reports the result.
+    /// Whether its key still has this entry, as it was when it was found: neither invalidated nor replaced since.
+    #[cfg(feature = "typed")]
+    pub(crate) async fn finds_again(&self, entry: &Entry) -> bool {
+        let Self { cache, key, .. } = self;
+        let now = match cache.peek(key) {
+            Some(now) => now,
+            None => match cache.read(key, Reading::Inspection).await {
+                Retrieved::Found(now) => now,
+                Retrieved::Missing(_) | Retrieved::Unavailable => return false,
+            },
+        };
+        now.version() == entry.version() && now.is_taken_for_current(cache.now())
+    }
+
+    /// Compares an entry of this age with the load, and reports the result. The entry was found again after the load: what an
+    /// invalidation has just made stale is no news.
     pub(crate) async fn compare(&self, entry: EntryId, age: Duration, stored: Print, loaded: Print) {
         let Self { cache, verifier, key, .. } = self;
         if let Some(before) = verifier.take_doubt(key, entry) {
@@ -123,7 +138,7 @@ fn say(key: &Key, stable: bool) {
 mod tests {
     use super::*;
     use crate::{
-        engine::verifier::{AT_ONCE, DOUBT},
+        engine::verifier::{AT_ONCE, DOUBT, Running},
         store::MemoryStore,
     };
 
@@ -134,14 +149,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_differs_is_loaded_again_out_of_the_same_budget() {
         let cache = Cache::new(MemoryStore::new(1 << 20));
-        let verifier = Verifier::new(Some(&Verify::new(0.1)), None).unwrap();
+        let verifier = Verifier::new(Some(&Verify::new(0.1)), None, &Running::default()).unwrap();
         let (one, other) = (Key::new(["one"]), Key::new(["other"]));
         let limit = LoadLimit::default();
         let id = EntryId::random();
         let (mut loads, mut again) = (0, 0);
         for hit in 1..=2_000 {
             let key = if hit % 3 == 0 { &one } else { &other };
-            if let Some(verification) = verifier.turn().and_then(|turn| cache.verification(turn, key, &limit)) {
+            if let Some(verification) = verifier.turn(key).and_then(|turn| cache.verification(turn, key, &limit)) {
                 loads += 1;
                 let before = cache.counts().unstable;
                 // It never says the same twice.
@@ -159,12 +174,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_doubt_is_about_one_entry_and_ends() {
         let cache = Cache::new(MemoryStore::new(1 << 20));
-        let verifier = Verifier::new(Some(&Verify::new(1.0)), None).unwrap();
+        let verifier = Verifier::new(Some(&Verify::new(1.0)), None, &Running::default()).unwrap();
         let (key, limit) = (Key::new(["k"]), LoadLimit::default());
         let (first, second) = (EntryId::random(), EntryId::random());
         let compare = async |entry, loaded| {
-            let verification =
-                verifier.turn().and_then(|turn| cache.verification(turn, &key, &limit)).expect("each hit is verified");
+            let verification = verifier
+                .turn(&key)
+                .and_then(|turn| cache.verification(turn, &key, &limit))
+                .expect("each hit is verified");
             verification.compare(entry, Duration::ZERO, print(0), print(loaded)).await;
         };
         compare(first, 1).await;
@@ -186,9 +203,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_takes_spare_room_alone_and_gives_way() {
         let cache = Cache::builder(MemoryStore::new(1 << 20)).max_loads(2).build();
-        let verifier = Verifier::new(Some(&Verify::new(1.0)), None).unwrap();
+        let verifier = Verifier::new(Some(&Verify::new(1.0)), None, &Running::default()).unwrap();
         let (key, limit) = (Key::new(["k"]), cache.load_limit().clone());
-        let verification = verifier.turn().and_then(|turn| cache.verification(turn, &key, &limit)).unwrap();
+        let verification = verifier.turn(&key).and_then(|turn| cache.verification(turn, &key, &limit)).unwrap();
         let place = verification.place().expect("both are free");
         assert!(verification.place().is_none(), "the last place is not for it");
         let other = limit.take().expect("that is for requests");
@@ -210,13 +227,13 @@ mod tests {
     #[test]
     fn only_so_many_run_at_one_time() {
         let cache = Cache::new(MemoryStore::new(1 << 20));
-        let verifier = Verifier::new(Some(&Verify::new(1.0)), None).unwrap();
+        let verifier = Verifier::new(Some(&Verify::new(1.0)), None, &Running::default()).unwrap();
         let (key, limit) = (Key::new(["k"]), LoadLimit::default());
         let mut running: Vec<_> = (0..AT_ONCE)
-            .map(|_| verifier.turn().and_then(|turn| cache.verification(turn, &key, &limit)).unwrap())
+            .map(|_| verifier.turn(&key).and_then(|turn| cache.verification(turn, &key, &limit)).unwrap())
             .collect();
-        assert!(verifier.turn().and_then(|turn| cache.verification(turn, &key, &limit)).is_none());
+        assert!(verifier.turn(&key).and_then(|turn| cache.verification(turn, &key, &limit)).is_none());
         running.pop();
-        assert!(verifier.turn().and_then(|turn| cache.verification(turn, &key, &limit)).is_some());
+        assert!(verifier.turn(&key).and_then(|turn| cache.verification(turn, &key, &limit)).is_some());
     }
 }

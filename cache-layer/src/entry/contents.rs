@@ -226,6 +226,20 @@ impl Entry {
         self.softened
     }
 
+    /// What soft invalidations have done to it, for the entries that it leads to: they are to be [as stale](Self::in_state).
+    pub(crate) fn softening(&self) -> TagState {
+        match self.stale_since {
+            _ if self.softened => TagState::StaleSince(self.deadlines().fresh),
+            NEVER => TagState::Current,
+            moment => TagState::StaleFrom(moment),
+        }
+    }
+
+    /// Whether it is fresh, and no ramp is going to make it stale: it is taken to be what a load would return.
+    pub(crate) fn is_taken_for_current(&self, now: u64) -> bool {
+        self.stale_since == NEVER && now < self.deadlines_at(now).fresh
+    }
+
     /// By how much soft invalidations move its deadlines, in milliseconds.
     pub(crate) fn brought_forward(&self) -> u64 {
         self.contents.deadlines.fresh.saturating_sub(self.stale_since)

@@ -21,7 +21,7 @@ use crate::{
     engine::{
         Cache,
         load_limit::{LoadLimit, LoadPermit},
-        verifier::Verifier,
+        verifier::{Running, Verifier},
     },
     inherit,
     key::Key,
@@ -55,6 +55,8 @@ pub(super) struct Context {
     pub(super) owner: Option<Arc<Owner>>,
     /// The verifier, if some hits are verified, or may be by a switch.
     pub(super) verifier: Option<Verifier>,
+    /// The verifications under way, of all rules.
+    pub(super) verifications: Running,
     /// Whether the policy needs to examine a request before its look-up: such requests take a slower path.
     pub(super) asks_first: bool,
     /// Which rules these settings are by, if the layer has any.
@@ -70,7 +72,8 @@ pub(super) struct Generation {
 
 impl Context {
     pub(super) fn new(cache: Cache) -> Self {
-        let verifier = Verifier::new(None, cache.switches());
+        let verifications = Running::default();
+        let verifier = Verifier::new(None, cache.switches(), &verifications);
         Self {
             load_limit: cache.load_limit().clone(),
             cache,
@@ -86,6 +89,7 @@ impl Context {
             variations: None,
             owner: None,
             verifier,
+            verifications,
             asks_first: false,
             generation: None,
         }
@@ -103,7 +107,7 @@ impl Context {
 
     /// The same, with the state that is derived from the policy updated.
     pub(super) fn settled(mut self) -> Self {
-        self.verifier = Verifier::new(self.policy.verify.as_ref(), self.cache.switches());
+        self.verifier = Verifier::new(self.policy.verify.as_ref(), self.cache.switches(), &self.verifications);
         self.knowing_what_it_asks()
     }
 

@@ -136,7 +136,7 @@ impl<S: Origin<B>, B: Send + 'static> Asking<S, B> {
 
     /// This answer, which may be verified afterwards.
     fn verifying(mut self, answer: Response<ResponseBody<S::Content>>) -> Response<ResponseBody<S::Content>> {
-        if let Some(turn) = self.context.verification_turn() {
+        if let Some(turn) = self.context.verification_turn(&self.key) {
             let (service, request) = self.sending.as_mut().unsent();
             self.context.verify(turn, service, request, &self.key);
         }

@@ -507,14 +507,17 @@ impl CacheLayer {
     /// [`Event::Verified`](crate::telemetry::Event::Verified) says whether they are the same, and how old the stored response
     /// is. The new response is not stored, and `Cache-Status` does not mention the verification. If the two differ, the next
     /// hit within half a minute loads once more: [`Event::VerifiedAgain`](crate::telemetry::Event::VerifiedAgain) distinguishes
-    /// a stale response from one that is different each time. If the application answers with an error, nothing is compared.
+    /// a stale response from one that is different each time. If the application answers with an error, or the stored response was
+    /// invalidated or replaced meanwhile, nothing is compared.
     ///
     /// - For a share of `1/n`, one hit at random out of every `n` in a row is drawn. It is verified if it is a GET that was answered
-    ///   with a fresh 200, without `Authorization` and without cookies other than [ignored](Self::ignore_cookies) ones. The
+    ///   with a fresh 200, without `Authorization` and without cookies other than [ignored](Self::ignore_cookies) ones. A
+    ///   response that an invalidation [over a while](crate::SoftInvalidation::over) makes stale in its turn is not verified. The
     ///   share is of this layer's hits in this process; a [rule](Rule::verify) with a share counts its own hits. While an
     ///   operator's [switch](crate::Switch::VerificationRate) is on, its rate takes the place of this one and of each rule's.
     /// - Verification uses spare capacity only: where [`max_loads`](Self::max_loads) is set, it never takes the last place, and
-    ///   gives its place to a request that waits for one. At most sixteen run at one time, and none for longer than a load may.
+    ///   gives its place to a request that waits for one. At most sixteen of a layer, with all its rules, run at one time, and
+    ///   none for longer than a load may.
     /// - The application gets one more request, as with a background refresh. Values that a handler reads from a cache are
     ///   verified [there](crate::CacheBuilder::verify).
     pub fn verify(mut self, verify: impl Into<Verify>) -> Self {

@@ -41,7 +41,7 @@ use crate::{
         vary::{Vary, VaryFields},
     },
     store::Writes,
-    tag::Tags,
+    tag::{TagState, Tags},
     telemetry::NoCacheReason,
 };
 
@@ -355,8 +355,8 @@ impl Context {
         // new id if there are too many variants, or if its key was soft-invalidated, be it by a ramp whose turn has not come:
         // the rewritten entry has no mark of that, and would keep them fresh.
         let (parent, variants) = match known {
-            Some(Varies { version: version @ Version { id, .. }, stored, softened: None })
-                if stored.fields == fields && !version.is_marked() =>
+            Some(Varies { version: version @ Version { id, .. }, stored, softening })
+                if stored.fields == fields && !version.is_marked() && !matches!(softening, TagState::StaleSince(_)) =>
             {
                 match stored.variants.saturating_add(u16::from(is_new)) {
                     variants if variants <= self.policy.max_variants => (id, variants),

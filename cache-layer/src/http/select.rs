@@ -22,6 +22,7 @@ use crate::{
     },
     store::Seen,
     switches::Switch,
+    tag::TagState,
     telemetry::{Event, Rejection},
 };
 
@@ -50,8 +51,8 @@ pub(super) struct Route {
 pub(super) struct Varies {
     pub(super) version: Version,
     pub(super) stored: StoredVaries,
-    /// Since when a soft invalidation makes all variants stale, in milliseconds since the Unix epoch.
-    pub(super) softened: Option<u64>,
+    /// What soft invalidations of its key have done to all variants.
+    pub(super) softening: TagState,
 }
 
 impl Hit {
@@ -100,8 +101,8 @@ impl Context {
         match view(&entry) {
             Some(Stored::Response(_)) => self.decide_on(ResponseEntry::written(entry), key, headers, now),
             Some(Stored::Varies(stored)) => {
-                let softened = entry.is_soft_invalidated().then_some(entry.deadlines().fresh);
-                let varies = Varies { version: entry.version(), stored: stored.clone(), softened };
+                let softening = entry.softening();
+                let varies = Varies { version: entry.version(), stored: stored.clone(), softening };
                 Decision::Variant(self.variant_key(key, &stored.fields, headers), varies)
             }
             None => Decision::Unreadable(entry.id()),
@@ -309,11 +310,8 @@ fn variant_of(entry: Entry, varies: &Varies) -> Result<Entry, EntryId> {
         Some(Stored::Response(response)) => response.info.parent == Some(varies.version.id),
         Some(Stored::Varies(_)) | None => false,
     };
-    match varies.softened {
-        _ if !leads_here => Err(entry.id()),
-        Some(moment) => Ok(entry.soft_invalidated(moment)),
-        None => Ok(entry),
-    }
+    let id = entry.id();
+    entry.in_state(varies.softening).filter(|_| leads_here).ok_or(id)
 }
 
 /// The miss if there is no usable entry under the primary key.

@@ -150,7 +150,7 @@ where
             AtOnce::Answer(response) => {
                 // First of all, so that the response is not moved twice.
                 let answer = ResponseFuture::ready(response);
-                if !is_plain && let Some(turn) = context.verification_turn() {
+                if !is_plain && let Some(turn) = context.verification_turn(&key) {
                     context.verify(turn, self.inner.clone(), request, &key);
                 }
                 answer
@@ -250,7 +250,7 @@ impl<S: Clone> CacheService<S> {
         }
         match context.answer_at_once(&request, &key, enclosing.is_some()) {
             AtOnce::Answer(response) => {
-                if let Some(turn) = context.verification_turn() {
+                if let Some(turn) = context.verification_turn(&key) {
                     context.verify(turn, self.inner.clone(), request, &key);
                 }
                 ResponseFuture::ready(response)

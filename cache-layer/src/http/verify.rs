@@ -22,10 +22,10 @@ use crate::{
 };
 
 impl Context {
-    /// The turn of the next hit, if it may be verified.
+    /// The turn of the next hit, of `key`, if it may be verified.
     #[inline(always)]
-    pub(super) fn verification_turn(&self) -> Option<Turn<'_>> {
-        self.verifier.as_ref()?.turn()
+    pub(super) fn verification_turn(&self, key: &Key) -> Option<Turn<'_>> {
+        self.verifier.as_ref()?.turn(key)
     }
 
     /// Verifies a hit that has this turn, unless it is a client's own.
@@ -58,7 +58,10 @@ impl Context {
         service: S,
         mut request: Request<B>,
     ) {
-        let Some(entry) = self.fresh_entry(verification.key(), request.headers()).await else { return };
+        let fields = request.headers().clone();
+        let Some(found) = self.fresh_entry(verification.key(), &fields).await else { return };
+        let version = found.version();
+        let Some(entry) = found.inflated().and_then(ResponseEntry::new) else { return };
         let (stored, now) = (entry.response(), self.cache.now());
         let age = Duration::from_secs(stored.info.resident(now));
         let Some(place) = verification.place() else { return };
@@ -77,12 +80,15 @@ impl Context {
             self.print_of(&verification, response, &entry).await
         };
         // A failure says nothing about the stored response.
-        if let Some(loaded) = verification.load(place, Box::pin(load)).await.flatten() {
+        let Some(loaded) = verification.load(place, Box::pin(load)).await.flatten() else { return };
+        // Nor does a load during which the response was invalidated, or replaced.
+        let now = self.fresh_entry(verification.key(), &fields).await;
+        if now.is_some_and(|now| now.version() == version) {
             verification.compare(entry.id(), age, stored, loaded).await;
         }
     }
 
-    /// The fresh entry for a request, if it is a success.
+    /// The fresh entry for a request, if it is a success that no invalidation is about to make stale.
     async fn fresh_entry(&self, key: &Key, headers: &HeaderMap) -> Option<ResponseEntry> {
         let entry = match self.peek_answer(key, headers) {
             Some(entry) => entry,
@@ -91,8 +97,8 @@ impl Context {
                 Selection::Stale(..) | Selection::Missing(_) => return None,
             },
         };
-        let entry = ResponseEntry::new(entry.inflated()?)?;
-        (entry.response().info.status == StatusCode::OK).then_some(entry)
+        let is_success = entry.response().info.status == StatusCode::OK;
+        (is_success && entry.is_taken_for_current(self.cache.now())).then_some(entry)
     }
 
     /// The print of a response; `None` if the response is an error, or incomplete.

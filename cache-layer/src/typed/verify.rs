@@ -17,9 +17,9 @@ where
 {
     /// Verifies a fresh value, if it is its turn.
     pub(super) fn verify<E: Send + 'static>(&self, hit: &Hit<V>, load: Load<V, E>) {
-        let Some(turn) = self.cache.verification_turn() else { return };
+        let Some(turn) = self.cache.verification_turn(&self.key) else { return };
         // A load that is part of another load has no place of its own to give back.
-        if self.is_placed() {
+        if self.is_placed() || !hit.entry.is_taken_for_current(self.cache.now()) {
             return;
         }
         if let Some(verification) = self.cache.verification(turn, &self.key, self.cache.load_limit()) {
@@ -37,6 +37,9 @@ where
         let Some((Ok(loaded), _)) = verification.load(place, Box::pin(loading)).await else { return };
         // A value that says it must not be stored may differ each time.
         let Ok(bytes) = self.cache.codec().encode(&loaded.value) else { return };
+        if !verification.finds_again(&entry).await {
+            return;
+        }
         let (stored, loaded) = (Print::of_value(entry.payload()), Print::of_value(&bytes));
         verification.compare(entry.id(), Duration::from_secs(age.as_secs()), stored, loaded).await;
     }
