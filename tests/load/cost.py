@@ -23,7 +23,7 @@ class Cost:
 
     def row(self, name):
         return [
-            name, self.before, self.after, f"{self.scripts:.1f}", f"{self.commands:.1f}",
+            name, self.before, self.after, f"{self.scripts:.2f}", f"{self.commands:.1f}",
             f"{self.bytes_in:,.0f}", f"{self.bytes_out:,.0f}", f"{self.micros:.0f}",
         ]  # fmt: skip
 

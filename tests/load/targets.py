@@ -56,7 +56,7 @@ class Count:
 
     def row(self, results):
         count = self.count(results)
-        text = f"{count:.1f}" if count < 100 and count != round(count) else f"{count:,.0f}"
+        text = f"{count:.2f}" if count < 100 and count != round(count) else f"{count:,.0f}"
         return [self.name, text, f"at most {self.most:,}", count <= self.most]
 
 
