@@ -6,6 +6,7 @@
 //! - [`config`], [`state`]: settings and their limits; what is known of the connections without asking the server
 //! - [`lookup`], [`claim`], [`lease`], [`commit`], [`invalidate`], [`patterns`], [`lurker`], [`reclaim`] and their [`election`],
 //!   [`bulk`], [`redirect`], [`inspect`], [`switches`], [`audit`], [`requests`], [`hot`]: the operations
+//! - [`waiting_patterns`]: patterns that wait for a sweep, since the list of bans has no room for them
 //! - [`topology`]: which server has which keys
 //! - [`connection`]: one connection and the task that keeps it
 //! - [`tracking`]: what this process knows of the server; tracking never sends
@@ -74,6 +75,7 @@ mod switches;
 mod together_tests;
 mod topology;
 mod tracking;
+mod waiting_patterns;
 mod wire;
 
 pub use config::RedisStoreBuilder;

@@ -42,10 +42,10 @@ impl RedisStore {
 
     /// Sweeps a pattern for which the list has no room: one sweep at a time, for all that wait by then.
     async fn sweep_with_others(&self, pattern: &Pattern, hardness: Hardness) -> Result<(), StoreError> {
-        let swept = self.0.overflow.add(pattern, hardness);
-        let turn = self.0.overflow.turn.lock().await;
+        let swept = self.0.waiting_patterns.add(pattern, hardness);
+        let turn = self.0.waiting_patterns.turn.lock().await;
         // None, if an earlier sweep has taken this pattern with it.
-        for group in self.0.overflow.take() {
+        for group in self.0.waiting_patterns.take() {
             let patterns: Vec<&Pattern> = group.iter().map(|waiting| &waiting.pattern).collect();
             let result = self.invalidate_patterns(&patterns, group[0].hardness).await.map(drop);
             for waiting in group {

@@ -20,12 +20,12 @@ use super::{
         context::Context,
         counters::WHEN_FULL,
         handle::{Connection, Limit},
-        overflow::Overflow,
         session::Session,
         shard::Everything,
     },
     topology::routes::{Route, Topology},
     tracking::local_tier::LocalTier,
+    waiting_patterns::WaitingPatterns,
     wire::{errors::is_not_allowed, operation::Operation},
 };
 use crate::{
@@ -115,7 +115,7 @@ pub(super) struct Inner {
     pub(super) context: Arc<Context>,
     pub(super) runtime: Handle,
     pub(super) follows_switches: Once,
-    pub(super) overflow: Overflow,
+    pub(super) waiting_patterns: WaitingPatterns,
     /// Ends the tasks of this store.
     pub(super) stop: CancellationToken,
     _stop: DropGuard,
@@ -163,7 +163,7 @@ impl RedisStore {
             context,
             runtime,
             follows_switches: Once::new(),
-            overflow: Overflow::default(),
+            waiting_patterns: WaitingPatterns::default(),
             stop,
             _stop,
         }))

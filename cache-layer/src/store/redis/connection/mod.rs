@@ -14,7 +14,6 @@
 //! - [`pushes`]: the messages that the server sends on its own
 //! - [`batcher`]: look-ups that are sent together; [`leases`] and [`fills`], too, by [`gathering`] them
 //! - [`context`], [`counters`]: what all connections of a store share
-//! - [`overflow`]: patterns that wait for a sweep
 //! - [`shard`]: which part of the data a server has
 //! - [`address`], [`sentinel`], [`endpoint`]: the server's address
 
@@ -38,7 +37,6 @@ pub(crate) mod leases;
 mod loss;
 #[cfg(test)]
 pub(crate) mod loss_tests;
-pub(crate) mod overflow;
 mod pushes;
 #[cfg(feature = "sentinel")]
 pub(crate) mod sentinel;

@@ -8,30 +8,31 @@ use crate::{
     sync::Mutex,
 };
 
+/// The queue of one store.
 #[derive(Default)]
-pub(crate) struct Overflow {
+pub(super) struct WaitingPatterns {
     waiting: Mutex<Vec<Waiting>>,
     /// The sweep under way.
-    pub(crate) turn: tokio::sync::Mutex<()>,
+    pub(super) turn: tokio::sync::Mutex<()>,
 }
 
-pub(crate) struct Waiting {
-    pub(crate) pattern: Pattern,
-    pub(crate) hardness: Hardness,
+pub(super) struct Waiting {
+    pub(super) pattern: Pattern,
+    pub(super) hardness: Hardness,
     /// Gets the result of the sweep.
-    pub(crate) done: oneshot::Sender<Result<(), StoreError>>,
+    pub(super) done: oneshot::Sender<Result<(), StoreError>>,
 }
 
-impl Overflow {
+impl WaitingPatterns {
     /// Adds a pattern, and returns how it is told of its sweep.
-    pub(crate) fn add(&self, pattern: &Pattern, hardness: Hardness) -> oneshot::Receiver<Result<(), StoreError>> {
+    pub(super) fn add(&self, pattern: &Pattern, hardness: Hardness) -> oneshot::Receiver<Result<(), StoreError>> {
         let (done, swept) = oneshot::channel();
         self.waiting.lock().push(Waiting { pattern: pattern.clone(), hardness, done });
         swept
     }
 
     /// All that wait; in groups of one hardness each, which one sweep takes.
-    pub(crate) fn take(&self) -> Vec<Vec<Waiting>> {
+    pub(super) fn take(&self) -> Vec<Vec<Waiting>> {
         let mut groups: Vec<Vec<Waiting>> = Vec::new();
         for waiting in std::mem::take(&mut *self.waiting.lock()) {
             match groups.iter_mut().find(|group| group[0].hardness == waiting.hardness) {
