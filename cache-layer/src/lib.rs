@@ -2,8 +2,8 @@
 //!
 //! [`CacheLayer`] answers requests from a [`Cache`], whose store is in this process or in Redis, and calls the service behind
 //! it only for responses that are not stored. No failure of the store fails a request, no user sees another one's response, and a
-//! miss takes little longer: the body streams to the client while it is recorded. Over Redis, a miss waits for a look-up and for the
-//! right to load, half a millisecond or so on a local network, or for a timeout of 50 ms if Redis does not answer.
+//! miss takes little longer: the body streams to the client while it is recorded. Over Redis, a miss waits for a look-up and for
+//! the right to load, half a millisecond or so on a local network, or for a timeout of 50 ms if Redis does not answer.
 //!
 //! ```
 //! use std::time::Duration;

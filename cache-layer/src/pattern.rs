@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// A glob: `*` any run of bytes, `?` any byte, `[abc]`, `[a-z]` and `[^a]` one byte of a class, `\` the next byte itself. If it names
-/// `https`, it also matches what the same pattern with `http` matches: layers keep the responses of both there.
+/// A glob: `*` any run of bytes, `?` any byte, `[abc]`, `[a-z]` and `[^a]` one byte of a class, `\` the next byte itself. If it
+/// names `https`, it also matches what the same pattern with `http` matches: layers keep the responses of both there.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Pattern {
     text: String,

@@ -230,8 +230,8 @@ pub struct Freshness {
 }
 
 impl Freshness {
-    /// Fresh for `duration`, in whole seconds. With zero, it is stale at once, as with `max-age=0`, and may be kept to be validated;
-    /// [`none`](Self::none) says that it is not stored.
+    /// Fresh for `duration`, in whole seconds. With zero, it is stale at once, as with `max-age=0`, and may be kept to be
+    /// validated; [`none`](Self::none) says that it is not stored.
     #[must_use]
     pub fn of(duration: Duration) -> Self {
         Self { fresh: Some(duration.as_secs()), stale_while_revalidate: 0, stale_if_error: 0 }

@@ -1,9 +1,9 @@
 //! Ramps: soft invalidations that take effect over a window, for each key at its own turn.
 //!
 //! If several ramps of one tag overlap, each applies to the entries that were loaded before it: an entry is stale from the
-//! earliest of its turns on. At most [`MOST`] ramps are tracked; of more, the two that follow each other most closely are merged into
-//! one whose turns are no later than those of either. With windows of one length, the closest two are less than a thirtieth of it
-//! apart, so that a merger makes no more than that part of what was loaded between them stale before its turn.
+//! earliest of its turns on. At most [`MOST`] ramps are tracked; of more, the two that follow each other most closely are merged
+//! into one whose turns are no later than those of either. With windows of one length, the closest two are less than a thirtieth
+//! of it apart, so that a merger makes no more than that part of what was loaded between them stale before its turn.
 
 use crate::tag_state::TagState;
 

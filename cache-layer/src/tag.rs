@@ -234,9 +234,9 @@ impl TagRecord {
     /// milliseconds of its window.
     #[cfg(feature = "redis")]
     const RAMP: usize = 32;
-    /// What begins the bans, which come last: 16 hex digits of the youngest that there ever was under this token, and then each ban,
-    /// of 16 hex digits of when it came, `h` or, if it is soft, `s`, 8 of its window in milliseconds, and 4 of the length of its
-    /// pattern, which follows.
+    /// What begins the bans, which come last: 16 hex digits of the youngest that there ever was under this token, and then each
+    /// ban, of 16 hex digits of when it came, `h` or, if it is soft, `s`, 8 of its window in milliseconds, and 4 of the length of
+    /// its pattern, which follows.
     #[cfg(feature = "redis")]
     const BANS: u8 = b'|';
 

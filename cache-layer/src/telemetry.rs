@@ -280,10 +280,10 @@ pub enum Event {
     EarlyRefresh,
     /// A background refresh was skipped, because no place at the application was free.
     RefreshSkipped,
-    /// A background refresh got no response: the service, or the load of a value, returned an error, panicked, or did not answer for
-    /// as long as a load may take.
-    /// The next request for the same key loads in the foreground, and gets the stale response if that load fails or takes too
-    /// long. If all refreshes fail, the framework may not let a layer call the inner service after its request is answered.
+    /// A background refresh got no response: the service, or the load of a value, returned an error, panicked, or did not answer
+    /// for as long as a load may take. The next request for the same key loads in the foreground, and gets the stale response if
+    /// that load fails or takes too long. If all refreshes fail, the framework may not let a layer call the inner service after
+    /// its request is answered.
     RefreshFailed,
     /// A request was refused, because no place at the application became free while it waited.
     Overloaded,

@@ -267,8 +267,8 @@ impl ProductCache {
         }
     }
 
-    /// Fetches into the first tier, if there is one, what other processes answer with most, as long as the configuration allows. Without
-    /// Redis, or without other processes, it is over at once.
+    /// Fetches into the first tier, if there is one, what other processes answer with most, as long as the configuration allows.
+    /// Without Redis, or without other processes, it is over at once.
     pub(crate) async fn warm(&self, config: &Config) {
         let (Some(cache), Some(Memory::FirstTier(_))) = (&self.cache, &self.memory) else { return };
         if config.cache_warm.is_zero() || !self.redis.as_ref().is_some_and(RedisStore::connected) {

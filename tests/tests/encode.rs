@@ -1,5 +1,5 @@
-//! Responses that the cache encodes: the rules of RFC 9110, sections 8.4, 8.8.3, 12.5.3, 13 and 14, and RFC 9111, section 4.1, on each
-//! store; and real clients.
+//! Responses that the cache encodes: the rules of RFC 9110, sections 8.4, 8.8.3, 12.5.3, 13 and 14, and RFC 9111, section 4.1, on
+//! each store; and real clients.
 
 use std::{
     io::Read as _,

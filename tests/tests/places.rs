@@ -1,5 +1,5 @@
-//! Places among the loads that run at one time: a load and the loads that it makes share one, in whichever task they run, and no more
-//! loads run than there are places.
+//! Places among the loads that run at one time: a load and the loads that it makes share one, in whichever task they run, and no
+//! more loads run than there are places.
 
 use std::{
     convert::Infallible,

@@ -347,7 +347,8 @@ async fn make_hot(old: &Cache, keys: usize) {
     assert_eq!(old.leave_hot_keys().await, Ok(true));
 }
 
-/// With the deadlines that a store has by default. A connection that is given up has warmed nothing up: what was read over it is void.
+/// With the deadlines that a store has by default. A connection that is given up has warmed nothing up: what was read over it is
+/// void.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_entries_over_a_slow_network_are_fetched_and_cost_no_connection() {
     let server = RedisServer::start();

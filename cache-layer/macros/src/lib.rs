@@ -138,8 +138,8 @@ mod template;
 /// with type parameters of their own, and functions of a trait, can't be cached. Settings are evaluated at each call, before the
 /// function runs; they see the arguments as the function does.
 ///
-/// A type that is not `Clone` takes `self: &Arc<Self>`. An argument that is not part of what decides the result, such as a handle to a
-/// database, is left out of the key by `skip(db)`; it need not be serializable then.
+/// A type that is not `Clone` takes `self: &Arc<Self>`. An argument that is not part of what decides the result, such as a handle
+/// to a database, is left out of the key by `skip(db)`; it need not be serializable then.
 ///
 /// [`Key`]: https://docs.rs/cache-layer/latest/cache_layer/struct.Key.html
 /// [invalidates]: https://docs.rs/cache-layer/latest/cache_layer/struct.Cache.html#method.invalidate

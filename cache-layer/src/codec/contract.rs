@@ -41,8 +41,9 @@ use serde::{Serialize, de::DeserializeOwned};
 /// [`unserializable`](crate::telemetry::NoCacheReason::Unserializable).
 pub trait Codec: fmt::Debug + Send + Sync + 'static {
     /// The name of the codec in each entry, cut off after 64 bytes. A value that was written by a codec with
-    /// another name is a miss, for the reason [`codec`](crate::telemetry::Rejection::Codec), unless that is [`Json`](super::Json) or
-    /// [`Postcard`](https://docs.rs/cache-layer/latest/cache_layer/codec/struct.Postcard.html), which every cache can read. A codec that changes its format needs a new name.
+    /// another name is a miss, for the reason [`codec`](crate::telemetry::Rejection::Codec), unless that is [`Json`](super::Json)
+    /// or [`Postcard`](https://docs.rs/cache-layer/latest/cache_layer/codec/struct.Postcard.html), which every cache can read. A
+    /// codec that changes its format needs a new name.
     fn name(&self) -> &str;
 
     /// The value as bytes.

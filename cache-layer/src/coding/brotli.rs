@@ -6,9 +6,9 @@ use brotli::enc::BrotliEncoderParams;
 pub(super) const QUALITY: i32 = 5;
 /// Bits of the window: as many as the content needs, within the limits that every decoder supports.
 const WINDOW: std::ops::RangeInclusive<u32> = 10..=22;
-/// At these qualities and a window below 17 bits, the encoder takes the hash tables of quality 9, which are 32 MiB: texts of 4 to 40
-/// KiB took some twenty times as long. Sources and pages are as short without them, within two hundredths; lists of much the same JSON
-/// are up to eight hundredths longer.
+/// At these qualities and a window below 17 bits, the encoder takes the hash tables of quality 9, which are 32 MiB: texts of 4 to
+/// 40 KiB took some twenty times as long. Sources and pages are as short without them, within two hundredths; lists of much the
+/// same JSON are up to eight hundredths longer.
 const HASHED: std::ops::RangeInclusive<i32> = 5..=8;
 const LEAST_HASHED_WINDOW: u32 = 17;
 

@@ -118,8 +118,9 @@ impl CacheBuilder {
     /// stale value sooner. A background refresh does not wait: if no place is free, it is left to a later call.
     ///
     /// The loads of values that a load starts in its own task are part of it: a handler that loads values needs no further
-    /// places, nor does the body of its response while it is read to be stored. They keep its place if it does not wait for them to the end. The exceptions are background refreshes, which need
-    /// places of their own, and the loads of *another* cache with a limit, each of which needs one of that cache's places.
+    /// places, and neither does the body of its response, while it is read to be stored. Such loads keep the handler's place if it
+    /// does not wait for them to the end. The exceptions are background refreshes, which need places of their own, and the loads
+    /// of *another* cache with a limit, each of which needs one of that cache's places.
     ///
     /// ```
     /// use cache_layer::{Cache, store::MemoryStore};
@@ -184,7 +185,8 @@ impl CacheBuilder {
     }
 
     /// Whether traces contain keys in readable form, in the field `cache.key`, and warnings about single keys, in the field
-    /// `key`; unless set, they only have a digest of each key, in `cache_layer.key_hash` and `key`. Keys contain URLs with all that is in them, and traces are read by many people.
+    /// `key`; unless set, they only have a digest of each key, in `cache_layer.key_hash` and `key`. Keys contain URLs with all
+    /// that is in them, and traces are read by many people.
     pub fn keys_in_traces(mut self, named: bool) -> Self {
         self.keys_in_traces = named;
         self

@@ -161,7 +161,8 @@ impl Cache {
         self.0.clock.now()
     }
 
-    /// What this machine's own clock said at that moment of the cache's, which may be a server's. The application is taken to date by it.
+    /// What this machine's own clock said at that moment of the cache's, which may be a server's. The application is taken to
+    /// date by it.
     pub(crate) fn local_time(&self, moment: u64) -> u64 {
         self.0.clock.local_at(moment)
     }

@@ -30,10 +30,11 @@ impl Cache {
     /// | `\` | the next character itself |
     ///
     /// Once this has returned, no connected process reads an entry that matches and whose load began before the call; first
-    /// tiers of other processes learn of it within a network delay, and so do, in a cluster, other processes that read Redis: the list
-    /// of patterns may lie on another server than the entry ([`RedisStore`](crate::store::RedisStore) has the table). The void entries keep their room until they are swept, in
-    /// the background and in small steps. Until then, each hit of an entry that is older than the pattern compares its key
-    /// with the pattern, which takes about a microsecond; hits of younger entries do not.
+    /// tiers of other processes learn of it within a network delay, and so do, in a cluster, other processes that read Redis: the
+    /// list of patterns may lie on another server than the entry ([`RedisStore`](crate::store::RedisStore) has the table). The
+    /// void entries keep their room until they are swept, in the background and in small steps. Until then, each hit of an entry
+    /// that is older than the pattern compares its key with the pattern, which takes about a microsecond; hits of younger entries
+    /// do not.
     ///
     /// Up to 128 patterns, each of up to 1,024 bytes, are listed at one time; equal patterns count once. A pattern for which
     /// there is no room is swept at once, as by [`counted`](DeletePattern::counted), together with all others of this process that

@@ -184,8 +184,8 @@ impl Cache {
         }
     }
 
-    /// The deleted [pattern](Self::delete_pattern) that voids the entry of `key`, if there is an entry and one does; `None` also once
-    /// the entry was swept. Soft deletions void no entry.
+    /// The deleted [pattern](Self::delete_pattern) that voids the entry of `key`, if there is an entry and one does; `None` also
+    /// once the entry was swept. Soft deletions void no entry.
     ///
     /// ```
     /// # use cache_layer::{Cache, Key, store::MemoryStore};
@@ -206,7 +206,8 @@ impl Cache {
         self.0.store.banned_by(key).await.map_err(InspectError)
     }
 
-    /// The deleted [patterns](Self::delete_pattern) that are in force and not swept yet, soft ones included, and which process sweeps.
+    /// The deleted [patterns](Self::delete_pattern) that are in force and not swept yet, soft ones included, and which process
+    /// sweeps.
     ///
     /// ```
     /// # use cache_layer::{Cache, store::MemoryStore};
@@ -252,8 +253,9 @@ impl Cache {
     }
 
     /// How many keys [`invalidate_tag`](Self::invalidate_tag) would reach, including keys whose entries are already invalid;
-    /// `None` where names are [hidden](https://docs.rs/cache-layer/latest/cache_layer/store/struct.RedisStoreBuilder.html#method.sealed_with). This examines every entry; Redis, which
-    /// keeps no list of a tag's entries, does so in small steps.
+    /// `None` where names are
+    /// [hidden](https://docs.rs/cache-layer/latest/cache_layer/store/struct.RedisStoreBuilder.html#method.sealed_with). This
+    /// examines every entry; Redis, which keeps no list of a tag's entries, does so in small steps.
     ///
     /// # Errors
     ///

@@ -90,8 +90,8 @@ impl Cache {
     /// Each process that [counts its hot keys](super::CacheBuilder::hot_keys) leaves a list every minute, beside the tags, for
     /// ten minutes: `<prefix>:hot` has the last eight. For a store without a first tier, nothing is done. The fetched entries are
     /// tracked as in any read: an invalidation in the meantime voids them. The bytes of a list are not trusted: they name keys,
-    /// and an entry is compared with its key. A round trip is for at most 64 entries, of about half a megabyte; on a slow connection,
-    /// each may take a second.
+    /// and an entry is compared with its key. A round trip is for at most 64 entries, of about half a megabyte; on a slow
+    /// connection, each may take a second.
     ///
     /// ```no_run
     /// use std::time::Duration;

@@ -12,8 +12,8 @@
 //!
 //! The head stays readable: the id, the times and the lengths, which scripts and the server need. The head is authenticated
 //! with the rest, and so are the store's prefix and the canonical key of the look-up: an entry that was changed, truncated, or
-//! put under another key or another prefix does not open. Only the mark of a soft invalidation is not authenticated: a script writes it, and it can only make an entry
-//! stale.
+//! put under another key or another prefix does not open. Only the mark of a soft invalidation is not authenticated: a script
+//! writes it, and it can only make an entry stale.
 
 use std::{fmt, sync::Arc};
 

@@ -229,7 +229,8 @@ impl Context {
         })
     }
 
-    /// Runs the application for a request that has this place, or reads its response: the values of this cache that it loads need no places of their own.
+    /// Runs the application for a request that has this place, or reads its response: the values of this cache that it loads need
+    /// no places of their own.
     pub(super) async fn in_its_place<T>(
         &self,
         #[cfg_attr(not(feature = "typed"), allow(unused_variables))] place: LoadPermit,

@@ -80,7 +80,8 @@ impl Context {
         response
     }
 
-    /// Whether other requests for the same target may get this response from the cache, in a coding. `reason`: why this one did not.
+    /// Whether other requests for the same target may get this response from the cache, in a coding. `reason`: why this one did
+    /// not.
     fn may_be_coded_for_others<C>(&self, response: &Response<C>, reason: NoCacheReason) -> bool {
         use NoCacheReason as R;
         let is_of_request = matches!(

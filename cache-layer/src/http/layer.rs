@@ -38,8 +38,8 @@ use crate::{
 /// request on.
 ///
 /// A response is never stored if it says `no-store` or `private`, sets a cookie, varies on everything, answers a request with
-/// `Authorization` or other [credentials](Self::credentials) without permission to share (RFC 9111, section 3.5), is longer than [`max_body`](Self::max_body), or has an
-/// incomplete body.
+/// `Authorization` or other [credentials](Self::credentials) without permission to share (RFC 9111, section 3.5), is longer than
+/// [`max_body`](Self::max_body), or has an incomplete body.
 ///
 /// ```
 /// use std::time::Duration;
@@ -415,9 +415,9 @@ impl CacheLayer {
     ///
     /// Stored text-like content is encoded in a coding when a client of a hit first accepts that coding, after that client has its
     /// answer; over Redis, and if it takes the place of a stale response, when it is stored. Until the coded form exists, and for
-    /// clients that accept no coding, responses go out as the application made them. A response is left as it is if it does not shrink by a tenth, is in a
-    /// coding already, varies by `Accept-Encoding`, says `no-transform`, or has a signature or a digest of its bytes. So an
-    /// application that encodes responses itself continues to do so.
+    /// clients that accept no coding, responses go out as the application made them. A response is left as it is if it does not
+    /// shrink by a tenth, is in a coding already, varies by `Accept-Encoding`, says `no-transform`, or has a signature or a
+    /// digest of its bytes. So an application that encodes responses itself continues to do so.
     ///
     /// The weights in `Accept-Encoding` decide first (RFC 9110, section 12.5.3); for equal weights, the order of this list
     /// does. A response that another client could get in another coding says `Vary: Accept-Encoding`. If the application's

@@ -77,7 +77,8 @@ labels! {
         Private => "private",
         /// The response says `no-cache` and has no validator (RFC 9111, section 5.2.2.4).
         NoCache => "no-cache",
-        /// The request has [credentials](crate::CacheLayer::credentials), and the response does not permit sharing (RFC 9111, section 3.5).
+        /// The request has [credentials](crate::CacheLayer::credentials), and the response does not permit sharing (RFC 9111,
+        /// section 3.5).
         Authorization => "authorization",
         /// The request has cookies, and the response does not state its own freshness; or one of them
         /// [bypasses](crate::CacheLayer::bypass_on_cookies) the cache.

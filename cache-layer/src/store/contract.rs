@@ -442,11 +442,11 @@ pub struct LeaseHolder {
     pub process: Option<u32>,
     /// Whether that is this process.
     pub is_here: bool,
-    /// How long ago the lease was taken, to the second, by the server's clock; from 18 hours on, it begins at zero again. `None` in a
-    /// store in memory, and if another program has written the lease.
+    /// How long ago the lease was taken, to the second, by the server's clock; from 18 hours on, it begins at zero again. `None`
+    /// in a store in memory, and if another program has written the lease.
     pub age: Option<Duration>,
-    /// How soon the lease ends if it is not extended, which its holder does for as long as it loads. `None` in a store in memory, and
-    /// if the server did not tell.
+    /// How soon the lease ends if it is not extended, which its holder does for as long as it loads. `None` in a store in memory,
+    /// and if the server did not tell.
     pub remaining: Option<Duration>,
 }
 

@@ -158,14 +158,15 @@ impl TestStore {
     /// The readable keys of all leases that were granted since the last call, in their order: the permissions to load a key and
     /// to store the result. A load without one is not included: while the store is [disconnected](Self::disconnect), if another
     /// call has the lease and this one does not wait for it ([`Lock::Off`](crate::Lock)), or no longer does. A lease whose load
-    /// does not run is: a background refresh takes it before it finds that there is no free [place](crate::CacheBuilder::max_loads).
+    /// does not run is: a background refresh takes it before it finds that there is no free
+    /// [place](crate::CacheBuilder::max_loads).
     #[must_use]
     pub fn take_loaded(&self) -> Vec<String> {
         std::mem::take(&mut *self.0.loaded.lock())
     }
 
-    /// Asserts that exactly these keys were loaded, by their leases, since the last call of this or of [`take_loaded`](Self::take_loaded), in
-    /// readable form and any order: `"price:7"`, `"http://shop.example/"`.
+    /// Asserts that exactly these keys were loaded, by their leases, since the last call of this or of
+    /// [`take_loaded`](Self::take_loaded), in readable form and any order: `"price:7"`, `"http://shop.example/"`.
     ///
     /// # Panics
     ///

@@ -43,8 +43,8 @@ pub(crate) struct Listed {
     since: u64,
     /// The record of that in the audit, if there is one; an invalidation by the application is known in its own process alone.
     by: Option<Record>,
-    /// How many keys still have a matching entry, including entries that were stored afterwards; null unless `count` asks for it, and
-    /// if the store can't tell. Beside `by.matched`, it tells how far the sweep is.
+    /// How many keys still have a matching entry, including entries that were stored afterwards; null unless `count` asks for it,
+    /// and if the store can't tell. Beside `by.matched`, it tells how far the sweep is.
     left: Option<u64>,
     /// The error of `left`, to either side, at 95 % confidence.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -178,8 +178,8 @@ impl Rule {
 ///
 /// Each of these works as the setter of the same name of a [`CacheLayer`](crate::CacheLayer), for the requests of the rule.
 impl Rule {
-    /// These requests go to the application, and their responses are not stored (`detail=rule`). Settings about stored responses are
-    /// refused beside it.
+    /// These requests go to the application, and their responses are not stored (`detail=rule`). Settings about stored responses
+    /// are refused beside it.
     pub fn bypass(mut self) -> Self {
         self.settings.bypass = true;
         self

@@ -221,8 +221,8 @@ impl RedisStore {
         Ok(last)
     }
 
-    /// The call that writes the entries of a fill, stamped, each for its life, and whether one is a variant. `doubted`: the script refuses if any tag was
-    /// invalidated since the load began.
+    /// The call that writes the entries of a fill, stamped, each for its life, and whether one is a variant. `doubted`: the
+    /// script refuses if any tag was invalidated since the load began.
     fn commit_call(
         &self,
         Fill { lease, writes, .. }: &Fill,

@@ -163,9 +163,9 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// The shortest payload that is compressed with zstd in Redis, in bytes: 1,024 unless set; `usize::MAX` for none. A payload that
-    /// does not become shorter by an eighth is written as it is. So is a response of a type that is compressed by nature, such as
-    /// a picture.
+    /// The shortest payload that is compressed with zstd in Redis, in bytes: 1,024 unless set; `usize::MAX` for none. A payload
+    /// that does not become shorter by an eighth is written as it is. So is a response of a type that is compressed by nature,
+    /// such as a picture.
     ///
     /// This is for [values](crate::Cache::get_or_load), and for responses that no layer encodes: a response that is
     /// [encoded](crate::CacheLayer::encode) is written in that coding, at [its level](crate::Encode::level). Every process reads
@@ -187,7 +187,8 @@ impl RedisStoreBuilder {
     }
 
     /// The level of that [compression](Self::compress_at_least), 1 to 19; 3 unless set. Every fill takes the time of its level:
-    /// for a page of JSON, level 9 takes three times as long as 3, and makes a tenth less. Readers take the same time at all levels.
+    /// for a page of JSON, level 9 takes three times as long as 3, and makes a tenth less. Readers take the same time at all
+    /// levels.
     #[cfg(any(feature = "zstd", feature = "encode-zstd"))]
     #[cfg_attr(docsrs, doc(cfg(any(feature = "zstd", feature = "encode-zstd"))))]
     pub fn compression_level(mut self, level: u8) -> Self {
@@ -265,13 +266,13 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// How often this process looks for entries in Redis that the invalidation of a tag, or of everything, has made void, and deletes
-    /// them; every 10 minutes unless set, and `None` for never; 1 s to 24 h. Nothing depends on it but room: a void entry is never
-    /// used, and leaves by itself when it expires, is evicted, or is loaded again.
+    /// How often this process looks for entries in Redis that the invalidation of a tag, or of everything, has made void, and
+    /// deletes them; every 10 minutes unless set, and `None` for never; 1 s to 24 h. Nothing depends on it but room: a void entry
+    /// is never used, and leaves by itself when it expires, is evicted, or is loaded again.
     ///
-    /// One process of a fleet looks at a time, and only if anything was invalidated since the fleet last looked. It examines every entry,
-    /// in small steps with pauses, and rests for twenty times as long as that took, so that it takes a hundredth of the server's
-    /// time at most. Stale entries stay, as they may still be used. Without the permission to `SCAN`, with
+    /// One process of a fleet looks at a time, and only if anything was invalidated since the fleet last looked. It examines
+    /// every entry, in small steps with pauses, and rests for twenty times as long as that took, so that it takes a hundredth of
+    /// the server's time at most. Stale entries stay, as they may still be used. Without the permission to `SCAN`, with
     /// [`lurker(false)`](Self::lurker), and where entries are sealed, it does not look.
     ///
     /// ```no_run

@@ -70,8 +70,8 @@ impl RedisStore {
         }
     }
 
-    /// Delivers what a server has redirected: to the server that has its keys by now, as the invalidation that it is; while these are
-    /// being moved, as a hard one, which for a pattern is one of everything.
+    /// Delivers what a server has redirected: to the server that has its keys by now, as the invalidation that it is; while these
+    /// are being moved, as a hard one, which for a pattern is one of everything.
     #[cfg(feature = "cluster")]
     async fn deliver_once_more(
         &self,

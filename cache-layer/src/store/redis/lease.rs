@@ -392,8 +392,8 @@ impl RedisStore {
     }
 }
 
-/// A lease that was asked for. It is given back, if it is not settled when this is dropped: after an error, or if its load was dropped
-/// before the reply came, the server may grant it, without a holder.
+/// A lease that was asked for. It is given back, if it is not settled when this is dropped: after an error, or if its load was
+/// dropped before the reply came, the server may grant it, without a holder.
 struct SentLease<'a> {
     store: &'a RedisStore,
     lease: &'a Lease,

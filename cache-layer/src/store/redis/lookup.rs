@@ -133,9 +133,9 @@ impl RedisStore {
         Ok(Some(lookup))
     }
 
-    /// Looks up an entry while bans come and go, or where the server tracks nothing: the list is read before the entry and after it. If
-    /// there was no ban in between, the list from before has each ban that covers the entry and was not swept by then. `None` if there
-    /// was one.
+    /// Looks up an entry while bans come and go, or where the server tracks nothing: the list is read before the entry and after
+    /// it. If there was no ban in between, the list from before has each ban that covers the entry and was not swept by then.
+    /// `None` if there was one.
     async fn look_up_in_doubt(&self, key: &Key) -> Result<Option<Lookup>, StoreError> {
         let connection = self.connection(key);
         let session = connection.settled()?;

@@ -9,7 +9,8 @@
 //! they find stale reads.
 //!
 //! `SCHEDULES=100000 cargo test -p cache-layer --all-features --lib schedule -- --nocapture` runs that many: minutes. In a cluster
-//! they take longer, since a ban stays on its list for five seconds, and a list that is full has each further pattern swept at once.
+//! they take longer, since a ban stays on its list for five seconds, and a list that is full has each further pattern swept at
+//! once.
 
 use std::{
     env,
@@ -427,8 +428,8 @@ impl Node for Warming {
     }
 }
 
-/// A node of a cluster. What one server has pushed may still be on its way when another one answers: how long that takes is what the
-/// cluster's bound is about. These nodes read only once they have received what was pushed before.
+/// A node of a cluster. What one server has pushed may still be on its way when another one answers: how long that takes is what
+/// the cluster's bound is about. These nodes read only once they have received what was pushed before.
 #[cfg(feature = "cluster")]
 struct InOrder<N>(N, RedisStore);
 

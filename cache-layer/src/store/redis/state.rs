@@ -33,7 +33,8 @@ impl Breaker {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RedisState {
-    /// Distinguishes this process from the others with the same Redis, by a random number. [Leases](crate::store::LeaseHolder) have it.
+    /// Distinguishes this process from the others with the same Redis, by a random number. [Leases](crate::store::LeaseHolder)
+    /// have it.
     pub process: u32,
     /// Whether operations are sent to Redis.
     pub breaker: Breaker,

@@ -91,8 +91,8 @@ pub(crate) fn shown(findings: &[Finding], as_json: bool) -> String {
     table(&["", "ABOUT", "FOUND"], &findings.iter().map(row).collect::<Vec<_>>())
 }
 
-/// Examines the server at `url`, each primary of a cluster, or the primary that the sentinels name; by TLS, it may have certificates
-/// of its own to be [`trusted`](servers).
+/// Examines the server at `url`, each primary of a cluster, or the primary that the sentinels name; by TLS, it may have
+/// certificates of its own to be [`trusted`](servers).
 pub(crate) async fn examine(url: &str, prefix: &str, trusted: Option<&[u8]>) -> Vec<Finding> {
     let servers = match servers(url, trusted).await {
         Ok(servers) => servers,

@@ -1,9 +1,9 @@
 //! The scripts of the protocol. Each touches keys of one slot, and runs in microseconds; hits call none.
 //!
-//! The value of a lease's key is the [token](crate::store::LeaseTokens) of its holder, of 16 characters, followed by 16 digits of the
-//! youngest ban that the load knows of, if there is any, and by the 15 of the line in which that was listed. Once the load has ended,
-//! the value is its result: `!u`, uncacheable; or `!f<failures>:<status or 0>:<time>`, failed this many times, not to be loaded again
-//! before that time.
+//! The value of a lease's key is the [token](crate::store::LeaseTokens) of its holder, of 16 characters, followed by 16 digits of
+//! the youngest ban that the load knows of, if there is any, and by the 15 of the line in which that was listed. Once the load
+//! has ended, the value is its result: `!u`, uncacheable; or `!f<failures>:<status or 0>:<time>`, failed this many times, not to
+//! be loaded again before that time.
 
 use std::sync::LazyLock;
 

@@ -358,8 +358,8 @@ impl Sweep<'_> {
         Ok(softened.iter().filter(|Flag(there)| *there).count() as u64)
     }
 
-    /// A lease stays if its load knew of the youngest ban that covers it: its entry will not be covered. A key that is capped may be
-    /// covered by any.
+    /// A lease stays if its load knew of the youngest ban that covers it: its entry will not be covered. A key that is capped may
+    /// be covered by any.
     async fn sweep_leases(&mut self, bans: &Bans, token: &TagToken, matching: &[Match<'_>]) -> RedisResult<u64> {
         let mut batch = Batch::default();
         let youngest = bans.as_slice().last().map_or(0, |ban| ban.at);
