@@ -20,8 +20,8 @@ pub enum SwitchError {
     Rate,
     /// The store did not answer: most likely the switch has not changed.
     Store(String),
-    /// The store is [sealed](crate::store::RedisStoreBuilder::sealed_with), and [`Switch::WiderGrace`] is not taken from its
-    /// server: [`switch_here`](Cache::switch_here) turns it on in one process.
+    /// The store is [sealed](https://docs.rs/cache-layer/latest/cache_layer/store/struct.RedisStoreBuilder.html#method.sealed_with),
+    /// and [`Switch::WiderGrace`] is not taken from its server: [`switch_here`](Cache::switch_here) turns it on in one process.
     Sealed,
 }
 

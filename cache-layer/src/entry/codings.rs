@@ -46,13 +46,11 @@ impl Codings {
     }
 
     /// The number of codings that are present.
-    #[cfg(feature = "memory")]
     pub(super) fn made(&self) -> usize {
         self.forms.iter().filter(|form| matches!(form, Form::Made(_))).count()
     }
 
     /// The number of buffers that these codings own, and of their bytes.
-    #[cfg(feature = "memory")]
     pub(super) fn held(&self) -> (usize, usize) {
         let bytes = self.forms.iter().zip(self.owned).filter_map(|(form, owned)| match form {
             Form::Made(coded) if owned => Some(coded.len()),

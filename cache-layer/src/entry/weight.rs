@@ -4,12 +4,10 @@
 //! fields, in which a short field takes many times its length. It is counted from the start, so that a full store does not
 //! exceed its bound once its entries are read.
 
-#[cfg(feature = "memory")]
 use super::{
     codings::Codings,
     contents::{Contents, Entry},
 };
-#[cfg(feature = "memory")]
 use crate::{key::KeyHash, tag::TagStamp};
 
 /// The first byte of a response's metadata, which has field lines: length of the name (2), name, length of the
@@ -17,25 +15,19 @@ use crate::{key::KeyHash, tag::TagStamp};
 pub(crate) const RESPONSE: u8 = b'R';
 pub(crate) const FIELDS_AT: usize = 44;
 /// The position of a response's traits, and the one that says that it may be sent in codings.
-#[cfg(feature = "memory")]
 const TRAITS_AT: usize = 3;
 pub(crate) const ENCODABLE: u8 = 64;
 
 /// The overhead of an allocation: the allocator's own data, and rounding.
-#[cfg(feature = "memory")]
 const ALLOCATION: usize = 16;
 /// The counters of what is shared.
-#[cfg(feature = "memory")]
 const COUNTERS: usize = 16;
 /// What a shared buffer has beside its bytes.
-#[cfg(feature = "memory")]
 const BUFFER: usize = 24 + 2 * ALLOCATION;
 
 /// What the fields of a representation take that differ in a coding: an entity tag and a length, in a box, and their text.
-#[cfg(feature = "memory")]
 const CODED_FIELDS: usize = 96 + ALLOCATION + BUFFER + 40;
 
-#[cfg(feature = "memory")]
 impl Entry {
     /// Bytes of memory that this entry takes, near enough to bound a store by.
     pub(crate) fn weight(&self) -> usize {
@@ -56,7 +48,6 @@ impl Entry {
 }
 
 /// What the reading of the metadata takes.
-#[cfg(feature = "memory")]
 fn view(meta: &[u8]) -> usize {
     // A status, some moments, and the map itself.
     const HEAD: usize = COUNTERS + 192 + ALLOCATION;
@@ -73,12 +64,10 @@ fn view(meta: &[u8]) -> usize {
     }
 }
 
-#[cfg(feature = "memory")]
 const FIELD_NAME: usize = size_of::<http::HeaderName>();
 
 /// What an `http::HeaderMap` takes that these lines were read into, with room for what the cache says for itself, and for so
 /// many fields more.
-#[cfg(feature = "memory")]
 fn map(mut lines: &[u8], room: usize) -> usize {
     /// Beside a name and its value, there are a hash and links to more values.
     const SLOT: usize = FIELD_NAME + size_of::<http::HeaderValue>() + 32;
@@ -104,7 +93,6 @@ fn map(mut lines: &[u8], room: usize) -> usize {
 }
 
 /// The name of the first of these lines, and the lines after it.
-#[cfg(feature = "memory")]
 fn field(lines: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = lines.split_first_chunk::<2>()?;
     let (name, rest) = rest.split_at_checked(u16::from_be_bytes(*length).into())?;
@@ -114,7 +102,6 @@ fn field(lines: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// What the name of a field takes beside its place: nothing if it is one of those that `http` has constants for, and
 /// otherwise a buffer.
-#[cfg(feature = "memory")]
 fn name_on_the_heap(name: &[u8]) -> usize {
     // By their length first: an entry that is stored is asked for each of its names.
     let has_constant = match name.len() {
