@@ -18,7 +18,7 @@ use crate::{
         content_key::{self, Meaning},
         date::{parse_http_date, write_http_date},
         groups::cache_groups,
-        negotiation::{canonical_coding, negotiated_codings, negotiated_languages},
+        negotiated_fields::{canonical_coding, negotiated_codings, negotiated_languages},
         no_vary_search::{Grammar, NO_VARY_SEARCH, NoVarySearch},
         preference::{self, Order},
         range::{self, Selected},

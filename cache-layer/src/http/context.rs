@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 
 use super::{
     annotate::{self, Signature},
-    encode::Encoders,
+    encode::Jobs,
     owner::Owner,
     range_memory::RangeMemory,
     target::{KeyRules, Target},
@@ -48,7 +48,7 @@ pub(super) struct Context {
     pub(super) usual_status: OnceLock<HeaderValue>,
     /// Whether the content of some requests is part of their keys.
     pub(super) has_content_keys: bool,
-    pub(super) encoders: Encoders,
+    pub(super) encoding_jobs: Jobs,
     /// What `No-Vary-Search` of responses has said, if the field is honoured.
     pub(super) variations: Option<Variations>,
     /// The owner, in a private cache.
@@ -85,7 +85,7 @@ impl Context {
             range_memory: RangeMemory::default(),
             usual_status: OnceLock::new(),
             has_content_keys: false,
-            encoders: Encoders::default(),
+            encoding_jobs: Jobs::default(),
             variations: None,
             owner: None,
             verifier,

@@ -30,7 +30,7 @@ use crate::{
         invalidation::is_safe,
         names::Shapes,
         range::complete_length,
-        staleness::is_replaceable_error,
+        stale_windows::is_replaceable_error,
     },
     tag::Tags,
     telemetry::{Event, NoCacheReason},

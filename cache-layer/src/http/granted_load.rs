@@ -39,7 +39,7 @@ use crate::{
         conditional::{is_not_modified, retain_not_modified_fields, unconditional, validating},
         list::has,
         names::Shapes,
-        staleness::is_replaceable_error,
+        stale_windows::is_replaceable_error,
         storable::forbids_length,
     },
     tag::Tags,

@@ -7,7 +7,7 @@ use tower_layer::Layer;
 
 use super::{
     context::Context,
-    encode::Encoders,
+    encode::Jobs,
     hints::Hints,
     owner::Owner,
     rules::{RequestSettings, Rule, Ruled, Rules},
@@ -427,7 +427,7 @@ impl CacheLayer {
     /// Each coding counts towards the size of a store in memory. [`Encode`] has more settings, and says what Redis keeps.
     pub fn encode(mut self, encode: impl Into<Encode>) -> Self {
         let encode = encode.into();
-        self.context.encoders = encode.most_at_once().map_or_else(Encoders::default, Encoders::at_once);
+        self.context.encoding_jobs = encode.most_at_once().map_or_else(Jobs::default, Jobs::at_once);
         self.context.policy.set_encode(encode);
         self
     }

@@ -18,7 +18,7 @@
 //! - [`preferences`]: the preferences that a client sent, where the cache negotiates
 //! - [`forward`]: a request that the application answers alone
 //! - [`verify`]: whether the response to a hit still equals the application's response
-//! - [`failure`]: the response during a back-off
+//! - [`backing_off`]: the response during a back-off
 //! - [`respond`]: an answer from a stored response: whole, a part, or a 304
 //! - [`nested`]: a request that passes two layers over one cache
 //! - [`encode`]: content codings of stored responses, and the choice for a request
@@ -41,12 +41,12 @@ mod alias;
 mod annotate;
 mod ask_again;
 mod asking;
+mod backing_off;
 mod body;
 mod coded_fields;
 mod context;
 mod encode;
 mod explain;
-mod failure;
 mod fetch;
 mod forward;
 mod future;

@@ -35,7 +35,7 @@ use crate::{
         names::{Shaped, Shapes},
         no_vary_search::NoVarySearch as Variation,
         received::Received,
-        staleness::{Windows, forbids_stale_use},
+        stale_windows::{Windows, forbids_stale_use},
         storable::{is_stored_field, refusal_of_freshness, refusal_of_response},
         tag_fields::named_tags,
         vary::{Vary, VaryFields},

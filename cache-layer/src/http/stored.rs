@@ -15,7 +15,7 @@ use http::{
 use super::coded_fields::CodedFields;
 use crate::{
     entry::{EntryId, weight},
-    semantics::{names::Shapes, staleness::has_validator, vary::VaryFields},
+    semantics::{names::Shapes, stale_windows::has_validator, vary::VaryFields},
 };
 
 const NO_PARENT: EntryId = EntryId([0; 16]);

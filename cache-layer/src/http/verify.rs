@@ -18,7 +18,7 @@ use crate::{
         verify::Verification,
     },
     key::Key,
-    semantics::{conditional::unconditional, staleness::is_replaceable_error},
+    semantics::{conditional::unconditional, stale_windows::is_replaceable_error},
 };
 
 impl Context {

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use http::{HeaderMap, HeaderValue, header::ACCEPT_ENCODING};
 
-use super::{negotiation::canonical_coding, preference::weighed};
+use super::{negotiated_fields::canonical_coding, preference::weighed};
 use crate::coding::{Coding, Encoder};
 
 /// The weights that an `Accept-Encoding` gives to the codings of this library, in thousandths.
@@ -95,7 +95,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::semantics::{negotiation::accepts_coding, preference::preferences};
+    use crate::semantics::{negotiated_fields::accepts_coding, preference::preferences};
 
     fn acceptance(lines: &[&str]) -> Acceptance {
         let mut request = HeaderMap::new();

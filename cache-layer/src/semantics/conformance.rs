@@ -7,7 +7,7 @@ use super::{
     caching_policy::CachingPolicy,
     freshness::{initial_age, lifetime},
     received::Received,
-    staleness::Windows,
+    stale_windows::Windows,
     storable::{refusal_of_freshness, refusal_of_response},
 };
 

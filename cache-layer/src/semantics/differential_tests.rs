@@ -14,7 +14,7 @@ use super::{
     freshness::{initial_age, lifetime},
     received::Received,
     reuse::{Candidate, RequestDirectives, Reuse},
-    staleness::{Windows, forbids_stale_use},
+    stale_windows::{Windows, forbids_stale_use},
     storable::{refusal_of_freshness, refusal_of_request, refusal_of_response},
     vary::{Normalization, Vary},
 };

@@ -136,8 +136,8 @@ impl Encode {
         self
     }
 
-    /// The most encoders that run at one time, in this process, over all services made with the layer or its clones; half the
-    /// number of processors unless set, and at least one. When all are busy, content is sent as it is, and encoded for a later
+    /// The most responses that are encoded at one time, in this process, over all services made with the layer or its clones; half the
+    /// number of processors unless set, and at least one. Beyond that, content is sent as it is, and encoded for a later
     /// request. The limit does not apply to `zstd` up to its default level when an entry is written to Redis: large entries are
     /// compressed as much there anyway.
     pub fn at_once(mut self, most: usize) -> Self {

@@ -12,9 +12,9 @@
 //! - [`date`]: the three date formats of HTTP
 //! - [`received`]: a response as it arrived
 //! - [`freshness`]: how long a response is fresh, and how old it already is
-//! - [`staleness`]: how a stale response may be used, and for how long
+//! - [`stale_windows`]: how a stale response may be used, and for how long
 //! - [`storable`]: what may be stored, and the name of every refusal
-//! - [`vary`]: the request fields that select a response, on [`list`], [`preference`] and [`negotiation`]
+//! - [`vary`]: the request fields that select a response, on [`list`], [`preference`] and [`negotiated_fields`]
 //! - [`encodable`]: which responses this cache may encode itself; [`accept_encoding`]: the codings that a client accepts;
 //!   [`coded_tag`]: the entity tags of coded representations
 //! - [`one_request`]: fields that are about one request or for one client, by [`names`]
@@ -59,7 +59,7 @@ pub(crate) mod incremental;
 pub(crate) mod invalidation;
 pub(crate) mod list;
 pub(crate) mod names;
-pub(crate) mod negotiation;
+pub(crate) mod negotiated_fields;
 pub(crate) mod no_vary_search;
 pub(crate) mod one_request;
 pub(crate) mod path;
@@ -69,7 +69,7 @@ pub(crate) mod range;
 pub(crate) mod received;
 pub(crate) mod reuse;
 pub(crate) mod sites;
-pub(crate) mod staleness;
+pub(crate) mod stale_windows;
 pub(crate) mod storable;
 pub(crate) mod structured;
 pub(crate) mod tag_fields;

@@ -23,7 +23,7 @@ use super::{
     one_request::is_for_one_client,
     range::has_foreign_unit,
     received::Received,
-    staleness::Windows,
+    stale_windows::Windows,
     vary::Vary,
 };
 use crate::labels::labels;

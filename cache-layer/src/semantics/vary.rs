@@ -10,7 +10,7 @@ use http::header::{
 use super::{
     cookies::{Pair, pairs},
     list::{has, members},
-    negotiation::{accepts_coding, canonical_coding, negotiated_codings, negotiated_languages},
+    negotiated_fields::{accepts_coding, canonical_coding, negotiated_codings, negotiated_languages},
     preference::{self, Order},
 };
 

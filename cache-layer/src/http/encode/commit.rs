@@ -48,7 +48,7 @@ impl Encoding {
         if let Some(stored) = stored.filter(|stored| stored.response().info.traits.encodable)
             && let Some(wanted) = context.choose(&stored, &request).wanted
         {
-            context.encoders.start(&context.cache, &stored, wanted);
+            context.encoding_jobs.start(&context.cache, &stored, wanted);
         }
     }
 }
@@ -72,7 +72,7 @@ impl Context {
         // The client whose request caused this is answered first.
         yield_now().await;
         for encoder in unmade {
-            let form = self.encoders.encode_for_store(&self.cache, entry, encoder).await;
+            let form = self.encoding_jobs.encode_for_store(&self.cache, entry, encoder).await;
             if form != Form::Unmade {
                 *entry = entry.clone().with_form(encoder, form);
             }

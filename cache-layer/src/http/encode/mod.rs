@@ -2,10 +2,10 @@
 //!
 //! - [`commit`]: a load whose response is stored, and encoded
 //! - [`representation`]: which representation a request gets, and its fields
-//! - [`encoders`]: the running encoders, and their limit
+//! - [`jobs`]: the encodings under way, and their limit
 
 mod commit;
-mod encoders;
+mod jobs;
 mod representation;
 
-pub(super) use self::{commit::Encoding, encoders::Encoders, representation::Representation};
+pub(super) use self::{commit::Encoding, jobs::Jobs, representation::Representation};

@@ -165,7 +165,7 @@ impl Context {
     ) -> Representation {
         let Choice { encoder, wanted } = self.choose(&entry, request);
         if let Some(wanted) = wanted.filter(|_| is_whole) {
-            self.encoders.start(&self.cache, &entry, wanted);
+            self.encoding_jobs.start(&self.cache, &entry, wanted);
         }
         let coded = encoder.and_then(|encoder| match entry.form(encoder) {
             Form::Made(coded) => Some(coded.clone()),

@@ -15,7 +15,7 @@ use crate::{
         response_entry::ResponseEntry,
         select::Miss,
     },
-    semantics::{staleness::is_replaceable_error, update::selects},
+    semantics::{stale_windows::is_replaceable_error, update::selects},
     telemetry::NoCacheReason,
 };
 

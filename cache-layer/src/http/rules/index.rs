@@ -7,7 +7,7 @@ use http::Method;
 
 use super::{
     name_table::{Name, NameTable},
-    pattern::{PathPattern, Segment, Tail},
+    path_pattern::{PathPattern, Segment, Tail},
 };
 
 /// The requests that a rule applies to.
@@ -196,7 +196,7 @@ mod tests {
     use std::cmp::Reverse;
 
     use super::*;
-    use crate::http::rules::pattern::with_segments;
+    use crate::http::rules::path_pattern::with_segments;
 
     /// A scope as its parts are written, to be matched by a reader who takes it literally.
     #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,6 +1,6 @@
 //! Rules: settings for some of a layer's requests.
 //!
-//! - [`pattern`]: which paths a rule is for
+//! - [`path_pattern`]: which paths a rule is for
 //! - [`index`]: the most specific rule that matches a request; [`names`]: its tables
 //! - [`rule`]: a rule, and the settings that it changes
 //! - [`set`]: the rules of a layer, which are replaced as a whole
@@ -9,7 +9,7 @@
 mod effective;
 mod index;
 mod name_table;
-mod pattern;
+mod path_pattern;
 mod rule;
 mod set;
 

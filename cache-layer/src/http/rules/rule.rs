@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, Method, StatusCode};
 
 use super::{
     index::{HostPattern, Scope},
-    pattern::PathPattern,
+    path_pattern::PathPattern,
 };
 use crate::{
     clock::millis,
@@ -257,7 +257,7 @@ impl Rule {
     }
 
     /// The content codings that responses are kept and sent in; none with [`Encode::new([])`](Encode::new). The layer sets how
-    /// many encoders run at one time.
+    /// many are encoded at one time.
     pub fn encode(mut self, encode: impl Into<Encode>) -> Self {
         self.settings.encode = Some(encode.into());
         self

@@ -12,7 +12,7 @@ use http::Method;
 
 use super::{
     index::Index,
-    pattern::{PlainSegments, Segments, with_canonical_segments, with_segments},
+    path_pattern::{PlainSegments, Segments, with_canonical_segments, with_segments},
     rule::Rule,
 };
 use crate::{

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::{
     RedisStore,
     connection::{
-        fills::{self, FillAsk},
+        gathered_fills::{self, FillAsk},
         gathering::answered,
         handle::{Connection, Limit},
         session::Session,
@@ -148,7 +148,9 @@ impl RedisStore {
     ) -> Result<Commit, StoreError> {
         let (reply, answer) = oneshot::channel();
         let (driver, clustered) = (session.driver(), self.0.context.names.is_clustered());
-        session.fills.add(FillAsk { call, has_variant, reply }, move |asks| fills::commit(driver, clustered, asks));
+        session
+            .fills
+            .add(FillAsk { call, has_variant, reply }, move |asks| gathered_fills::commit(driver, clustered, asks));
         connection.wait(Operation::Commit, session, Limit::Background, answered(answer)).await
     }
 

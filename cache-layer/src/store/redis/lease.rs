@@ -15,9 +15,9 @@ use tracing::{Instrument as _, Span};
 use super::{
     RedisStore,
     connection::{
+        gathered_leases::{self, Attempt, LeaseAsk, Terms},
         gathering::answered,
         handle::{Connection, Limit},
-        leases::{self, Attempt, LeaseAsk, Terms},
         session::{MomentAsk, Session},
     },
     lookup::ReadTurn,
@@ -124,7 +124,7 @@ impl RedisStore {
             reply,
         };
         let (driver, terms) = (session.driver(), Terms { tracking: session.tracking, clustered: names.is_clustered() });
-        session.leases.add(ask, move |asks| leases::take(driver, terms, asks));
+        session.leases.add(ask, move |asks| gathered_leases::take(driver, terms, asks));
         let answer = answered(unanswered.insert(answer));
         let attempt = connection.wait(Operation::Acquire, session, Limit::Request, answer).await?;
         *unanswered = None;

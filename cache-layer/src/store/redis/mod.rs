@@ -5,7 +5,7 @@
 //! - [`store`]: the store, and the choice of the connection for an operation
 //! - [`config`], [`state`]: settings and their limits; what is known of the connections without asking the server
 //! - [`lookup`], [`claim`], [`lease`], [`commit`], [`invalidate`], [`patterns`], [`lurker`], [`reclaim`] and their [`election`],
-//!   [`bulk`], [`redirect`], [`inspect`], [`switches`], [`audit`], [`requests`], [`hot`]: the operations
+//!   [`bulk`], [`redirect`], [`inspect`], [`switches`], [`audit`], [`requests`], [`hot_lists`]: the operations
 //! - [`waiting_patterns`]: patterns that wait for a sweep, since the list of bans has no room for them
 //! - [`topology`]: which server has which keys
 //! - [`connection`]: one connection and the task that keeps it
@@ -51,7 +51,7 @@ mod election;
 mod fleet_tests;
 #[cfg(test)]
 mod full_tests;
-mod hot;
+mod hot_lists;
 mod inspect;
 mod invalidate;
 mod lease;

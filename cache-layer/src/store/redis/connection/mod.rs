@@ -12,7 +12,7 @@
 //! - [`loss`]: whether a loss of the server was a blip
 //! - [`session`]: one established connection, and what is known through it
 //! - [`pushes`]: the messages that the server sends on its own
-//! - [`batcher`]: look-ups that are sent together; [`leases`] and [`fills`], too, by [`gathering`] them
+//! - [`batcher`]: look-ups that are sent together; [`gathered_leases`] and [`gathered_fills`], too, by [`gathering`] them
 //! - [`context`], [`counters`]: what all connections of a store share
 //! - [`shard`]: which part of the data a server has
 //! - [`address`], [`sentinel`], [`endpoint`]: the server's address
@@ -28,12 +28,12 @@ mod dataset;
 pub(crate) mod deliver;
 #[cfg(any(feature = "sentinel", feature = "cluster"))]
 pub(crate) mod endpoint;
-pub(crate) mod fills;
+pub(crate) mod gathered_fills;
+pub(crate) mod gathered_leases;
 pub(crate) mod gathering;
 pub(crate) mod greeting;
 pub(crate) mod handle;
 pub(crate) mod identify;
-pub(crate) mod leases;
 mod loss;
 #[cfg(test)]
 pub(crate) mod loss_tests;

@@ -13,10 +13,10 @@ use tokio::sync::oneshot;
 
 use super::{
     batcher::LookupBatcher,
-    fills::{self, FillAsk},
+    gathered_fills::{self, FillAsk},
+    gathered_leases::{self, LeaseAsk},
     gathering::Gathering,
     identify::Identity,
-    leases::{self, LeaseAsk},
 };
 use crate::{
     clock::millis,
@@ -88,9 +88,9 @@ impl Session {
     ) -> Self {
         Self {
             lookups: LookupBatcher::new(driver.clone(), deadline),
-            leases: Gathering::new(leases::TOGETHER),
+            leases: Gathering::new(gathered_leases::TOGETHER),
             moments: Gathering::new(usize::MAX),
-            fills: Gathering::new(fills::TOGETHER),
+            fills: Gathering::new(gathered_fills::TOGETHER),
             driver,
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             tokens,

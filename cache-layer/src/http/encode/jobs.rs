@@ -1,4 +1,4 @@
-//! The running encoders. No request ever waits for one.
+//! The encodings under way. No request ever waits for one.
 
 use std::{collections::HashSet, fmt, sync::Arc, thread::available_parallelism, time::Instant};
 
@@ -25,9 +25,9 @@ const LONG: usize = 32 * 1024;
 /// The most entries that are remembered because their encoded form could not be kept for lack of room.
 const NOT_KEPT: usize = 10_000;
 
-/// The encoders of one layer. Clones share them.
+/// The encodings under way of one layer. Clones share them.
 #[derive(Clone)]
-pub(in crate::http) struct Encoders(Arc<Inner>);
+pub(in crate::http) struct Jobs(Arc<Inner>);
 
 struct Inner {
     room: Arc<Semaphore>,
@@ -40,19 +40,19 @@ struct Work {
     not_kept: HashSet<(EntryId, Encoder)>,
 }
 
-impl Default for Encoders {
+impl Default for Jobs {
     fn default() -> Self {
         let processors = available_parallelism().map_or(1, usize::from);
         Self::at_once((processors / 2).max(1))
     }
 }
 
-impl Encoders {
+impl Jobs {
     pub(in crate::http) fn at_once(most: usize) -> Self {
         Self(Arc::new(Inner { room: Arc::new(Semaphore::new(most)), work: Mutex::default() }))
     }
 
-    /// Encodes an entry for later requests, in a task of its own, if the entry is kept in memory here and an encoder is free.
+    /// Encodes an entry for later requests, in a task of its own, if the entry is kept in memory here and one more may run.
     pub(in crate::http) fn start(&self, cache: &Cache, entry: &Entry, encoder: Encoder) {
         // Without a runtime, as in a test with Tower's tools, there is no place to run it.
         if !cache.keeps_additions() || Handle::try_current().is_err() {
@@ -82,19 +82,19 @@ impl Encoders {
         }
     }
 
-    /// The right to encode this entry; `None` if all encoders are busy, or if it is already being encoded, or could not be kept
+    /// The right to encode this entry; `None` if as many run as may, or if it is already being encoded, or could not be kept
     /// before.
     fn job(&self, entry: EntryId, encoder: Encoder) -> Option<Job> {
         let room = self.0.room.clone().try_acquire_owned().ok()?;
         let mut work = self.0.work.lock();
         let is_new = !work.not_kept.contains(&(entry, encoder)) && work.under_way.insert((entry, encoder));
-        is_new.then(|| Job { encoders: self.clone(), entry, encoder, _room: room })
+        is_new.then(|| Job { jobs: self.clone(), entry, encoder, _room: room })
     }
 }
 
 /// One entry that is being encoded.
 struct Job {
-    encoders: Encoders,
+    jobs: Jobs,
     entry: EntryId,
     encoder: Encoder,
     _room: OwnedSemaphorePermit,
@@ -117,7 +117,7 @@ impl Job {
     }
 
     fn is_not_kept(&self) {
-        let mut work = self.encoders.0.work.lock();
+        let mut work = self.jobs.0.work.lock();
         if work.not_kept.len() >= NOT_KEPT {
             // Searching for expired entries would take longer than encoding some of them once more.
             work.not_kept.clear();
@@ -128,7 +128,7 @@ impl Job {
 
 impl Drop for Job {
     fn drop(&mut self) {
-        self.encoders.0.work.lock().under_way.remove(&(self.entry, self.encoder));
+        self.jobs.0.work.lock().under_way.remove(&(self.entry, self.encoder));
     }
 }
 
@@ -160,9 +160,9 @@ fn encode_here(cache: &Cache, content: &Bytes, encoder: Encoder) -> Form {
     coded.map_or(Form::InVain, Form::Made)
 }
 
-impl fmt::Debug for Encoders {
+impl fmt::Debug for Jobs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Encoders").field("room", &self.0.room.available_permits()).finish_non_exhaustive()
+        f.debug_struct("Jobs").field("room", &self.0.room.available_permits()).finish_non_exhaustive()
     }
 }
 
@@ -203,11 +203,11 @@ mod tests {
     async fn what_has_no_room_is_not_waited_for() {
         let entries: Vec<_> = (0..10).map(entry).collect();
         let cache = cache_with(&entries).await;
-        let encoders = Encoders::at_once(2);
-        entries.iter().for_each(|entry| encoders.start(&cache, entry, GZIP));
+        let jobs = Jobs::at_once(2);
+        entries.iter().for_each(|entry| jobs.start(&cache, entry, GZIP));
         assert!(cache.drain(std::time::Duration::from_secs(10)).await);
         assert_eq!(forms(&cache, &entries), 2, "the others had no room, and nothing was queued");
-        encoders.start(&cache, &entries[9], GZIP);
+        jobs.start(&cache, &entries[9], GZIP);
         assert!(cache.drain(std::time::Duration::from_secs(10)).await);
         assert_eq!(forms(&cache, &entries), 3);
     }
@@ -216,25 +216,25 @@ mod tests {
     async fn one_thing_is_encoded_once_at_a_time() {
         let entry = entry(0);
         let cache = cache_with(std::slice::from_ref(&entry)).await;
-        let encoders = Encoders::at_once(8);
-        let job = encoders.job(entry.id(), GZIP).unwrap();
-        assert!(encoders.job(entry.id(), GZIP).is_none());
-        assert!(encoders.job(entry.id(), BROTLI).is_some());
-        assert_eq!(encoders.encode(&cache, &entry, GZIP).await, Form::Unmade);
+        let jobs = Jobs::at_once(8);
+        let job = jobs.job(entry.id(), GZIP).unwrap();
+        assert!(jobs.job(entry.id(), GZIP).is_none());
+        assert!(jobs.job(entry.id(), BROTLI).is_some());
+        assert_eq!(jobs.encode(&cache, &entry, GZIP).await, Form::Unmade);
         drop(job);
-        assert!(matches!(encoders.encode(&cache, &entry, GZIP).await, Form::Made(_)));
+        assert!(matches!(jobs.encode(&cache, &entry, GZIP).await, Form::Made(_)));
     }
 
     #[tokio::test]
     async fn what_was_removed_meanwhile_stays_gone() {
         let entry = entry(0);
         let cache = cache_with(std::slice::from_ref(&entry)).await;
-        let encoders = Encoders::at_once(1);
-        encoders.start(&cache, &entry, GZIP);
+        let jobs = Jobs::at_once(1);
+        jobs.start(&cache, &entry, GZIP);
         cache.invalidate(&key(&entry)).await.unwrap();
         assert!(cache.drain(std::time::Duration::from_secs(10)).await);
         assert!(cache.peek(&key(&entry)).is_none());
-        encoders.start(&cache, &entry, GZIP);
+        jobs.start(&cache, &entry, GZIP);
         assert_eq!(cache.loads_in_flight(), 0, "there is nothing to encode");
     }
 
@@ -243,12 +243,12 @@ mod tests {
     async fn what_left_the_memory_meanwhile_is_encoded_when_it_is_back() {
         let entry = entry(0);
         let cache = cache_with(std::slice::from_ref(&entry)).await;
-        let encoders = Encoders::at_once(1);
-        encoders.start(&cache, &entry, GZIP);
+        let jobs = Jobs::at_once(1);
+        jobs.start(&cache, &entry, GZIP);
         cache.invalidate(&key(&entry)).await.unwrap();
         assert!(cache.drain(std::time::Duration::from_secs(10)).await);
         cache.put_alias((key(&entry), entry.clone())).await;
-        encoders.start(&cache, &entry, GZIP);
+        jobs.start(&cache, &entry, GZIP);
         assert!(cache.drain(std::time::Duration::from_secs(10)).await);
         assert_eq!(forms(&cache, std::slice::from_ref(&entry)), 1);
     }
@@ -264,12 +264,12 @@ mod tests {
         let cache = Cache::new(MemoryStore::new((store.bytes() / 95 + 1) * 100));
         cache.put_alias((key(&entry), entry.clone())).await;
         assert!(cache.peek(&key(&entry)).is_some());
-        let encoders = Encoders::at_once(1);
-        encoders.start(&cache, &entry, GZIP);
+        let jobs = Jobs::at_once(1);
+        jobs.start(&cache, &entry, GZIP);
         assert!(cache.drain(std::time::Duration::from_secs(10)).await);
         assert_eq!(forms(&cache, std::slice::from_ref(&entry)), 0);
-        assert!(encoders.job(entry.id(), GZIP).is_none());
-        assert!(encoders.job(entry.id(), BROTLI).is_some());
+        assert!(jobs.job(entry.id(), GZIP).is_none());
+        assert!(jobs.job(entry.id(), BROTLI).is_some());
     }
 
     /// What takes long has a thread of its own, and needs a free encoder, whatever the store.
@@ -285,15 +285,15 @@ mod tests {
         assert!(!is_quick(highest, 1), "its level makes up for its length");
         assert!(is_quick(Encoder::at(Coding::Brotli, 1).unwrap(), LONG - 1));
 
-        let encoders = Encoders::at_once(1);
-        let busy = encoders.job(EntryId::random(), GZIP);
+        let jobs = Jobs::at_once(1);
+        let busy = jobs.job(EntryId::random(), GZIP);
         for (entry, encoder, is_made) in [(&short, usual, true), (&short, highest, false), (&long, usual, false)] {
-            let form = encoders.encode_for_store(&cache, entry, encoder).await;
+            let form = jobs.encode_for_store(&cache, entry, encoder).await;
             assert_eq!(form != Form::Unmade, is_made, "{encoder} {}", entry.payload().len());
         }
         drop(busy);
         for (entry, encoder) in [(&short, highest), (&long, usual)] {
-            assert!(matches!(encoders.encode_for_store(&cache, entry, encoder).await, Form::Made(_)));
+            assert!(matches!(jobs.encode_for_store(&cache, entry, encoder).await, Form::Made(_)));
         }
     }
 
@@ -301,7 +301,7 @@ mod tests {
     async fn what_took_its_place_meanwhile_gets_nothing_of_it() {
         let (old, new) = (entry(0), entry(0));
         let cache = cache_with(std::slice::from_ref(&old)).await;
-        Encoders::at_once(1).start(&cache, &old, GZIP);
+        Jobs::at_once(1).start(&cache, &old, GZIP);
         cache.put_alias((key(&new), new.clone())).await;
         assert!(cache.drain(std::time::Duration::from_secs(10)).await);
         let kept = cache.peek(&key(&new)).unwrap();
@@ -313,7 +313,7 @@ mod tests {
         let entry = entry(0);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let cache = runtime.block_on(cache_with(std::slice::from_ref(&entry)));
-        Encoders::at_once(1).start(&cache, &entry, GZIP);
+        Jobs::at_once(1).start(&cache, &entry, GZIP);
         assert_eq!(cache.loads_in_flight(), 0);
     }
 }
