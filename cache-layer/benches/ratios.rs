@@ -15,7 +15,7 @@ use std::{
 
 use cache_layer::{
     Cache, Clock,
-    store::{MemoryStore, RedisStore, RedisStoreBuilder},
+    store::{MemoryStore, RedisStore, RedisStoreBuilder, TieredStore},
 };
 use redis::{AsyncCommands as _, aio::MultiplexedConnection};
 use tests::RedisServer;
@@ -41,6 +41,9 @@ async fn main() {
 
     let (ours, theirs) = warm(&server, &cache, by_hand.clone(), rounds).await;
     print_ratio("get_or_load_many(100), all there, to MGET by hand", &ours, &theirs, 1.3);
+    let first_tier = Cache::new(TieredStore::new(64 << 20, store(&server, |store| store).await));
+    let (ours, theirs) = warm(&server, &first_tier, by_hand.clone(), rounds).await;
+    print_ratio("get_or_load_many(100), all there and in a first tier, to MGET by hand", &ours, &theirs, 1.3);
     let (ours, theirs) = cold(&server, &cache, by_hand, rounds).await;
     print_ratio("get_or_load_many(100), none there, to MGET and a pipeline by hand", &ours, &theirs, 1.3);
     #[cfg(feature = "sealed")]
@@ -112,10 +115,14 @@ fn print_ratio(name: &str, ours: &[Takes], theirs: &[Takes], most: f64) {
     }
 }
 
-async fn over(server: &RedisServer, set: impl FnOnce(RedisStoreBuilder) -> RedisStoreBuilder) -> Cache {
+async fn store(server: &RedisServer, set: impl FnOnce(RedisStoreBuilder) -> RedisStoreBuilder) -> RedisStore {
     let store = set(RedisStore::builder(server.url())).build().expect("a store");
     assert!(store.wait_connected(Duration::from_secs(10)).await, "{server} is not reachable");
-    Cache::new(store)
+    store
+}
+
+async fn over(server: &RedisServer, set: impl FnOnce(RedisStoreBuilder) -> RedisStoreBuilder) -> Cache {
+    Cache::new(store(server, set).await)
 }
 
 async fn many(cache: &Cache, from: u64) -> Vec<Option<Product>> {

@@ -44,6 +44,13 @@ impl RedisStore {
 
     async fn lookup_within(&self, keys: &[Key], limit: Limit) -> Vec<Result<Lookup, StoreError>> {
         let groups = self.by_connection(keys.iter());
+        if let [(connection, _)] = &groups[..] {
+            let keys: Vec<&Key> = keys.iter().collect();
+            return match self.lookup_on(connection, &keys, limit).await {
+                Ok(lookups) => lookups.into_iter().map(Ok).collect(),
+                Err(error) => keys.iter().map(|_| Err(error.clone())).collect(),
+            };
+        }
         let answers = groups.iter().map(|(connection, places)| {
             let keys: Vec<&Key> = places.iter().map(|&place| &keys[place]).collect();
             async move { self.lookup_on(connection, &keys, limit).await }
