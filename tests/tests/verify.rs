@@ -133,6 +133,29 @@ mod a_response {
         assert_eq!(app.get("/", &[]).await.text(), "another");
     }
 
+    async fn of_several_variants_is_in_doubt_by_itself(backend: &Backend) {
+        // The look at a variant that is as it should be leaves the doubt about the other one alone, too.
+        for (english, outdated) in [("new", 2), ("old", 1)] {
+            let told = Told::default();
+            let origin = told.origin();
+            let app = app(backend, &origin, |layer| layer.verify(1.0).namespace(english)).await;
+            let get = async |language, text| {
+                told.say(StatusCode::OK, text);
+                app.get("/varies", &[("accept-language", language)]).await
+            };
+            get("de", "old").await;
+            get("en", "old").await;
+            for _ in 0..6 {
+                get("de", "new").await;
+                get("en", english).await;
+            }
+            let counts = app.cache.counts();
+            assert!(counts.stale_for_certain >= outdated, "{english}: {counts:?}");
+            assert!(counts.differing <= counts.stale_for_certain + outdated, "{english}: {counts:?}");
+            assert_eq!((counts.unstable, counts.stored), (0, 2), "{english}");
+        }
+    }
+
     async fn that_is_never_the_same_twice_is_told_from_a_stale_one_and_is_not_softened(backend: &Backend) {
         let origin = Origin::echo(FIELDS);
         let app = app(backend, &origin, |layer| layer.verify(Verify::new(1.0).soften(true))).await;
@@ -279,6 +302,7 @@ mod a_response {
         that_is_the_same_is_said_to_be_and_nothing_is_stored,
         that_has_changed_is_found_and_is_stale_for_certain_once_two_loads_have_said_so,
         that_is_stale_for_certain_is_softened_if_that_is_wanted,
+        of_several_variants_is_in_doubt_by_itself,
         that_is_never_the_same_twice_is_told_from_a_stale_one_and_is_not_softened,
         is_verified_for_who_says_nothing_of_himself_alone,
         has_no_hit_wait_for_a_slow_application,

@@ -40,7 +40,8 @@ impl Context {
         if *request.method() != Method::GET || !self.is_anonymous(request.headers()) {
             return;
         }
-        if let Some(verification) = self.cache.verification(turn, key, &self.load_limit) {
+        let found = self.peek_answer(key, request.headers());
+        if let Some(verification) = self.cache.verification(turn, key, found.as_deref(), &self.load_limit) {
             drop(self.cache.spawn(self.clone().verified(verification, service, request)));
         }
     }
@@ -84,7 +85,7 @@ impl Context {
         // Nor does a load during which the response was invalidated, or replaced.
         let now = self.fresh_entry(verification.key(), &fields).await;
         if now.is_some_and(|now| now.version() == version) {
-            verification.compare(entry.id(), age, stored, loaded).await;
+            verification.compare(&entry, age, stored, loaded).await;
         }
     }
 

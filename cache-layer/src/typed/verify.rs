@@ -22,7 +22,8 @@ where
         if self.is_placed() || !hit.entry.is_taken_for_current(self.cache.now()) {
             return;
         }
-        if let Some(verification) = self.cache.verification(turn, &self.key, self.cache.load_limit()) {
+        if let Some(verification) = self.cache.verification(turn, &self.key, Some(&hit.entry), self.cache.load_limit())
+        {
             let ask = Self { places: Places::default(), ..self.clone() };
             drop(self.cache.spawn(ask.verified(verification, hit.entry.clone(), load)));
         }
@@ -41,6 +42,6 @@ where
             return;
         }
         let (stored, loaded) = (Print::of_value(entry.payload()), Print::of_value(&bytes));
-        verification.compare(entry.id(), Duration::from_secs(age.as_secs()), stored, loaded).await;
+        verification.compare(&entry, Duration::from_secs(age.as_secs()), stored, loaded).await;
     }
 }
