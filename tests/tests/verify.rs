@@ -4,36 +4,45 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use cache_layer::{Cache, CacheLayer, Clock, Rule, Verify, store::MemoryStore, telemetry::Event};
+use cache_layer::{Cache, CacheLayer, Clock, Key, Rule, SetCookie, Verify, store::MemoryStore, telemetry::Event};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
-use tests::{App, Backend, Gate, Origin, full, over_each_store, request};
+use tests::{App, Backend, Failure, Gate, Origin, full, over_each_store, request};
 use tower::{Layer as _, ServiceExt as _};
 
-const FIELDS: &[(&str, &str)] = &[("cache-control", "public, max-age=3600, stale-while-revalidate=60")];
+const FIELDS: Fields = &[("cache-control", "public, max-age=3600, stale-while-revalidate=60")];
 
 /// An application that says what it is told to, until it is told something else.
 #[derive(Clone, Default)]
-struct Told(Arc<Mutex<(StatusCode, String)>>);
+struct Told(Arc<Mutex<Words>>);
+
+type Fields = &'static [(&'static str, &'static str)];
+
+/// The status, the text, and the fields that are not the usual ones, if there are any.
+type Words = (StatusCode, String, Option<Fields>);
 
 impl Told {
     fn say(&self, status: StatusCode, text: &str) {
-        *self.0.lock().unwrap() = (status, text.to_owned());
+        *self.0.lock().unwrap() = (status, text.to_owned(), None);
+    }
+
+    fn say_with(&self, status: StatusCode, text: &str, fields: Fields) {
+        *self.0.lock().unwrap() = (status, text.to_owned(), Some(fields));
     }
 
     fn origin(&self) -> Origin {
         let told = self.clone();
         Origin::new(move |call, request| {
-            let (status, text) = told.0.lock().unwrap().clone();
+            let (status, text, fields) = told.0.lock().unwrap().clone();
             let varies = request.uri().path() == "/varies";
             async move {
                 let mut response = http::Response::new(full(text));
                 *response.status_mut() = status;
-                for (name, value) in FIELDS {
+                for (name, value) in fields.unwrap_or(FIELDS) {
                     response.headers_mut().insert(*name, HeaderValue::from_static(value));
                 }
                 if varies {
@@ -131,6 +140,118 @@ mod a_response {
         let stale = app.get("/", &[]).await;
         assert_eq!(stale.x_cache(), "STALE");
         assert_eq!(app.get("/", &[]).await.text(), "another");
+    }
+
+    /// What the next client gets is at stake: an entry that differs twice becomes stale, and its refresh is not judged.
+    async fn is_compared_neither_with_an_error_of_the_moment_nor_with_what_no_load_would_store(backend: &Backend) {
+        let (told, ok) = (Told::default(), StatusCode::OK);
+        let origin = told.origin();
+        let app = app(backend, &origin, |layer| layer.verify(Verify::new(1.0).soften(true))).await;
+        app.get("/", &[]).await;
+        let of_the_moment = [408, 425, 429, 500, 501, 502, 503, 504, 520, 529]
+            .map(|code| (StatusCode::from_u16(code).unwrap(), FIELDS))
+            .into_iter()
+            .chain([(StatusCode::TOO_MANY_REQUESTS, &[][..])]);
+        let not_stored: [(StatusCode, Fields); 7] = [
+            (ok, &[("cache-control", "no-store")]),
+            (ok, &[("cache-control", "private")]),
+            (ok, &[]),
+            (ok, &[("set-cookie", "a=b"), ("cache-control", "max-age=3600")]),
+            (ok, &[("content-length", "1000"), ("cache-control", "max-age=3600")]),
+            (StatusCode::FOUND, &[("location", "/login")]),
+            (StatusCode::FORBIDDEN, &[]),
+        ];
+        for (status, fields) in of_the_moment.chain(not_stored) {
+            told.say_with(status, "not it", fields);
+            let before = origin.calls();
+            hit(&app).await;
+            hit(&app).await;
+            let counts = app.cache.counts();
+            assert_eq!((counts.verified, counts.stale_for_certain), (0, 0), "{status} {fields:?}");
+            assert_eq!(origin.calls(), before + 2, "{status} {fields:?}");
+        }
+        // Which of these a resource is now does not depend on whether that may be stored.
+        for status in [StatusCode::MOVED_PERMANENTLY, StatusCode::NOT_FOUND, StatusCode::GONE] {
+            told.say_with(status, "", &[("cache-control", "no-store")]);
+            let before = app.cache.counts();
+            hit(&app).await;
+            assert_eq!(app.cache.counts().differing, before.differing + 1, "{status}");
+            told.say(ok, "");
+            hit(&app).await;
+        }
+    }
+
+    /// What is made from something stale is not stored, and says nothing of what is.
+    async fn is_not_compared_with_what_is_made_from_a_fallback(backend: &Backend) {
+        let cache = backend.cache().await.build();
+        let (broken, values) = (Arc::new(AtomicBool::new(false)), cache.clone());
+        let origin = Origin::new({
+            let broken = broken.clone();
+            move |call, _| {
+                let (values, broken) = (values.clone(), broken.load(Ordering::SeqCst));
+                async move {
+                    let load = async move || if broken { Err(Failure("down")) } else { Ok(7) };
+                    let value = values.get_or_load("value", load).ttl(Duration::ZERO).fallback(0).await?;
+                    let mut response = http::Response::new(full(value.to_string()));
+                    response.headers_mut().insert("cache-control", HeaderValue::from_static("max-age=3600"));
+                    response.headers_mut().insert("x-call", call.into());
+                    Ok(response)
+                }
+            }
+        });
+        let layer = |layer: CacheLayer| layer.inherit(true).ttl(WEEK).verify(Verify::new(1.0).soften(true));
+        let app = App::new(cache, &origin, layer).unexplained();
+        // What its own load brings is not stored.
+        app.cache.set("value", &7).await.unwrap();
+        app.get("/", &[]).await;
+        app.cache.invalidate(&Key::new(["value"])).await.unwrap();
+        broken.store(true, Ordering::SeqCst);
+        hit(&app).await;
+        hit(&app).await;
+        assert_eq!((app.cache.counts().verified, origin.calls()), (0, 3));
+    }
+
+    /// Each of these fields differs from one response to the next, or is not there in what is stored.
+    async fn is_compared_in_none_of_the_fields_that_are_not_stored(backend: &Backend) {
+        let origin = Origin::new(|call, _| async move {
+            let mut response = http::Response::new(full("same"));
+            for (name, value) in FIELDS.iter().chain(&[
+                ("connection", "x-hop"),
+                ("x-hop", "1"),
+                ("set-cookie", "a=b"),
+                ("cache-status", "inner; hit"),
+                ("age", "1"),
+            ]) {
+                response.headers_mut().append(*name, HeaderValue::from_static(value));
+            }
+            let date = format!("Mon, 30 Nov 2099 10:00:{call:02} GMT");
+            response.headers_mut().insert("date", HeaderValue::from_str(&date).unwrap());
+            response.headers_mut().insert("x-call", call.into());
+            Ok(response)
+        });
+        let chosen = ["x-hop", "set-cookie", "cache-status", "age", "date"].map(HeaderName::from_static);
+        let set =
+            |layer: CacheLayer| layer.set_cookie(SetCookie::Strip).ttl(WEEK).verify(Verify::new(1.0).fields(chosen));
+        let app = app(backend, &origin, set).await;
+        app.get("/", &[]).await;
+        hit(&app).await;
+        assert_eq!((app.cache.counts().verified, app.cache.counts().differing), (1, 0));
+    }
+
+    /// A rule for it may have come later, or another instance may have stored it.
+    async fn that_is_longer_than_may_be_stored_here_is_the_same_all_the_same(backend: &Backend) {
+        let told = Told::default();
+        let origin = told.origin();
+        told.say(StatusCode::OK, "ten bytes.");
+        let cache = backend.cache().await.build();
+        App::new(cache.clone(), &origin, |layer| layer).get("/", &[]).await;
+        let app = App::new(cache, &origin, |layer| layer.max_body(7).verify(1.0));
+        hit(&app).await;
+        assert_eq!((app.cache.counts().verified, app.cache.counts().differing), (1, 0));
+        told.say(StatusCode::OK, "eleven bytes");
+        hit(&app).await;
+        hit(&app).await;
+        assert_eq!((app.cache.counts().differing, app.cache.counts().stale_for_certain), (1, 1));
     }
 
     async fn of_several_variants_is_in_doubt_by_itself(backend: &Backend) {
@@ -237,7 +358,7 @@ mod a_response {
     }
 
     async fn that_is_invalidated_while_it_is_loaded_again_is_not_compared(backend: &Backend) {
-        for way in ["hard", "soft", "ramp"] {
+        for way in ["hard", "soft", "ramp", "uri", "pattern"] {
             let gate = Gate::closed();
             let origin = gated(1, &gate);
             let app = app(backend, &origin, |layer| layer.verify(1.0).namespace(way)).await;
@@ -248,6 +369,8 @@ mod a_response {
             match way {
                 "hard" => app.cache.invalidate_all().await.unwrap(),
                 "soft" => app.cache.soft_invalidate_all().await.unwrap(),
+                "uri" => assert!(app.layer.invalidate_uri(&"http://shop.example/".parse().unwrap()).await.unwrap()),
+                "pattern" => app.cache.delete_pattern("*").await.unwrap(),
                 _ => app.cache.soft_invalidate_all().over(WEEK).await.unwrap(),
             }
             gate.open();
@@ -302,6 +425,10 @@ mod a_response {
         that_is_the_same_is_said_to_be_and_nothing_is_stored,
         that_has_changed_is_found_and_is_stale_for_certain_once_two_loads_have_said_so,
         that_is_stale_for_certain_is_softened_if_that_is_wanted,
+        is_compared_neither_with_an_error_of_the_moment_nor_with_what_no_load_would_store,
+        is_not_compared_with_what_is_made_from_a_fallback,
+        is_compared_in_none_of_the_fields_that_are_not_stored,
+        that_is_longer_than_may_be_stored_here_is_the_same_all_the_same,
         of_several_variants_is_in_doubt_by_itself,
         that_is_never_the_same_twice_is_told_from_a_stale_one_and_is_not_softened,
         is_verified_for_who_says_nothing_of_himself_alone,
@@ -352,6 +479,47 @@ async fn it_takes_no_place_that_a_request_may_need() {
         hit(&app).await;
         assert_eq!(app.cache.counts().verified, verified, "with {most} places");
     }
+}
+
+/// What a body loads while it is read needs no place besides that of the verification, for which there may be none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_is_read_in_the_place_of_its_verification() {
+    let (verification, other) = (Gate::closed(), Gate::closed());
+    let cache = Backend::memory().cache().await.max_loads(2).build();
+    let origin = Origin::new({
+        let (cache, verification, other) = (cache.clone(), verification.clone(), other.clone());
+        move |call, _| {
+            let (cache, verification, other) = (cache.clone(), verification.clone(), other.clone());
+            async move {
+                match call {
+                    1 => {}
+                    2 => verification.pass().await,
+                    _ => other.pass().await,
+                }
+                let content = async move {
+                    let load = async || Ok::<_, Failure>("value".to_owned());
+                    let value = cache.get_or_load("value", load).ttl(Duration::ZERO).await?;
+                    Ok(http_body::Frame::data(bytes::Bytes::from(value)))
+                };
+                let body = http_body_util::StreamBody::new(futures_util::stream::once(content));
+                Ok(http::Response::new(http_body_util::BodyExt::boxed_unsync(body)))
+            }
+        }
+    });
+    let app = App::new(cache, &origin, |layer| layer.ttl(WEEK).verify(1.0)).unexplained();
+    app.get("/", &[]).await;
+    app.begin(request(Method::GET, "/", &[])).await.unwrap();
+    tests::wait_until("the verification to load", async || origin.calls() == 2).await;
+    let loading = tokio::spawn({
+        let app = app.clone();
+        async move { app.get("/other", &[]).await }
+    });
+    tests::wait_until("the other place to be taken", async || origin.calls() == 3).await;
+    verification.open();
+    tests::wait_until("the body to be read", async || app.cache.counts().verified == 1).await;
+    other.open();
+    assert_eq!(loading.await.unwrap().text(), "value");
+    assert_eq!(app.cache.counts().differing, 0);
 }
 
 #[tokio::test]

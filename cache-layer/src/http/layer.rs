@@ -507,8 +507,10 @@ impl CacheLayer {
     /// [`Event::Verified`](crate::telemetry::Event::Verified) says whether they are the same, and how old the stored response
     /// is. The new response is not stored, and `Cache-Status` does not mention the verification. If the two differ, the next
     /// hit within half a minute loads once more: [`Event::VerifiedAgain`](crate::telemetry::Event::VerifiedAgain) distinguishes
-    /// a stale response from one that is different each time. If the application answers with an error, or the stored response was
-    /// invalidated or replaced meanwhile, nothing is compared.
+    /// a stale response from one that is different each time. Nothing is compared if the stored response was invalidated or
+    /// replaced meanwhile, or if the answer is not one that a load would store in its place: an error of the moment (408, 425,
+    /// 429 or 5xx), or a response that says `no-store`, sets a cookie, or is made from something stale. A 301, 308, 404 or 410
+    /// is compared in any case, and so is content that has become too long.
     ///
     /// - For a share of `1/n`, one hit at random out of every `n` in a row is drawn. It is verified if it is a GET that was answered
     ///   with a fresh 200, without `Authorization` and without cookies other than [ignored](Self::ignore_cookies) ones. A
