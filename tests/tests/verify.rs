@@ -2,6 +2,7 @@
 //! nobody waits for it.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -9,7 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cache_layer::{Cache, CacheLayer, Clock, Key, Rule, SetCookie, Verify, store::MemoryStore, telemetry::Event};
+use cache_layer::{
+    Cache, CacheLayer, Clock, Key, Loaded, Rule, SetCookie, Verify, codec::Postcard, store::MemoryStore,
+    telemetry::Event,
+};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use tests::{App, Backend, Failure, Gate, Origin, full, over_each_store, request};
 use tower::{Layer as _, ServiceExt as _};
@@ -700,6 +704,70 @@ mod a_value {
         assert_eq!(get().await, 8, "it was softened");
     }
 
+    async fn is_not_compared_with_what_its_load_would_not_store(backend: &Backend) {
+        let cache = backend.cache().await.verify(Verify::new(1.0).soften(true)).build();
+        let outage = Arc::new(AtomicUsize::new(0));
+        let get = async || {
+            let (inner, outage) = (cache.clone(), outage.load(Ordering::SeqCst));
+            let load = async move |_| match outage {
+                0 => Ok(Loaded::new(Some(7))),
+                1 => Ok(Loaded::new(Some(0)).ttl(Duration::ZERO)),
+                2 => Ok(Loaded::new(None)),
+                _ => {
+                    let down = async || Err::<u32, _>(Failure("down"));
+                    inner.get_or_load("source", down).fallback(0).await.map(Some).map(Loaded::new)
+                }
+            };
+            let got = cache.get_or_load_with("k", load).ttl(WEEK).negative_ttl(Duration::ZERO).await.unwrap();
+            assert!(cache.drain(Duration::from_secs(60)).await);
+            got
+        };
+        assert_eq!(get().await, Some(7));
+        for way in 1..=3 {
+            outage.store(way, Ordering::SeqCst);
+            for _ in 0..3 {
+                assert_eq!(get().await, Some(7), "{way}");
+            }
+            assert_eq!((cache.counts().verified, cache.counts().stale_for_certain), (0, 0), "{way}");
+        }
+    }
+
+    /// During a deployment, instances may write in different ways.
+    async fn is_compared_whatever_codec_it_was_written_by(backend: &Backend) {
+        let load = async || Ok::<_, std::convert::Infallible>(vec![1_u64, 300, 70_000]);
+        let before = backend.cache().await.build();
+        before.get_or_load("k", load).ttl(WEEK).await.unwrap();
+        assert!(before.drain(Duration::from_secs(60)).await);
+        let after = backend.cache().await.codec(Postcard).verify(Verify::new(1.0).soften(true)).build();
+        for verified in 1..=3 {
+            after.get_or_load("k", load).ttl(WEEK).await.unwrap();
+            assert!(after.drain(Duration::from_secs(60)).await);
+            assert_eq!((after.counts().verified, after.counts().differing), (verified, 0));
+        }
+        let other = async || Ok::<_, std::convert::Infallible>(vec![2_u64]);
+        after.get_or_load("k", other).ttl(WEEK).await.unwrap();
+        assert!(after.drain(Duration::from_secs(60)).await);
+        assert_eq!(after.counts().differing, 1);
+    }
+
+    /// Nothing is said of a value by bytes that come in another order each time.
+    async fn that_is_written_differently_each_time_is_not_compared(backend: &Backend) {
+        let cache = backend.cache().await.verify(Verify::new(1.0).soften(true)).build();
+        for size in [2, 40] {
+            let load = async move || Ok::<_, std::convert::Infallible>((0..size).map(|n| (n, n)).collect());
+            for _ in 0..50 {
+                let got: HashMap<u32, u32> = cache.get_or_load(("k", size), load).ttl(WEEK).await.unwrap();
+                assert_eq!(got.len(), size as usize);
+                assert!(cache.drain(Duration::from_secs(60)).await);
+            }
+            let counts = cache.counts();
+            assert_eq!(
+                (counts.differing, counts.stale_for_certain, counts.stored),
+                (0, 0, if size == 2 { 1 } else { 2 })
+            );
+        }
+    }
+
     async fn that_a_load_asks_for_is_not_its_to_verify(backend: &Backend) {
         let cache = backend.cache().await.max_loads(4).verify(1.0).build();
         let inner = || {
@@ -741,6 +809,9 @@ mod a_value {
 
     over_each_store!(
         is_verified_by_its_load,
+        is_not_compared_with_what_its_load_would_not_store,
+        is_compared_whatever_codec_it_was_written_by,
+        that_is_written_differently_each_time_is_not_compared,
         that_a_load_asks_for_is_not_its_to_verify,
         that_an_invalidation_makes_stale_in_its_turn_or_meanwhile_is_not_verified,
     );
