@@ -225,7 +225,8 @@ impl CacheLayer {
     ///
     /// If the response to a background refresh could not be stored, the next request refreshes in the foreground. That request
     /// gets the stale response if the application fails, or takes longer than the [lock
-    /// timeout](crate::CacheBuilder::lock_timeout).
+    /// timeout](crate::CacheBuilder::lock_timeout). After a 500, 502, 503 or 504, refreshes stay in the background, one in each
+    /// [back-off](Self::failure_backoff): an application that is down delays no request for what is there.
     pub fn stale_while_revalidate(mut self, window: Duration) -> Self {
         self.context.policy.caching.default_stale_while_revalidate = millis(window);
         self
