@@ -11,8 +11,8 @@ use std::{
 };
 
 use cache_layer::{
-    Cache, CacheLayer, Clock, Key, Loaded, Rule, SetCookie, Verify, codec::Postcard, store::MemoryStore,
-    telemetry::Event,
+    Cache, CacheLayer, Clock, Coding, Encode, Key, Loaded, Rule, SetCookie, Vary, Verify, codec::Postcard,
+    store::MemoryStore, telemetry::Event,
 };
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use tests::{App, Backend, Failure, Gate, Origin, full, over_each_store, request};
@@ -258,6 +258,39 @@ mod a_response {
         assert_eq!((app.cache.counts().differing, app.cache.counts().stale_for_certain), (1, 1));
     }
 
+    /// The codings and the entity tags of the cache are not the application's, and what it negotiates by is what a load sends.
+    async fn is_compared_as_it_came_from_the_application(backend: &Backend) {
+        let text = Arc::new(Mutex::new("text ".repeat(500)));
+        let origin = Origin::new({
+            let text = text.clone();
+            move |call, request| {
+                let accepted = request.headers().get("accept-encoding").cloned();
+                let mut response = http::Response::new(full(format!("{accepted:?} {}", text.lock().unwrap())));
+                for (name, value) in FIELDS.iter().chain(&[("content-type", "text/plain"), ("vary", "accept-encoding")])
+                {
+                    response.headers_mut().insert(*name, HeaderValue::from_static(value));
+                }
+                response.headers_mut().insert("x-call", call.into());
+                async move { Ok(response) }
+            }
+        });
+        let set = |layer: CacheLayer| {
+            let encode = Encode::new([Coding::Zstd, Coding::Gzip]);
+            layer.encode(encode).etags(true).vary(Vary::negotiate(["br"]).unwrap()).verify(1.0)
+        };
+        let app = app(backend, &origin, set).await;
+        app.get("/", &[("accept-encoding", "zstd, gzip")]).await;
+        let clients = ["zstd, gzip", "gzip", "gzip;q=0.5, zstd;q=0.1", "identity"];
+        for (verified, accepted) in (1..).zip(clients) {
+            let hit = app.get("/", &[("accept-encoding", accepted), ("if-none-match", "\"x\"")]).await;
+            assert_eq!((hit.x_cache(), hit.header("x-call")), ("HIT", Some("1")), "{accepted}");
+            assert_eq!((app.cache.counts().verified, app.cache.counts().differing), (verified, 0), "{accepted}");
+        }
+        text.lock().unwrap().push('!');
+        app.get("/", &[("accept-encoding", "zstd")]).await;
+        assert_eq!(app.cache.counts().differing, 1);
+    }
+
     async fn of_several_variants_is_in_doubt_by_itself(backend: &Backend) {
         // The look at a variant that is as it should be leaves the doubt about the other one alone, too.
         for (english, outdated) in [("new", 2), ("old", 1)] {
@@ -433,6 +466,7 @@ mod a_response {
         is_not_compared_with_what_is_made_from_a_fallback,
         is_compared_in_none_of_the_fields_that_are_not_stored,
         that_is_longer_than_may_be_stored_here_is_the_same_all_the_same,
+        is_compared_as_it_came_from_the_application,
         of_several_variants_is_in_doubt_by_itself,
         that_is_never_the_same_twice_is_told_from_a_stale_one_and_is_not_softened,
         is_verified_for_who_says_nothing_of_himself_alone,

@@ -523,6 +523,8 @@ impl CacheLayer {
     ///   none for longer than a load may.
     /// - The application gets one more request, as with a background refresh. Values that a handler reads from a cache are
     ///   verified [there](crate::CacheBuilder::verify).
+    /// - A layer further in, in this process, asks the application as well. In another process over the same store, it answers with
+    ///   the stored response, which never differs from itself: let the innermost layer verify.
     pub fn verify(mut self, verify: impl Into<Verify>) -> Self {
         self.context.policy.set_verify(verify.into());
         self.context = self.context.settled();
