@@ -283,7 +283,8 @@ pub enum Event {
     /// A background refresh got no response: the service, or the load of a value, returned an error, panicked, or did not answer
     /// for as long as a load may take. The next request for the same key loads in the foreground, and gets the stale response if
     /// that load fails or takes too long. If all refreshes fail, the framework may not let a layer call the inner service after
-    /// its request is answered.
+    /// its request is answered. A response that is an error, such as a 503, is not meant: it is [`Loaded`](Self::Loaded) with an
+    /// outcome of its own, and the next refresh is in the background again.
     RefreshFailed,
     /// A request was refused, because no place at the application became free while it waited.
     Overloaded,

@@ -13,8 +13,8 @@ use std::{
 };
 
 use cache_layer::{Cache, CacheLayer, CacheService, Clock};
-use http::{Method, Request, Response};
-use tests::{Backend, Body, Failure, ask, full, over_each_store, request, wait_until};
+use http::{Method, Request, Response, StatusCode};
+use tests::{Backend, Body, Failure, Gate, ask, full, over_each_store, request, wait_until};
 use tower::{Layer as _, Service, ServiceExt as _};
 
 /// The actions of a call after its request has ended.
@@ -154,7 +154,47 @@ async fn what_is_stale_stands_in_where_the_next_request_has_no_answer_either(bac
     wait_until("it is fresh again", async || app.get("/", &[]).await.x_cache() == "HIT").await;
 }
 
+/// An error is an answer all the same: the application can be asked in the background, and no request has to wait for it.
+async fn what_is_stale_is_refreshed_in_the_background_again_after_an_error_of_the_application(backend: &Backend) {
+    let (clock, gate) = (Clock::manual(), Gate::closed());
+    // Who waited for the application would wait for longer than the test does.
+    let cache = backend.cache().await.clock(clock.clone()).lock_timeout(Duration::from_secs(600)).build();
+    let origin = tests::Origin::new({
+        let gate = gate.clone();
+        move |call, request| {
+            let gate = gate.clone();
+            async move {
+                if call > 2 {
+                    gate.pass().await;
+                }
+                let fields = &[("cache-control", "max-age=60, stale-while-revalidate=600")];
+                let mut response = tests::echo(call, &request, fields);
+                if call == 2 {
+                    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+                }
+                Ok(response)
+            }
+        }
+    });
+    let app = tests::App::new(cache, &origin, |layer| layer).unexplained();
+    app.get("/", &[]).await;
+    clock.advance(Duration::from_secs(61));
+    assert_eq!(app.get("/", &[]).await.x_cache(), "STALE");
+    assert_eq!((origin.calls(), app.cache.counts().failed_refreshes), (2, 0));
+    wait_until("it is asked again", async || {
+        let stale = app.begin(request(Method::GET, "/", &[])).await.unwrap();
+        let field = |name| stale.headers()[name].to_str().unwrap();
+        assert_eq!((field("x-cache"), field("x-call")), ("STALE", "1"));
+        origin.calls() > 2
+    })
+    .await;
+    gate.open();
+    app.settled().await;
+    assert_eq!(app.get("/", &[]).await.x_cache(), "HIT");
+}
+
 over_each_store!(
     what_is_stale_is_loaded_by_the_next_request_where_a_refresh_came_to_nothing,
     what_is_stale_stands_in_where_the_next_request_has_no_answer_either,
+    what_is_stale_is_refreshed_in_the_background_again_after_an_error_of_the_application,
 );

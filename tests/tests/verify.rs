@@ -2,38 +2,51 @@
 //! nobody waits for it.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use cache_layer::{Cache, CacheLayer, Clock, Rule, Verify, store::MemoryStore, telemetry::Event};
+use cache_layer::{
+    Cache, CacheLayer, Clock, Coding, Encode, Key, Loaded, Rule, SetCookie, Vary, Verify, codec::Postcard,
+    store::MemoryStore, telemetry::Event,
+};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
-use tests::{App, Backend, Gate, Origin, full, over_each_store, request};
+use tests::{App, Backend, Failure, Gate, Origin, full, over_each_store, request};
 use tower::{Layer as _, ServiceExt as _};
 
-const FIELDS: &[(&str, &str)] = &[("cache-control", "public, max-age=3600, stale-while-revalidate=60")];
+const FIELDS: Fields = &[("cache-control", "public, max-age=3600, stale-while-revalidate=60")];
 
 /// An application that says what it is told to, until it is told something else.
 #[derive(Clone, Default)]
-struct Told(Arc<Mutex<(StatusCode, String)>>);
+struct Told(Arc<Mutex<Words>>);
+
+type Fields = &'static [(&'static str, &'static str)];
+
+/// The status, the text, and the fields that are not the usual ones, if there are any.
+type Words = (StatusCode, String, Option<Fields>);
 
 impl Told {
     fn say(&self, status: StatusCode, text: &str) {
-        *self.0.lock().unwrap() = (status, text.to_owned());
+        *self.0.lock().unwrap() = (status, text.to_owned(), None);
+    }
+
+    fn say_with(&self, status: StatusCode, text: &str, fields: Fields) {
+        *self.0.lock().unwrap() = (status, text.to_owned(), Some(fields));
     }
 
     fn origin(&self) -> Origin {
         let told = self.clone();
         Origin::new(move |call, request| {
-            let (status, text) = told.0.lock().unwrap().clone();
+            let (status, text, fields) = told.0.lock().unwrap().clone();
             let varies = request.uri().path() == "/varies";
             async move {
                 let mut response = http::Response::new(full(text));
                 *response.status_mut() = status;
-                for (name, value) in FIELDS {
+                for (name, value) in fields.unwrap_or(FIELDS) {
                     response.headers_mut().insert(*name, HeaderValue::from_static(value));
                 }
                 if varies {
@@ -133,6 +146,174 @@ mod a_response {
         assert_eq!(app.get("/", &[]).await.text(), "another");
     }
 
+    /// What the next client gets is at stake: an entry that differs twice becomes stale, and its refresh is not judged.
+    async fn is_compared_neither_with_an_error_of_the_moment_nor_with_what_no_load_would_store(backend: &Backend) {
+        let (told, ok) = (Told::default(), StatusCode::OK);
+        let origin = told.origin();
+        let app = app(backend, &origin, |layer| layer.verify(Verify::new(1.0).soften(true))).await;
+        app.get("/", &[]).await;
+        let of_the_moment = [408, 425, 429, 500, 501, 502, 503, 504, 520, 529]
+            .map(|code| (StatusCode::from_u16(code).unwrap(), FIELDS))
+            .into_iter()
+            .chain([(StatusCode::TOO_MANY_REQUESTS, &[][..])]);
+        let not_stored: [(StatusCode, Fields); 7] = [
+            (ok, &[("cache-control", "no-store")]),
+            (ok, &[("cache-control", "private")]),
+            (ok, &[]),
+            (ok, &[("set-cookie", "a=b"), ("cache-control", "max-age=3600")]),
+            (ok, &[("content-length", "1000"), ("cache-control", "max-age=3600")]),
+            (StatusCode::FOUND, &[("location", "/login")]),
+            (StatusCode::FORBIDDEN, &[]),
+        ];
+        for (status, fields) in of_the_moment.chain(not_stored) {
+            told.say_with(status, "not it", fields);
+            let before = origin.calls();
+            hit(&app).await;
+            hit(&app).await;
+            let counts = app.cache.counts();
+            assert_eq!((counts.verified, counts.stale_for_certain), (0, 0), "{status} {fields:?}");
+            assert_eq!(origin.calls(), before + 2, "{status} {fields:?}");
+        }
+        // Which of these a resource is now does not depend on whether that may be stored.
+        for status in [StatusCode::MOVED_PERMANENTLY, StatusCode::NOT_FOUND, StatusCode::GONE] {
+            told.say_with(status, "", &[("cache-control", "no-store")]);
+            let before = app.cache.counts();
+            hit(&app).await;
+            assert_eq!(app.cache.counts().differing, before.differing + 1, "{status}");
+            told.say(ok, "");
+            hit(&app).await;
+        }
+    }
+
+    /// What is made from something stale is not stored, and says nothing of what is.
+    async fn is_not_compared_with_what_is_made_from_a_fallback(backend: &Backend) {
+        let cache = backend.cache().await.build();
+        let (broken, values) = (Arc::new(AtomicBool::new(false)), cache.clone());
+        let origin = Origin::new({
+            let broken = broken.clone();
+            move |call, _| {
+                let (values, broken) = (values.clone(), broken.load(Ordering::SeqCst));
+                async move {
+                    let load = async move || if broken { Err(Failure("down")) } else { Ok(7) };
+                    let value = values.get_or_load("value", load).ttl(Duration::ZERO).fallback(0).await?;
+                    let mut response = http::Response::new(full(value.to_string()));
+                    response.headers_mut().insert("cache-control", HeaderValue::from_static("max-age=3600"));
+                    response.headers_mut().insert("x-call", call.into());
+                    Ok(response)
+                }
+            }
+        });
+        let layer = |layer: CacheLayer| layer.inherit(true).ttl(WEEK).verify(Verify::new(1.0).soften(true));
+        let app = App::new(cache, &origin, layer).unexplained();
+        // What its own load brings is not stored.
+        app.cache.set("value", &7).await.unwrap();
+        app.get("/", &[]).await;
+        app.cache.invalidate(&Key::new(["value"])).await.unwrap();
+        broken.store(true, Ordering::SeqCst);
+        hit(&app).await;
+        hit(&app).await;
+        assert_eq!((app.cache.counts().verified, origin.calls()), (0, 3));
+    }
+
+    /// Each of these fields differs from one response to the next, or is not there in what is stored.
+    async fn is_compared_in_none_of_the_fields_that_are_not_stored(backend: &Backend) {
+        let origin = Origin::new(|call, _| async move {
+            let mut response = http::Response::new(full("same"));
+            for (name, value) in FIELDS.iter().chain(&[
+                ("connection", "x-hop"),
+                ("x-hop", "1"),
+                ("set-cookie", "a=b"),
+                ("cache-status", "inner; hit"),
+                ("age", "1"),
+            ]) {
+                response.headers_mut().append(*name, HeaderValue::from_static(value));
+            }
+            let date = format!("Mon, 30 Nov 2099 10:00:{call:02} GMT");
+            response.headers_mut().insert("date", HeaderValue::from_str(&date).unwrap());
+            response.headers_mut().insert("x-call", call.into());
+            Ok(response)
+        });
+        let chosen = ["x-hop", "set-cookie", "cache-status", "age", "date"].map(HeaderName::from_static);
+        let set =
+            |layer: CacheLayer| layer.set_cookie(SetCookie::Strip).ttl(WEEK).verify(Verify::new(1.0).fields(chosen));
+        let app = app(backend, &origin, set).await;
+        app.get("/", &[]).await;
+        hit(&app).await;
+        assert_eq!((app.cache.counts().verified, app.cache.counts().differing), (1, 0));
+    }
+
+    /// A rule for it may have come later, or another instance may have stored it.
+    async fn that_is_longer_than_may_be_stored_here_is_the_same_all_the_same(backend: &Backend) {
+        let told = Told::default();
+        let origin = told.origin();
+        told.say(StatusCode::OK, "ten bytes.");
+        let cache = backend.cache().await.build();
+        App::new(cache.clone(), &origin, |layer| layer).get("/", &[]).await;
+        let app = App::new(cache, &origin, |layer| layer.max_body(7).verify(1.0));
+        hit(&app).await;
+        assert_eq!((app.cache.counts().verified, app.cache.counts().differing), (1, 0));
+        told.say(StatusCode::OK, "eleven bytes");
+        hit(&app).await;
+        hit(&app).await;
+        assert_eq!((app.cache.counts().differing, app.cache.counts().stale_for_certain), (1, 1));
+    }
+
+    /// The codings and the entity tags of the cache are not the application's, and what it negotiates by is what a load sends.
+    async fn is_compared_as_it_came_from_the_application(backend: &Backend) {
+        let text = Arc::new(Mutex::new("text ".repeat(500)));
+        let origin = Origin::new({
+            let text = text.clone();
+            move |call, request| {
+                let accepted = request.headers().get("accept-encoding").cloned();
+                let mut response = http::Response::new(full(format!("{accepted:?} {}", text.lock().unwrap())));
+                for (name, value) in FIELDS.iter().chain(&[("content-type", "text/plain"), ("vary", "accept-encoding")])
+                {
+                    response.headers_mut().insert(*name, HeaderValue::from_static(value));
+                }
+                response.headers_mut().insert("x-call", call.into());
+                async move { Ok(response) }
+            }
+        });
+        let set = |layer: CacheLayer| {
+            let encode = Encode::new([Coding::Zstd, Coding::Gzip]);
+            layer.encode(encode).etags(true).vary(Vary::negotiate(["br"]).unwrap()).verify(1.0)
+        };
+        let app = app(backend, &origin, set).await;
+        app.get("/", &[("accept-encoding", "zstd, gzip")]).await;
+        let clients = ["zstd, gzip", "gzip", "gzip;q=0.5, zstd;q=0.1", "identity"];
+        for (verified, accepted) in (1..).zip(clients) {
+            let hit = app.get("/", &[("accept-encoding", accepted), ("if-none-match", "\"x\"")]).await;
+            assert_eq!((hit.x_cache(), hit.header("x-call")), ("HIT", Some("1")), "{accepted}");
+            assert_eq!((app.cache.counts().verified, app.cache.counts().differing), (verified, 0), "{accepted}");
+        }
+        text.lock().unwrap().push('!');
+        app.get("/", &[("accept-encoding", "zstd")]).await;
+        assert_eq!(app.cache.counts().differing, 1);
+    }
+
+    async fn of_several_variants_is_in_doubt_by_itself(backend: &Backend) {
+        // The look at a variant that is as it should be leaves the doubt about the other one alone, too.
+        for (english, outdated) in [("new", 2), ("old", 1)] {
+            let told = Told::default();
+            let origin = told.origin();
+            let app = app(backend, &origin, |layer| layer.verify(1.0).namespace(english)).await;
+            let get = async |language, text| {
+                told.say(StatusCode::OK, text);
+                app.get("/varies", &[("accept-language", language)]).await
+            };
+            get("de", "old").await;
+            get("en", "old").await;
+            for _ in 0..6 {
+                get("de", "new").await;
+                get("en", english).await;
+            }
+            let counts = app.cache.counts();
+            assert!(counts.stale_for_certain >= outdated, "{english}: {counts:?}");
+            assert!(counts.differing <= counts.stale_for_certain + outdated, "{english}: {counts:?}");
+            assert_eq!((counts.unstable, counts.stored), (0, 2), "{english}");
+        }
+    }
+
     async fn that_is_never_the_same_twice_is_told_from_a_stale_one_and_is_not_softened(backend: &Backend) {
         let origin = Origin::echo(FIELDS);
         let app = app(backend, &origin, |layer| layer.verify(Verify::new(1.0).soften(true))).await;
@@ -214,7 +395,7 @@ mod a_response {
     }
 
     async fn that_is_invalidated_while_it_is_loaded_again_is_not_compared(backend: &Backend) {
-        for way in ["hard", "soft", "ramp"] {
+        for way in ["hard", "soft", "ramp", "uri", "pattern"] {
             let gate = Gate::closed();
             let origin = gated(1, &gate);
             let app = app(backend, &origin, |layer| layer.verify(1.0).namespace(way)).await;
@@ -225,6 +406,8 @@ mod a_response {
             match way {
                 "hard" => app.cache.invalidate_all().await.unwrap(),
                 "soft" => app.cache.soft_invalidate_all().await.unwrap(),
+                "uri" => assert!(app.layer.invalidate_uri(&"http://shop.example/".parse().unwrap()).await.unwrap()),
+                "pattern" => app.cache.delete_pattern("*").await.unwrap(),
                 _ => app.cache.soft_invalidate_all().over(WEEK).await.unwrap(),
             }
             gate.open();
@@ -279,6 +462,12 @@ mod a_response {
         that_is_the_same_is_said_to_be_and_nothing_is_stored,
         that_has_changed_is_found_and_is_stale_for_certain_once_two_loads_have_said_so,
         that_is_stale_for_certain_is_softened_if_that_is_wanted,
+        is_compared_neither_with_an_error_of_the_moment_nor_with_what_no_load_would_store,
+        is_not_compared_with_what_is_made_from_a_fallback,
+        is_compared_in_none_of_the_fields_that_are_not_stored,
+        that_is_longer_than_may_be_stored_here_is_the_same_all_the_same,
+        is_compared_as_it_came_from_the_application,
+        of_several_variants_is_in_doubt_by_itself,
         that_is_never_the_same_twice_is_told_from_a_stale_one_and_is_not_softened,
         is_verified_for_who_says_nothing_of_himself_alone,
         has_no_hit_wait_for_a_slow_application,
@@ -328,6 +517,47 @@ async fn it_takes_no_place_that_a_request_may_need() {
         hit(&app).await;
         assert_eq!(app.cache.counts().verified, verified, "with {most} places");
     }
+}
+
+/// What a body loads while it is read needs no place besides that of the verification, for which there may be none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_is_read_in_the_place_of_its_verification() {
+    let (verification, other) = (Gate::closed(), Gate::closed());
+    let cache = Backend::memory().cache().await.max_loads(2).build();
+    let origin = Origin::new({
+        let (cache, verification, other) = (cache.clone(), verification.clone(), other.clone());
+        move |call, _| {
+            let (cache, verification, other) = (cache.clone(), verification.clone(), other.clone());
+            async move {
+                match call {
+                    1 => {}
+                    2 => verification.pass().await,
+                    _ => other.pass().await,
+                }
+                let content = async move {
+                    let load = async || Ok::<_, Failure>("value".to_owned());
+                    let value = cache.get_or_load("value", load).ttl(Duration::ZERO).await?;
+                    Ok(http_body::Frame::data(bytes::Bytes::from(value)))
+                };
+                let body = http_body_util::StreamBody::new(futures_util::stream::once(content));
+                Ok(http::Response::new(http_body_util::BodyExt::boxed_unsync(body)))
+            }
+        }
+    });
+    let app = App::new(cache, &origin, |layer| layer.ttl(WEEK).verify(1.0)).unexplained();
+    app.get("/", &[]).await;
+    app.begin(request(Method::GET, "/", &[])).await.unwrap();
+    tests::wait_until("the verification to load", async || origin.calls() == 2).await;
+    let loading = tokio::spawn({
+        let app = app.clone();
+        async move { app.get("/other", &[]).await }
+    });
+    tests::wait_until("the other place to be taken", async || origin.calls() == 3).await;
+    verification.open();
+    tests::wait_until("the body to be read", async || app.cache.counts().verified == 1).await;
+    other.open();
+    assert_eq!(loading.await.unwrap().text(), "value");
+    assert_eq!(app.cache.counts().differing, 0);
 }
 
 #[tokio::test]
@@ -467,8 +697,15 @@ async fn of_a_hundred_hits_the_slowest_is_as_fast_with_verification_as_without()
         app.get("/", &[]).await;
     }
     let (mut usual, mut slowest) = (Vec::with_capacity(ROUNDS), Vec::with_capacity(ROUNDS));
-    for _ in 0..ROUNDS {
-        let (before, verified) = (percentiles(&without).await, percentiles(&with).await);
+    for round in 0..ROUNDS {
+        // Each is as often first as second.
+        let (before, verified) = if round % 2 == 0 {
+            let before = percentiles(&without).await;
+            (before, percentiles(&with).await)
+        } else {
+            let verified = percentiles(&with).await;
+            (percentiles(&without).await, verified)
+        };
         usual.push(verified[0] / before[0]);
         slowest.push(verified[1] / before[1]);
     }
@@ -506,6 +743,70 @@ mod a_value {
         let counts = cache.counts();
         assert_eq!((counts.differing, counts.stale_for_certain, counts.stored), (1, 1, 1));
         assert_eq!(get().await, 8, "it was softened");
+    }
+
+    async fn is_not_compared_with_what_its_load_would_not_store(backend: &Backend) {
+        let cache = backend.cache().await.verify(Verify::new(1.0).soften(true)).build();
+        let outage = Arc::new(AtomicUsize::new(0));
+        let get = async || {
+            let (inner, outage) = (cache.clone(), outage.load(Ordering::SeqCst));
+            let load = async move |_| match outage {
+                0 => Ok(Loaded::new(Some(7))),
+                1 => Ok(Loaded::new(Some(0)).ttl(Duration::ZERO)),
+                2 => Ok(Loaded::new(None)),
+                _ => {
+                    let down = async || Err::<u32, _>(Failure("down"));
+                    inner.get_or_load("source", down).fallback(0).await.map(Some).map(Loaded::new)
+                }
+            };
+            let got = cache.get_or_load_with("k", load).ttl(WEEK).negative_ttl(Duration::ZERO).await.unwrap();
+            assert!(cache.drain(Duration::from_secs(60)).await);
+            got
+        };
+        assert_eq!(get().await, Some(7));
+        for way in 1..=3 {
+            outage.store(way, Ordering::SeqCst);
+            for _ in 0..3 {
+                assert_eq!(get().await, Some(7), "{way}");
+            }
+            assert_eq!((cache.counts().verified, cache.counts().stale_for_certain), (0, 0), "{way}");
+        }
+    }
+
+    /// During a deployment, instances may write in different ways.
+    async fn is_compared_whatever_codec_it_was_written_by(backend: &Backend) {
+        let load = async || Ok::<_, std::convert::Infallible>(vec![1_u64, 300, 70_000]);
+        let before = backend.cache().await.build();
+        before.get_or_load("k", load).ttl(WEEK).await.unwrap();
+        assert!(before.drain(Duration::from_secs(60)).await);
+        let after = backend.cache().await.codec(Postcard).verify(Verify::new(1.0).soften(true)).build();
+        for verified in 1..=3 {
+            after.get_or_load("k", load).ttl(WEEK).await.unwrap();
+            assert!(after.drain(Duration::from_secs(60)).await);
+            assert_eq!((after.counts().verified, after.counts().differing), (verified, 0));
+        }
+        let other = async || Ok::<_, std::convert::Infallible>(vec![2_u64]);
+        after.get_or_load("k", other).ttl(WEEK).await.unwrap();
+        assert!(after.drain(Duration::from_secs(60)).await);
+        assert_eq!(after.counts().differing, 1);
+    }
+
+    /// Nothing is said of a value by bytes that come in another order each time.
+    async fn that_is_written_differently_each_time_is_not_compared(backend: &Backend) {
+        let cache = backend.cache().await.verify(Verify::new(1.0).soften(true)).build();
+        for size in [2, 40] {
+            let load = async move || Ok::<_, std::convert::Infallible>((0..size).map(|n| (n, n)).collect());
+            for _ in 0..50 {
+                let got: HashMap<u32, u32> = cache.get_or_load(("k", size), load).ttl(WEEK).await.unwrap();
+                assert_eq!(got.len(), size as usize);
+                assert!(cache.drain(Duration::from_secs(60)).await);
+            }
+            let counts = cache.counts();
+            assert_eq!(
+                (counts.differing, counts.stale_for_certain, counts.stored),
+                (0, 0, if size == 2 { 1 } else { 2 })
+            );
+        }
     }
 
     async fn that_a_load_asks_for_is_not_its_to_verify(backend: &Backend) {
@@ -549,6 +850,9 @@ mod a_value {
 
     over_each_store!(
         is_verified_by_its_load,
+        is_not_compared_with_what_its_load_would_not_store,
+        is_compared_whatever_codec_it_was_written_by,
+        that_is_written_differently_each_time_is_not_compared,
         that_a_load_asks_for_is_not_its_to_verify,
         that_an_invalidation_makes_stale_in_its_turn_or_meanwhile_is_not_verified,
     );

@@ -139,6 +139,10 @@ impl CacheBuilder {
     /// are answered as usual, so that only its other sources are verified. An operator's
     /// [switch](crate::Switch::VerificationRate) takes precedence.
     ///
+    /// The bytes are those that this cache's codec writes, of both values as a call gets them. Nothing is compared if the new
+    /// value would not be stored, or if bytes that differ are not the same each time, as those of a `HashMap`: a `BTreeMap` can
+    /// be verified.
+    ///
     /// ```
     /// use cache_layer::{Cache, store::MemoryStore};
     ///

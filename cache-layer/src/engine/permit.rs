@@ -419,6 +419,7 @@ impl WritePermit {
     fn fail(self: Box<Self>, status: Option<u16>, backs_off: bool, outcome: FlightOutcome) {
         let Self { cache, mut lease_guard, flight, invalidations, back_off, .. } = *self;
         lease_guard.ends(Release::TransientError, LoadOutcome::Failed);
+        // An application that answers with an error can be asked in the background: no request need wait for the next answer.
         lease_guard.answered |= status.is_some();
         if let (Ok(lease), Some(back_off)) = (&lease_guard.lease, back_off.filter(|_| backs_off)) {
             let pause = back_off.pause(lease.failures);

@@ -1,7 +1,8 @@
 //! Which hits are verified, and which entries are in doubt.
 //!
-//! An entry that differs from a later load is in doubt until a hit of its key loads it once more. If both loads return the
-//! same, the entry is outdated; otherwise the resource is different each time. The second load counts towards the same budget.
+//! An entry that differs from a later load is in doubt until a hit of it loads it once more. If both loads return the same, the
+//! entry is outdated; otherwise the resource is different each time. The second load counts towards the same budget. The variants
+//! of a key are in doubt each by itself.
 
 use std::{
     collections::VecDeque,
@@ -17,7 +18,7 @@ use tokio::time::Instant;
 use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::{
-    entry::EntryId,
+    entry::{Entry, EntryId},
     key::{Hashed, Key},
     policy::Verify,
     switches::Switches,
@@ -54,10 +55,20 @@ struct State {
 /// An entry that differs from a later load.
 #[derive(Debug)]
 struct Doubt {
+    /// The key of its hits.
     key: Key,
+    /// The bytes of its own key, which for a variant is another one.
+    own: Box<[u8]>,
     entry: EntryId,
     loaded: Print,
     until: Instant,
+}
+
+impl Doubt {
+    /// Whether it is about this entry, or one that had its place.
+    fn is_about(&self, entry: &Entry) -> bool {
+        *self.own == **entry.canonical()
+    }
 }
 
 /// Which hits are verified: one of each `1 / rate` in a row, at random. So there are never more, and a periodic pattern of
@@ -219,10 +230,10 @@ impl Printing {
 }
 
 impl Turn<'_> {
-    /// The place of the verification of a hit of `key`, if it is verified.
-    pub(super) fn enter(self, key: &Key) -> Option<Run> {
+    /// The place of the verification of a hit of `key`, if it is verified. `found`: the entry that was hit, if that is known.
+    pub(super) fn enter(self, key: &Key, found: Option<&Entry>) -> Option<Run> {
         let Self { verifier, drawn } = self;
-        verifier.0.running.begin().filter(|_| verifier.verifies(drawn, key))
+        verifier.0.running.begin().filter(|_| verifier.verifies(drawn, key, found))
     }
 }
 
@@ -277,13 +288,13 @@ impl Verifier {
     }
 
     /// Whether a hit of `key` is verified that is drawn, or is not.
-    fn verifies(&self, drawn: bool, key: &Key) -> bool {
+    fn verifies(&self, drawn: bool, key: &Key, found: Option<&Entry>) -> bool {
         let State { doubted, kept, .. } = &*self.0;
         if doubted.load(Ordering::Relaxed) == 0 {
             kept.store(0, Ordering::Relaxed);
             return drawn;
         }
-        let has_doubt = self.has_doubt_of(key);
+        let has_doubt = self.has_doubt_of(key, found);
         let doubts = doubted.load(Ordering::Relaxed);
         match (drawn, has_doubt) {
             (drawn, false) => {
@@ -298,13 +309,14 @@ impl Verifier {
         }
     }
 
-    fn has_doubt_of(&self, key: &Key) -> bool {
+    /// Whether the entry that was hit is in doubt; if it is not known, whether any entry of `key` is.
+    fn has_doubt_of(&self, key: &Key, found: Option<&Entry>) -> bool {
         let mut doubts = self.0.doubts.lock();
         let now = Instant::now();
         while doubts.front().is_some_and(|doubt| doubt.until <= now) {
             doubts.pop_front();
         }
-        let has = doubts.iter().any(|doubt| doubt.key == *key);
+        let has = doubts.iter().any(|doubt| found.map_or_else(|| doubt.key == *key, |entry| doubt.is_about(entry)));
         self.note(&doubts);
         has
     }
@@ -316,29 +328,41 @@ impl Verifier {
     }
 
     /// The print of the load that differed from this entry, if the entry is in doubt.
-    pub(super) fn take_doubt(&self, key: &Key, entry: EntryId) -> Option<Print> {
+    pub(super) fn take_doubt(&self, entry: &Entry) -> Option<Print> {
         let mut doubts = self.0.doubts.lock();
-        let place = doubts.iter().position(|doubt| doubt.key == *key)?;
+        let place = doubts.iter().position(|doubt| doubt.is_about(entry))?;
         let doubt = doubts.remove(place)?;
         self.note(&doubts);
-        (doubt.entry == entry).then_some(doubt.loaded)
+        (doubt.entry == entry.id()).then_some(doubt.loaded)
     }
 
-    pub(super) fn doubts(&self, key: &Key, entry: EntryId, loaded: Print) {
+    /// Notes that an entry, found by a hit of `key`, differs from this load.
+    pub(super) fn doubts(&self, key: &Key, entry: &Entry, loaded: Print) {
         let mut doubts = self.0.doubts.lock();
-        doubts.retain(|doubt| doubt.key != *key);
+        doubts.retain(|doubt| !doubt.is_about(entry));
         if doubts.len() >= DOUBTS {
             doubts.pop_front();
         }
-        doubts.push_back(Doubt { key: key.clone(), entry, loaded, until: Instant::now() + DOUBT });
+        // Copied, since it may be a slice of all that came with it.
+        let own = entry.canonical().as_ref().into();
+        doubts.push_back(Doubt { key: key.clone(), own, entry: entry.id(), loaded, until: Instant::now() + DOUBT });
         self.note(&doubts);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
-    use crate::switches::{Switch, SwitchState};
+    use crate::{
+        entry::Deadlines,
+        switches::{Switch, SwitchState},
+    };
+
+    fn entry_of(key: &Key) -> Entry {
+        Entry::new(EntryId::random(), key, Deadlines::fresh_until(1), Bytes::new(), Bytes::new())
+    }
 
     #[test]
     fn as_many_are_drawn_as_the_rate_says_and_never_more() {
@@ -406,15 +430,42 @@ mod tests {
     #[test]
     fn no_more_entries_are_in_doubt_than_there_is_room_for() {
         let verifier = Verifier::new(Some(&Verify::new(1.0)), None, &Running::default()).unwrap();
-        let (entry, print) = (EntryId::random(), Print { status: 200, fields: 0, body: 0 });
-        let keys: Vec<Key> = (0..3 * DOUBTS).map(|number| Key::from(("k", number))).collect();
-        for key in &keys {
-            verifier.doubts(key, entry, print);
+        let print = Print { status: 200, fields: 0, body: 0 };
+        let key = Key::new(["k"]);
+        let variants = (0..DOUBTS).map(|number| key.variant(&number.to_be_bytes()));
+        let keys = (0..2 * DOUBTS).map(|number| Key::from(("k", number)));
+        let entries: Vec<Entry> = keys.chain(variants).map(|key| entry_of(&key)).collect();
+        for entry in &entries {
+            verifier.doubts(&key, entry, print);
+            verifier.doubts(&key, entry, print);
         }
         assert_eq!(verifier.0.doubted.load(Ordering::Relaxed), DOUBTS);
-        let (forgotten, kept) = keys.split_at(2 * DOUBTS);
-        assert!(forgotten.iter().all(|key| verifier.take_doubt(key, entry).is_none()), "the oldest make room");
-        assert!(kept.iter().all(|key| verifier.take_doubt(key, entry).is_some()));
+        let (forgotten, kept) = entries.split_at(2 * DOUBTS);
+        assert!(forgotten.iter().all(|entry| verifier.take_doubt(entry).is_none()), "the oldest make room");
+        assert!(kept.iter().all(|entry| verifier.take_doubt(entry).is_some()));
+        assert!(!verifier.may_doubt(&key));
+    }
+
+    #[test]
+    fn a_turn_that_is_kept_for_one_variant_is_not_taken_by_another() {
+        let verifier = Verifier::new(Some(&Verify::new(1e-9)), None, &Running::default()).unwrap();
+        let key = Key::new(["k"]);
+        let [doubted, other, replaced] = ["de", "en", "de"].map(|language| entry_of(&key.variant(language.as_bytes())));
+        verifier.doubts(&key, &doubted, Print { status: 200, fields: 0, body: 0 });
+        let has_turn = |found| verifier.turn(&key).and_then(|turn| turn.enter(&key, found)).is_some();
+        let keep = || verifier.0.kept.store(1, Ordering::Relaxed);
+        for (found, has) in [(&other, false), (&doubted, true), (&replaced, true)] {
+            keep();
+            assert_eq!(has_turn(Some(found)), has);
+        }
+        keep();
+        assert!(has_turn(None), "it may be that one");
+        assert!(verifier.take_doubt(&other).is_none());
+        keep();
+        assert!(has_turn(Some(&doubted)), "the look at another one left the doubt alone");
+        assert!(verifier.take_doubt(&replaced).is_none());
+        keep();
+        assert!(!has_turn(Some(&doubted)), "it is gone");
     }
 
     /// While a turn is kept for an entry in doubt, hits of other keys wait for no lock.
@@ -422,8 +473,8 @@ mod tests {
     fn a_hit_of_another_key_waits_for_no_entry_in_doubt() {
         let verifier = Verifier::new(Some(&Verify::new(1e-9)), None, &Running::default()).unwrap();
         let doubted = Key::new(["doubted"]);
-        let has_turn = |key: &Key| verifier.turn(key).and_then(|turn| turn.enter(key)).is_some();
-        verifier.doubts(&doubted, EntryId::random(), Print { status: 200, fields: 0, body: 0 });
+        let has_turn = |key: &Key| verifier.turn(key).and_then(|turn| turn.enter(key, None)).is_some();
+        verifier.doubts(&doubted, &entry_of(&doubted), Print { status: 200, fields: 0, body: 0 });
         verifier.0.kept.store(1, Ordering::Relaxed);
         let (done, is_done) = std::sync::mpsc::channel();
         std::thread::scope(|scope| {
@@ -450,7 +501,7 @@ mod tests {
         let on = |rate| SwitchState { rate, ..SwitchState::new(Switch::VerificationRate, minute) };
         let off = SwitchState::off(Switch::VerificationRate);
         let key = Key::new(["k"]);
-        let enters = |verifier: &Verifier| verifier.turn(&key).and_then(|turn| turn.enter(&key)).is_some();
+        let enters = |verifier: &Verifier| verifier.turn(&key).and_then(|turn| turn.enter(&key, None)).is_some();
         let [unset, set] = [None, Some(Verify::new(1.0))]
             .map(|settings| Verifier::new(settings.as_ref(), Some(switches.clone()), &Running::default()).unwrap());
         assert_eq!((enters(&unset), enters(&set)), (false, true));

@@ -12,11 +12,9 @@ use super::{
     load_limit::{LoadLimit, LoadPermit},
     verifier::{Print, Run, Turn, Verifier},
 };
-#[cfg(feature = "typed")]
-use crate::entry::Entry;
 use crate::{
     clock::deadline,
-    entry::EntryId,
+    entry::Entry,
     key::Key,
     policy::Verify,
     telemetry::{Event, Named},
@@ -36,9 +34,16 @@ pub(crate) struct Verification {
 }
 
 impl Cache {
-    /// Begins to verify a hit of `key` that has this turn, for a front end whose loads have this limit.
-    pub(crate) fn verification(&self, turn: Turn<'_>, key: &Key, limit: &LoadLimit) -> Option<Verification> {
-        turn.enter(key).map(|run| Verification {
+    /// Begins to verify a hit of `key` that has this turn, for a front end whose loads have this limit. `found`: the entry that
+    /// was hit, if that is known.
+    pub(crate) fn verification(
+        &self,
+        turn: Turn<'_>,
+        key: &Key,
+        found: Option<&Entry>,
+        limit: &LoadLimit,
+    ) -> Option<Verification> {
+        turn.enter(key, found).map(|run| Verification {
             cache: self.clone(),
             verifier: turn.verifier.clone(),
             key: key.clone(),
@@ -95,9 +100,9 @@ impl Verification {
 
     /// Compares an entry of this age with the load, and reports the result. The entry was found again after the load: what an
     /// invalidation has just made stale is no news.
-    pub(crate) async fn compare(&self, entry: EntryId, age: Duration, stored: Print, loaded: Print) {
+    pub(crate) async fn compare(&self, entry: &Entry, age: Duration, stored: Print, loaded: Print) {
         let Self { cache, verifier, key, .. } = self;
-        if let Some(before) = verifier.take_doubt(key, entry) {
+        if let Some(before) = verifier.take_doubt(entry) {
             return self.compare_again(before == loaded).await;
         }
         let differs = stored.differs_from(&loaded);
@@ -136,11 +141,18 @@ fn say(key: &Key, stable: bool) {
 
 #[cfg(all(test, feature = "memory"))]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::{
         engine::verifier::{AT_ONCE, DOUBT, Running},
+        entry::{Deadlines, EntryId},
         store::MemoryStore,
     };
+
+    fn entry_of(key: &Key) -> Entry {
+        Entry::new(EntryId::random(), key, Deadlines::fresh_until(1), Bytes::new(), Bytes::new())
+    }
 
     fn print(body: u128) -> Print {
         Print { status: 200, fields: 7, body }
@@ -152,15 +164,16 @@ mod tests {
         let verifier = Verifier::new(Some(&Verify::new(0.1)), None, &Running::default()).unwrap();
         let (one, other) = (Key::new(["one"]), Key::new(["other"]));
         let limit = LoadLimit::default();
-        let id = EntryId::random();
+        let entries = [&one, &other].map(entry_of);
         let (mut loads, mut again) = (0, 0);
         for hit in 1..=2_000 {
-            let key = if hit % 3 == 0 { &one } else { &other };
-            if let Some(verification) = verifier.turn(key).and_then(|turn| cache.verification(turn, key, &limit)) {
+            let (key, entry) = if hit % 3 == 0 { (&one, &entries[0]) } else { (&other, &entries[1]) };
+            let verification = |turn| cache.verification(turn, key, Some(entry), &limit);
+            if let Some(verification) = verifier.turn(key).and_then(verification) {
                 loads += 1;
                 let before = cache.counts().unstable;
                 // It never says the same twice.
-                verification.compare(id, Duration::ZERO, print(0), print(hit)).await;
+                verification.compare(entry, Duration::ZERO, print(0), print(hit)).await;
                 again += cache.counts().unstable - before;
             }
             assert!(f64::from(loads) <= (hit as f64 * 0.1).ceil(), "{loads} of {hit}");
@@ -176,27 +189,27 @@ mod tests {
         let cache = Cache::new(MemoryStore::new(1 << 20));
         let verifier = Verifier::new(Some(&Verify::new(1.0)), None, &Running::default()).unwrap();
         let (key, limit) = (Key::new(["k"]), LoadLimit::default());
-        let (first, second) = (EntryId::random(), EntryId::random());
+        let (first, second) = (entry_of(&key), entry_of(&key));
         let compare = async |entry, loaded| {
             let verification = verifier
                 .turn(&key)
-                .and_then(|turn| cache.verification(turn, &key, &limit))
+                .and_then(|turn| cache.verification(turn, &key, Some(entry), &limit))
                 .expect("each hit is verified");
             verification.compare(entry, Duration::ZERO, print(0), print(loaded)).await;
         };
-        compare(first, 1).await;
-        compare(first, 1).await;
+        compare(&first, 1).await;
+        compare(&first, 1).await;
         assert_eq!((cache.counts().verified, cache.counts().stale_for_certain), (1, 1));
-        compare(first, 1).await;
-        compare(second, 0).await;
+        compare(&first, 1).await;
+        compare(&second, 0).await;
         assert_eq!(
             (cache.counts().verified, cache.counts().differing, cache.counts().unstable),
             (3, 2, 0),
             "another entry"
         );
-        compare(first, 1).await;
+        compare(&first, 1).await;
         tokio::time::advance(2 * DOUBT).await;
-        compare(first, 2).await;
+        compare(&first, 2).await;
         assert_eq!((cache.counts().verified, cache.counts().unstable), (5, 0), "too late to tell");
     }
 
@@ -205,7 +218,7 @@ mod tests {
         let cache = Cache::builder(MemoryStore::new(1 << 20)).max_loads(2).build();
         let verifier = Verifier::new(Some(&Verify::new(1.0)), None, &Running::default()).unwrap();
         let (key, limit) = (Key::new(["k"]), cache.load_limit().clone());
-        let verification = verifier.turn(&key).and_then(|turn| cache.verification(turn, &key, &limit)).unwrap();
+        let verification = verifier.turn(&key).and_then(|turn| cache.verification(turn, &key, None, &limit)).unwrap();
         let place = verification.place().expect("both are free");
         assert!(verification.place().is_none(), "the last place is not for it");
         let other = limit.take().expect("that is for requests");
@@ -230,10 +243,10 @@ mod tests {
         let verifier = Verifier::new(Some(&Verify::new(1.0)), None, &Running::default()).unwrap();
         let (key, limit) = (Key::new(["k"]), LoadLimit::default());
         let mut running: Vec<_> = (0..AT_ONCE)
-            .map(|_| verifier.turn(&key).and_then(|turn| cache.verification(turn, &key, &limit)).unwrap())
+            .map(|_| verifier.turn(&key).and_then(|turn| cache.verification(turn, &key, None, &limit)).unwrap())
             .collect();
-        assert!(verifier.turn(&key).and_then(|turn| cache.verification(turn, &key, &limit)).is_none());
+        assert!(verifier.turn(&key).and_then(|turn| cache.verification(turn, &key, None, &limit)).is_none());
         running.pop();
-        assert!(verifier.turn(&key).and_then(|turn| cache.verification(turn, &key, &limit)).is_some());
+        assert!(verifier.turn(&key).and_then(|turn| cache.verification(turn, &key, None, &limit)).is_some());
     }
 }

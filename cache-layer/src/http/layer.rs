@@ -225,7 +225,8 @@ impl CacheLayer {
     ///
     /// If the response to a background refresh could not be stored, the next request refreshes in the foreground. That request
     /// gets the stale response if the application fails, or takes longer than the [lock
-    /// timeout](crate::CacheBuilder::lock_timeout).
+    /// timeout](crate::CacheBuilder::lock_timeout). After a 500, 502, 503 or 504, refreshes stay in the background, one in each
+    /// [back-off](Self::failure_backoff): an application that is down delays no request for what is there.
     pub fn stale_while_revalidate(mut self, window: Duration) -> Self {
         self.context.policy.caching.default_stale_while_revalidate = millis(window);
         self
@@ -507,8 +508,10 @@ impl CacheLayer {
     /// [`Event::Verified`](crate::telemetry::Event::Verified) says whether they are the same, and how old the stored response
     /// is. The new response is not stored, and `Cache-Status` does not mention the verification. If the two differ, the next
     /// hit within half a minute loads once more: [`Event::VerifiedAgain`](crate::telemetry::Event::VerifiedAgain) distinguishes
-    /// a stale response from one that is different each time. If the application answers with an error, or the stored response was
-    /// invalidated or replaced meanwhile, nothing is compared.
+    /// a stale response from one that is different each time. Nothing is compared if the stored response was invalidated or
+    /// replaced meanwhile, or if the answer is not one that a load would store in its place: an error of the moment (408, 425,
+    /// 429 or 5xx), or a response that says `no-store`, sets a cookie, or is made from something stale. A 301, 308, 404 or 410
+    /// is compared in any case, and so is content that has become too long.
     ///
     /// - For a share of `1/n`, one hit at random out of every `n` in a row is drawn. It is verified if it is a GET that was answered
     ///   with a fresh 200, without `Authorization` and without cookies other than [ignored](Self::ignore_cookies) ones. A
@@ -520,6 +523,8 @@ impl CacheLayer {
     ///   none for longer than a load may.
     /// - The application gets one more request, as with a background refresh. Values that a handler reads from a cache are
     ///   verified [there](crate::CacheBuilder::verify).
+    /// - A layer further in, in this process, asks the application as well. In another process over the same store, it answers with
+    ///   the stored response, which never differs from itself: let the innermost layer verify.
     pub fn verify(mut self, verify: impl Into<Verify>) -> Self {
         self.context.policy.set_verify(verify.into());
         self.context = self.context.settled();

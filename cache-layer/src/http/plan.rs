@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{
-    Extensions, HeaderMap, HeaderValue, Method, Request, StatusCode,
+    Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode,
     header::{AGE, CONTENT_ENCODING, DATE},
 };
 
@@ -378,14 +378,20 @@ impl Context {
 
     /// The metadata of a response, with only the fields that are stored.
     pub(super) fn stored_head(&self, info: StoredInfo, headers: DatedHeaders<'_>) -> Vec<u8> {
-        let is_stored = is_stored_field(&self.policy.caching, &self.policy.not_stored, headers.own);
-        let fields = headers.own.iter().filter(|(name, _)| {
-            let field @ Shaped { shape, .. } = Shaped::from(*name);
+        let is_stored = self.stores_fields_of(headers.own);
+        let fields = headers.own.iter().filter(|(name, _)| is_stored(name));
+        info.with_fields(fields.chain(headers.date.map(|date| (&DATE, date))))
+    }
+
+    /// A predicate on the names of the fields of a response with these `headers`: whether the field is stored.
+    pub(super) fn stores_fields_of<'a>(&'a self, headers: &HeaderMap) -> impl Fn(&HeaderName) -> bool + use<'a> {
+        let is_stored = is_stored_field(&self.policy.caching, &self.policy.not_stored, headers);
+        move |name| {
+            let field @ Shaped { shape, .. } = Shaped::from(name);
             is_stored(field)
                 && !(shape.may_meet(annotate::OWN) && annotate::is_own(name))
                 && !(self.policy.may_name_tags(shape) && self.policy.is_internal(name))
-        });
-        info.with_fields(fields.chain(headers.date.map(|date| (&DATE, date))))
+        }
     }
 
     /// The stored response, so noted that its validators are not used again.

@@ -4,12 +4,15 @@
 use std::{future::poll_fn, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{
+    HeaderMap, Method, Request, Response, StatusCode,
+    header::{DATE, ETAG},
+};
 use http_body::Body;
 
 use super::{
-    context::Context, oneshot::Oneshot, origin::Origin, preferences::ClientPreferences, response_entry::ResponseEntry,
-    select::Selection,
+    context::Context, oneshot::Oneshot, origin::Origin, plan::CacheRequest, preferences::ClientPreferences,
+    record::content_length, response_entry::ResponseEntry, select::Selection,
 };
 use crate::{
     engine::{
@@ -18,7 +21,7 @@ use crate::{
         verify::Verification,
     },
     key::Key,
-    semantics::{conditional::unconditional, stale_windows::is_replaceable_error},
+    semantics::{conditional::unconditional, storable::says_what_is_there},
 };
 
 impl Context {
@@ -40,7 +43,8 @@ impl Context {
         if *request.method() != Method::GET || !self.is_anonymous(request.headers()) {
             return;
         }
-        if let Some(verification) = self.cache.verification(turn, key, &self.load_limit) {
+        let found = self.peek_answer(key, request.headers());
+        if let Some(verification) = self.cache.verification(turn, key, found.as_deref(), &self.load_limit) {
             drop(self.cache.spawn(self.clone().verified(verification, service, request)));
         }
     }
@@ -65,6 +69,7 @@ impl Context {
         let (stored, now) = (entry.response(), self.cache.now());
         let age = Duration::from_secs(stored.info.resident(now));
         let Some(place) = verification.place() else { return };
+        let Some(asked) = CacheRequest::of_get(&self, verification.key().clone(), &request) else { return };
         let mut body = Printing::new();
         body.add(entry.payload());
         let stored = self.print(&verification, stored.info.status, &entry.stored_headers(), body.body(), &entry);
@@ -74,17 +79,17 @@ impl Context {
         }
         // An inner layer has to ask the application as well.
         self.enclose(&mut request, verification.key(), None);
-        let room = place.clone();
+        let [to_ask, to_read] = [place.clone(), place.clone()];
         let load = async {
-            let response = self.in_its_place(room, Oneshot::new(service, request)).await.ok()?;
-            self.print_of(&verification, response, &entry).await
+            let response = self.with_reads(to_ask, Oneshot::new(service, request)).await.ok()?;
+            self.in_its_place(to_read, self.print_of(&verification, &asked, response, &entry)).await
         };
         // A failure says nothing about the stored response.
         let Some(loaded) = verification.load(place, Box::pin(load)).await.flatten() else { return };
         // Nor does a load during which the response was invalidated, or replaced.
         let now = self.fresh_entry(verification.key(), &fields).await;
         if now.is_some_and(|now| now.version() == version) {
-            verification.compare(entry.id(), age, stored, loaded).await;
+            verification.compare(&entry, age, stored, loaded).await;
         }
     }
 
@@ -101,30 +106,40 @@ impl Context {
         (is_success && entry.is_taken_for_current(self.cache.now())).then_some(entry)
     }
 
-    /// The print of a response; `None` if the response is an error, or incomplete.
+    /// The print of a response; `None` if it can't be compared: it does not say what is there now, or is incomplete.
     async fn print_of<R: Body<Data = Bytes>>(
         &self,
         verification: &Verification,
+        request: &CacheRequest,
         response: Response<R>,
         stored: &ResponseEntry,
     ) -> Option<Print> {
-        let (head, body) = response.into_parts();
-        if is_replaceable_error(head.status) {
+        let (mut head, body) = response.into_parts();
+        let refusal = self.plan_head(request, &mut head, body.size_hint(), self.cache.now()).plan.err();
+        if !says_what_is_there(head.status, refusal) {
             return None;
         }
+        let declared = content_length(&head.headers).ok()?;
+        let print = |body| self.print(verification, head.status, &head.headers, body, stored);
         let mut body = pin!(body);
+        let longest = self.policy.max_body.max(stored.payload_length());
         let (mut printing, mut length) = (Printing::new(), 0_u64);
         while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
-            if let Ok(data) = frame.ok()?.into_data() {
-                printing.add(&data);
-                length += data.len() as u64;
+            match frame.ok()?.into_data() {
+                Ok(data) => {
+                    printing.add(&data);
+                    length += data.len() as u64;
+                }
+                // With trailers, it would not be stored.
+                Err(other) if other.is_trailers() => return None,
+                Err(_) => {}
             }
-            // No stored response is this long.
-            if length > self.policy.max_body {
-                return Some(self.print(verification, head.status, &head.headers, u128::MAX, stored));
+            // Neither is the stored response this long, nor would one be that is stored now.
+            if length > longest {
+                return Some(print(u128::MAX));
             }
         }
-        Some(self.print(verification, head.status, &head.headers, printing.body(), stored))
+        (declared.is_none_or(|declared| declared == length)).then(|| print(printing.body()))
     }
 
     fn print(
@@ -136,9 +151,11 @@ impl Context {
         stored: &ResponseEntry,
     ) -> Print {
         let mut fields = Printing::new();
+        let is_stored = self.stores_fields_of(headers);
         for name in verification.settings().compared() {
-            let ours = *name == http::header::ETAG && stored.response().info.traits.minted;
-            if ours || self.policy.not_stored.has(name.as_str().as_bytes()) || self.policy.is_internal(name) {
+            // The date is that of the response, whatever is in it.
+            let ours = *name == DATE || (*name == ETAG && stored.response().info.traits.minted);
+            if ours || !is_stored(name) {
                 continue;
             }
             for value in headers.get_all(name) {

@@ -32,7 +32,7 @@ impl Verify {
     }
 
     /// The response fields that are compared, in addition to status and body: `Content-Type`, `Content-Encoding`,
-    /// `Content-Language`, `ETag` and `Location` unless set. Fields that are not stored are not compared.
+    /// `Content-Language`, `ETag` and `Location` unless set. `Date`, and fields that are not stored, are not compared.
     #[must_use]
     pub fn fields(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
         self.fields = names.into_iter().collect();

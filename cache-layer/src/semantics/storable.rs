@@ -378,6 +378,26 @@ fn refusal_of_status(status: StatusCode, cc: &CacheControl) -> Option<NoCacheRea
     cc.no_store.then_some(NoCacheReason::NoStore)
 }
 
+/// Whether a response says what its target is now, so that it can be compared with a stored one; `refusal` is why it would not be
+/// stored in that one's place. An error of the moment says nothing, and neither does what would not be stored, such as a
+/// response that is degraded, and says `no-store`; unless it is longer than any stored one, or the target is gone, or moved for
+/// good.
+pub(crate) fn says_what_is_there(status: StatusCode, refusal: Option<NoCacheReason>) -> bool {
+    let is_of_the_moment = status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429);
+    match refusal {
+        _ if is_of_the_moment => false,
+        None | Some(NoCacheReason::BodyTooLarge) => true,
+        // About one request, or about what was there before.
+        Some(
+            NoCacheReason::SecPurpose
+            | NoCacheReason::StatedPort
+            | NoCacheReason::RedirectToItself
+            | NoCacheReason::MadeFromStale,
+        ) => false,
+        Some(_) => matches!(status.as_u16(), 301 | 308 | 404 | 410),
+    }
+}
+
 /// Whether a response with this status has no `Content-Length`, not even in answer to HEAD (RFC 9110, section 8.6).
 pub(crate) fn forbids_length(status: StatusCode) -> bool {
     status.is_informational() || status == StatusCode::NO_CONTENT
@@ -445,6 +465,25 @@ mod tests {
 
     fn response_refusal(request: Fields<'_>, status: u16, response: Fields<'_>) -> Option<NoCacheReason> {
         refusal_under(&CachingPolicy::safe(), request, status, response)
+    }
+
+    #[test]
+    fn what_is_there_is_said_by_what_would_be_stored_or_is_gone() {
+        let says = |refusal| {
+            let all =
+                (200..600).filter(move |status| says_what_is_there(StatusCode::from_u16(*status).unwrap(), refusal));
+            all.collect::<Vec<u16>>()
+        };
+        let all_but_errors_of_the_moment: Vec<u16> =
+            (200..500).filter(|status| ![408, 425, 429].contains(status)).collect();
+        assert_eq!(says(None), all_but_errors_of_the_moment);
+        assert_eq!(says(Some(NoCacheReason::BodyTooLarge)), all_but_errors_of_the_moment);
+        for refusal in [NoStore, Private, SetCookie, NoCacheReason::NoFreshness, NoCacheReason::AlreadyStale] {
+            assert_eq!(says(Some(refusal)), [301, 308, 404, 410], "{refusal:?}");
+        }
+        for refusal in [NoCacheReason::SecPurpose, NoCacheReason::StatedPort, NoCacheReason::MadeFromStale] {
+            assert!(says(Some(refusal)).is_empty(), "{refusal:?}");
+        }
     }
 
     const NOW: u64 = 1_795_392_000_000;

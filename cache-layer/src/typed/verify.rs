@@ -11,6 +11,10 @@ use crate::{
     inherit,
 };
 
+/// How often values that differ are written once more, to see whether it is always the same: of those with two parts in any
+/// order, one in 65,000 looks as if it were.
+const REPEATS: usize = 8;
+
 impl<V> Ask<V>
 where
     V: Serialize + DeserializeOwned + Send + 'static,
@@ -22,7 +26,8 @@ where
         if self.is_placed() || !hit.entry.is_taken_for_current(self.cache.now()) {
             return;
         }
-        if let Some(verification) = self.cache.verification(turn, &self.key, self.cache.load_limit()) {
+        if let Some(verification) = self.cache.verification(turn, &self.key, Some(&hit.entry), self.cache.load_limit())
+        {
             let ask = Self { places: Places::default(), ..self.clone() };
             drop(self.cache.spawn(ask.verified(verification, hit.entry.clone(), load)));
         }
@@ -32,15 +37,33 @@ where
         let Some(place) = verification.place() else { return };
         let age = Duration::from_millis(self.cache.now().saturating_sub(entry.deadlines().made));
         // The reads of this load must not count as reads of the caller.
-        let places = self.places.and(self.cache.load_limit(), place.clone());
+        let places = self.places.clone().and(self.cache.load_limit(), place.clone());
         let loading = inherit::collect(places.hold(load(None)));
-        let Some((Ok(loaded), _)) = verification.load(place, Box::pin(loading)).await else { return };
-        // A value that says it must not be stored may differ each time.
-        let Ok(bytes) = self.cache.codec().encode(&loaded.value) else { return };
+        let Some((Ok(loaded), reads)) = verification.load(place, Box::pin(loading)).await else { return };
+        // A value that its load would not store says nothing of the stored one: it may be a fallback, or made from one.
+        let (terms, at) = (self.terms_of(&loaded), self.cache.moment());
+        if terms.settle(&terms.apply_to(&reads, at), at).is_err() {
+            return;
+        }
+        let Some((stored, loaded)) = self.as_written(&entry, &loaded.value) else { return };
         if !verification.finds_again(&entry).await {
             return;
         }
-        let (stored, loaded) = (Print::of_value(entry.payload()), Print::of_value(&bytes));
-        verification.compare(entry.id(), Duration::from_secs(age.as_secs()), stored, loaded).await;
+        let (stored, loaded) = (Print::of_value(&stored), Print::of_value(&loaded));
+        verification.compare(&entry, Duration::from_secs(age.as_secs()), stored, loaded).await;
+    }
+
+    /// The bytes of the stored value and of the loaded one, as this cache's codec writes what a call gets of them: another codec
+    /// may have written the entry. `None` if they can't be compared, since the same value has other bytes each time, such as a
+    /// `HashMap`.
+    fn as_written(&self, entry: &Entry, loaded: &V) -> Option<(Vec<u8>, Vec<u8>)> {
+        let codec = self.cache.codec();
+        let written = codec.encode(loaded).ok()?;
+        let of_stored = || codec.encode(&codec.decode::<V>(entry.meta(), entry.payload()).ok()?).ok();
+        let of_loaded = || codec.encode(&codec.decode_own::<V>(&written).ok()?).ok();
+        let (stored, loaded) = (of_stored()?, of_loaded()?);
+        let is_lasting =
+            || (0..REPEATS).all(|_| of_stored().as_ref() == Some(&stored) && of_loaded().as_ref() == Some(&loaded));
+        (stored == loaded || is_lasting()).then_some((stored, loaded))
     }
 }
