@@ -8,12 +8,17 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
 
 use super::{
-    context::Context, oneshot::Oneshot, origin::Origin, preferences::ClientPreferences, response_entry::ResponseEntry,
+    context::{Context, within},
+    oneshot::Oneshot,
+    origin::Origin,
+    preferences::ClientPreferences,
+    response_entry::ResponseEntry,
     select::Selection,
 };
 use crate::{
     engine::{
         Reading,
+        enclosing::EnclosingLoads,
         verifier::{Print, Printing, Turn},
         verify::Verification,
     },
@@ -74,9 +79,9 @@ impl Context {
         }
         // An inner layer has to ask the application as well.
         self.enclose(&mut request, verification.key(), None);
-        let room = place.clone();
+        let enclosing = EnclosingLoads::default().placed(&self.load_limit, place.clone());
         let load = async {
-            let response = self.in_its_place(room, Oneshot::new(service, request)).await.ok()?;
+            let response = within(enclosing, Oneshot::new(service, request)).await.ok()?;
             self.print_of(&verification, response, &entry).await
         };
         // A failure says nothing about the stored response.
