@@ -40,6 +40,17 @@ const LONGEST_BACK_OFF: Duration = Duration::from_secs(30);
 /// How long a negative value (such as `None`) is fresh, and the test for one.
 pub(super) type Negative<V> = (Duration, fn(&V) -> bool);
 
+/// Whether a call loads anew, even if there is a fresh value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Refresh {
+    #[default]
+    No,
+    /// It does; a load under way may have begun before the call did.
+    First,
+    /// It has waited for a load: one that it finds under way now has begun since, and is as good as its own.
+    Waited,
+}
+
 /// The key that a call asks for, and the terms.
 pub(super) struct Ask<V> {
     pub(super) cache: Cache,
@@ -47,7 +58,7 @@ pub(super) struct Ask<V> {
     pub(super) terms: Terms,
     pub(super) lock: Lock,
     pub(super) negative: Option<Negative<V>>,
-    pub(super) refresh: bool,
+    pub(super) refresh: Refresh,
     pub(super) early: Option<f32>,
     pub(super) back_off: Option<BackOff>,
     pub(super) stand_in: StandIn<V>,
@@ -94,7 +105,7 @@ impl<V> Ask<V> {
             terms: Terms::default(),
             lock: Lock::default(),
             negative: None,
-            refresh: false,
+            refresh: Refresh::No,
             early: None,
             back_off: BackOff::new(FIRST_BACK_OFF, LONGEST_BACK_OFF),
             stand_in: StandIn::default(),
@@ -134,7 +145,7 @@ impl<V> Ask<V> {
 
     /// Whether the call loads anew, even if there is a fresh value.
     pub(super) fn is_refresh(&self) -> bool {
-        self.refresh
+        self.refresh != Refresh::No
     }
 
     /// Whether the call is part of a load of the same value, and so must not wait for that.
@@ -431,11 +442,20 @@ impl<V> Ask<V> {
                 };
             }
         };
+        let has_begun_since = self.refresh == Refresh::Waited;
+        match (self.refresh, &outcome) {
+            (Refresh::First, _) => {
+                self.refresh = Refresh::Waited;
+                let goes_on = patience.again(LONGEST_PAUSE, Duration::ZERO).await;
+                return if goes_on { Next::LookAgain } else { Next::LoadUncached };
+            }
+            // What is stored now is new.
+            (Refresh::Waited, FlightOutcome::Stored) => self.refresh = Refresh::No,
+            _ => {}
+        }
         match outcome {
-            // Another call's load may have begun before this call did.
-            _ if self.refresh && patience.again(LONGEST_PAUSE, Duration::ZERO).await => Next::LookAgain,
             FlightOutcome::FailedWith(error) => self.failed_together(miss, &error),
-            FlightOutcome::Unstored(entries) if !miss.reached_store() => self.shared(&entries, span),
+            FlightOutcome::Unstored(entries) if has_begun_since || !miss.reached_store() => self.shared(&entries, span),
             FlightOutcome::Transient(entries) if miss.reached_store() => self.shared(&entries, span),
             FlightOutcome::Failed => {
                 let result = self.while_backing_off::<E, ()>(miss, ());

@@ -11,7 +11,7 @@ use tokio::{
 use tracing::{Instrument as _, Span};
 
 use super::{
-    ask::{Ask, LoadResult, Next, Skipped},
+    ask::{Ask, LoadResult, Next, Refresh, Skipped},
     loaded::{Loaded, Stale},
     terms::Lock,
     value::Hit,
@@ -183,9 +183,10 @@ impl<V, E> GetOrLoad<V, E> {
         self
     }
 
-    /// Loads anew even if there is a fresh value, and stores the result. The present value stays until then.
+    /// Loads anew even if there is a fresh value, and stores the result. The present value stays until then. A load that has
+    /// begun since the call did is as good as its own: of refreshes at one time, most share one.
     pub fn refresh(mut self) -> Self {
-        self.ask.refresh = true;
+        self.ask.refresh = Refresh::First;
         self
     }
 }

@@ -19,7 +19,7 @@ use tokio::{
 use tracing::{Instrument as _, Span};
 
 use super::{
-    ask::{Ask, Next},
+    ask::{Ask, Next, Refresh},
     batch::{self, Led, LoadMany, Part},
     loaded::{Loaded, Stale},
     terms::Lock,
@@ -174,9 +174,9 @@ impl<K, V, E> GetOrLoadMany<K, V, E> {
         self
     }
 
-    /// Loads all values again, even if they are there, and stores them.
+    /// As for [`GetOrLoad`](crate::GetOrLoad::refresh).
     pub fn refresh(mut self) -> Self {
-        self.ask.refresh = true;
+        self.ask.refresh = Refresh::First;
         self
     }
 }
