@@ -40,6 +40,7 @@ over_each_store!(
     a_refresh_is_not_content_with_a_load_that_began_before,
     refreshes_at_one_time_load_twice,
     refreshes_at_one_time_fail_together,
+    a_load_for_one_call_alone_is_given_the_former_value,
     lives_are_as_different_as_the_jitter_says,
     what_is_kept_is_for_its_load_alone,
     the_longest_life_and_the_longest_waits_are_no_errors,
@@ -570,6 +571,35 @@ async fn refreshes_at_one_time_fail_together(backend: &Backend) {
         assert_eq!(refreshed.unwrap(), Err(Failed::Broken), "not the value that it is to replace");
     }
     assert_eq!(source.calls(), 2);
+}
+
+/// A load for one call alone is not stored, but may find as well that the former value still holds.
+async fn a_load_for_one_call_alone_is_given_the_former_value(backend: &Backend) {
+    let (cache, clock) = aging(backend).await;
+    let (cache, gate) = (cache.build(), Gate::closed());
+    cache.get_or_load("k", async || Ok::<_, Failed>(Some(1_usize))).ttl(MINUTE).keep(10 * MINUTE).await.unwrap();
+    settled(&cache).await;
+    clock.advance(2 * MINUTE);
+    let slow = {
+        let gate = gate.clone();
+        async move || {
+            gate.pass().await;
+            Ok::<_, Failed>(Some(2_usize))
+        }
+    };
+    let slow = tokio::spawn(cache.get_or_load("k", slow).into_future());
+    wait_until("it loads", async || cache.loads_in_flight() == 1).await;
+    let one = async |former: Option<Stale<Option<usize>>>| {
+        Ok::<_, Failed>(former.map_or(Loaded::new(None), Stale::not_modified))
+    };
+    assert_eq!(cache.get_or_load_with("k", one).lock(Lock::Off).await, Ok(Some(1)));
+    let many = async |wanted: Vec<(&'static str, Option<Stale<usize>>)>| {
+        let found = wanted.into_iter().filter_map(|(key, former)| Some((key, Ok(former?.not_modified()))));
+        Ok::<_, Failed>(found.collect::<Vec<_>>())
+    };
+    assert_eq!(cache.get_or_load_many_with(["k"], many).lock(Lock::Off).await, Ok(vec![Some(1)]));
+    gate.open();
+    assert_eq!(slow.await.unwrap(), Ok(Some(2)));
 }
 
 async fn lives_are_as_different_as_the_jitter_says(backend: &Backend) {

@@ -457,11 +457,12 @@ where
     }
 
     async fn load_alone<E>(&self, load: Load<V, E>, miss: &Miss) -> LoadEnd<V, E> {
+        let former = self.former(miss);
         let (enclosing, has_waited) = self.placed(self.place_alone()).await;
         if has_waited && let Some(hit) = self.found_meanwhile(miss).await {
             return LoadEnd::Found(hit);
         }
-        self.load_in(enclosing, load, None).await
+        self.load_in(enclosing, load, former).await
     }
 
     /// The value that another load has stored while this one waited for its place.

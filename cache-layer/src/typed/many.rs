@@ -565,7 +565,8 @@ where
         if uncached.is_empty() {
             return;
         }
-        let wanted = uncached.iter().map(|(asked, _)| (asked.id.clone(), None)).collect();
+        let former = |(asked, miss): &(Asked<K, V>, Miss)| asked.ask.former(miss).and_then(Stale::transpose);
+        let wanted = uncached.iter().map(|one| (one.0.id.clone(), former(one))).collect();
         let within = enclosing.loading(&self.cache, uncached.iter().map(|(asked, _)| &asked.ask.key));
         let load = self.load.clone();
         let load = inherit::collect(within.hold(async move { load(wanted).await }));
