@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use cache_layer::{Cache, Clock, Freshness, GetOrLoad};
+use cache_layer::{Cache, Clock, Freshness, GetOrLoad, Inspected, Lock, telemetry::Release};
 use futures_util::future::join_all;
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt as _;
@@ -22,6 +22,8 @@ use tests::{App, Backend, Body, Failure, Gate, Origin, full, over_each_store, wa
 const MINUTE: Duration = Duration::from_secs(60);
 const LIMIT: Duration = Duration::from_secs(30);
 const SOON: Duration = Duration::from_millis(10);
+/// A lock timeout that a test waits for; leases are renewed within a ninth of it, which a busy machine must not miss.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 over_each_store!(
     a_load_with_a_place_waits_for_no_load_that_waits_for_a_place,
@@ -34,6 +36,11 @@ over_each_store!(
     a_place_of_one_cache_is_none_of_another,
     loads_of_two_caches_that_load_from_each_other_wait_for_no_place_that_they_have,
     of_what_is_made_from_something_stale_no_more_run_than_there_are_places,
+    calls_that_wait_for_a_slow_load_do_not_repeat_it,
+    a_call_that_has_waited_for_a_place_looks_the_value_up_once_more,
+    loads_whose_callers_leave_while_they_wait_for_a_place_go_on,
+    a_load_whose_client_leaves_while_it_waits_for_a_place_goes_on,
+    the_time_that_a_load_takes_is_without_its_wait_for_a_place,
 );
 
 /// Counts calls.
@@ -431,4 +438,219 @@ async fn of_what_is_made_from_something_stale_no_more_run_than_there_are_places(
     gate.open();
     app.settled().await;
     assert!(busy.most() <= 3, "{} at one time, where three may run", busy.most());
+}
+
+/// A load that has the only place until the gate is open.
+async fn in_the_way(cache: &Cache, gate: &Gate) -> tokio::task::JoinHandle<Result<usize, &'static str>> {
+    let (begun, gate) = (Gate::closed(), gate.clone());
+    let load = {
+        let begun = begun.clone();
+        async move || {
+            begun.open();
+            gate.pass().await;
+            Ok::<_, &str>(0)
+        }
+    };
+    let load = tokio::spawn(cache.get_or_load("in the way", load).into_future());
+    begun.pass().await;
+    load
+}
+
+async fn calls_that_wait_for_a_slow_load_do_not_repeat_it(backend: &Backend) {
+    const CALLS: usize = 8;
+    let cache = backend.cache().await.max_loads(1).lock_timeout(PATIENCE).build();
+    let (calls, gate) = (Calls::default(), Gate::closed());
+    let ask = || {
+        let (calls, gate) = (calls.clone(), gate.clone());
+        let load = async move || {
+            let call = calls.called();
+            gate.pass().await;
+            Ok::<_, &str>(call)
+        };
+        tokio::spawn(cache.get_or_load("slow", load).into_future())
+    };
+    let first = ask();
+    wait_until("it loads", async || calls.count() == 1).await;
+    let others: Vec<_> = (1..CALLS).map(|_| ask()).collect();
+    wait_until("the others wait", async || cache.counts().coalesced == CALLS as u64 - 1).await;
+    // Longer than they wait for another call's load.
+    tokio::time::sleep(PATIENCE + PATIENCE / 4).await;
+    gate.open();
+    assert_eq!(first.await.unwrap(), Ok(1));
+    for other in others {
+        assert_eq!(other.await.unwrap(), Ok(1));
+    }
+    assert_eq!(calls.count(), 1);
+}
+
+async fn a_call_that_has_waited_for_a_place_looks_the_value_up_once_more(backend: &Backend) {
+    let (cache, calls, gate) = (with_one_place(backend).await, Calls::default(), Gate::closed());
+    let load = {
+        let (calls, gate) = (calls.clone(), gate.clone());
+        async move |missing: Vec<&'static str>| {
+            let call = calls.called();
+            gate.pass().await;
+            Ok::<_, &str>(missing.into_iter().map(|key| (key, call)).collect::<Vec<_>>())
+        }
+    };
+    let many = || cache.get_or_load_many(["a", "b"], load.clone());
+    let one = || {
+        let (calls, gate) = (calls.clone(), gate.clone());
+        let load = async move || {
+            let call = calls.called();
+            gate.pass().await;
+            Ok::<_, &str>(Some(call))
+        };
+        cache.get_or_load("a", load)
+    };
+    let first = tokio::spawn(many().into_future());
+    wait_until("it loads", async || calls.count() == 1).await;
+    // They do not wait for another call's load, but they wait for its place.
+    let waiting =
+        (tokio::spawn(one().lock(Lock::Off).into_future()), tokio::spawn(many().lock(Lock::Off).into_future()));
+    tokio::time::sleep(20 * SOON).await;
+    gate.open();
+    assert_eq!(first.await.unwrap(), Ok(vec![Some(1), Some(1)]));
+    assert_eq!(waiting.0.await.unwrap(), Ok(Some(1)));
+    assert_eq!(waiting.1.await.unwrap(), Ok(vec![Some(1), Some(1)]));
+    assert_eq!(calls.count(), 1);
+    // A refresh is not content with that.
+    let gate = Gate::closed();
+    let way = in_the_way(&cache, &gate).await;
+    let led = tokio::spawn(one().refresh().into_future());
+    wait_until("it waits for a place", async || cache.loads_in_flight() == 2).await;
+    let alone = tokio::spawn(one().lock(Lock::Off).refresh().into_future());
+    tokio::time::sleep(20 * SOON).await;
+    gate.open();
+    let (led, alone) = (led.await.unwrap().unwrap(), alone.await.unwrap().unwrap());
+    assert!([led, alone] == [Some(2), Some(3)] || [led, alone] == [Some(3), Some(2)], "{led:?} and {alone:?}");
+    assert_eq!(way.await.unwrap(), Ok(0));
+}
+
+/// Another process loads for longer than a call waits for that, and ends while the call waits for a place.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_that_has_waited_for_another_process_and_then_for_a_place_looks_the_value_up_once_more() {
+    let backend = Backend::redis();
+    let cache = async || backend.cache().await.max_loads(1).lock_timeout(PATIENCE).build();
+    let (here, elsewhere, calls) = (cache().await, cache().await, Calls::default());
+    let (blocked, gate) = (Gate::closed(), Gate::closed());
+    let way = in_the_way(&here, &blocked).await;
+    let ask = |cache: &Cache, key: &'static str| {
+        let (calls, gate) = (calls.clone(), gate.clone());
+        let load = async move |missing: Vec<&'static str>| {
+            let call = calls.called();
+            gate.pass().await;
+            Ok::<_, &str>(missing.into_iter().map(|key| (key, call)).collect::<Vec<_>>())
+        };
+        let one = load.clone();
+        let one =
+            cache.get_or_load(key, async move || Ok::<_, &str>(one(vec![key]).await?.pop().map(|(_, call)| call)));
+        (one, cache.get_or_load_many([key, "another"], load))
+    };
+    let slow = tokio::spawn(ask(&elsewhere, "k").1.into_future());
+    wait_until("the other process loads", async || calls.count() == 1).await;
+    let one = tokio::spawn(ask(&here, "k").0.into_future());
+    let in_vain = || here.counts().releases.contains(&(Release::WaitTimeout, 1));
+    wait_until("it waits in vain", async || in_vain()).await;
+    gate.open();
+    assert_eq!(slow.await.unwrap(), Ok(vec![Some(1), Some(1)]));
+    settled(&elsewhere).await;
+    blocked.open();
+    assert_eq!((one.await.unwrap(), way.await.unwrap()), (Ok(Some(1)), Ok(0)));
+    assert_eq!(calls.count(), 1);
+}
+
+async fn loads_whose_callers_leave_while_they_wait_for_a_place_go_on(backend: &Backend) {
+    let cache = backend.cache().await.max_loads(1).build();
+    let (gate, calls) = (Gate::closed(), Calls::default());
+    let load = {
+        let (calls, gate) = (calls.clone(), gate.clone());
+        async move || {
+            gate.pass().await;
+            Ok::<_, &str>(calls.called())
+        }
+    };
+    let many = {
+        let calls = calls.clone();
+        async move |missing: Vec<&'static str>| {
+            let call = calls.called();
+            Ok::<_, &str>(missing.into_iter().map(|key| (key, call)).collect::<Vec<_>>())
+        }
+    };
+    // One of them has the place, and none of them has a caller any more.
+    let left = tokio::join!(
+        cache.get_or_load("a", load.clone()).hard_timeout(20 * SOON, "too late").into_future(),
+        cache.get_or_load("b", load).hard_timeout(20 * SOON, "too late").into_future(),
+        cache.get_or_load_many(["c", "d"], many).hard_timeout(20 * SOON, "too late").into_future(),
+    );
+    assert_eq!(left, (Err("too late"), Err("too late"), Err("too late")));
+    // Several looks at whether it is still wanted.
+    tokio::time::sleep(350 * SOON).await;
+    gate.open();
+    wait_until("all are loaded", async || calls.count() == 3).await;
+    settled(&cache).await;
+    for key in ["a", "b"] {
+        assert!(cache.get::<usize>(key).await.is_some(), "{key}");
+    }
+    for key in ["c", "d"] {
+        assert!(cache.get::<Option<usize>>(key).await.flatten().is_some(), "{key}");
+    }
+}
+
+async fn a_load_whose_client_leaves_while_it_waits_for_a_place_goes_on(backend: &Backend) {
+    let cache = backend.cache().await.max_loads(1).lock_timeout(LIMIT).build();
+    let (gate, origin) = (Gate::closed(), Origin::echo(&[("cache-control", "max-age=60")]));
+    let app = App::new(cache.clone(), &origin, |layer| layer).unexplained();
+    let way = in_the_way(&cache, &gate).await;
+    let client = {
+        let app = app.clone();
+        tokio::spawn(async move { app.begin(tests::request(http::Method::GET, "/page", &[])).await.map(drop) })
+    };
+    wait_until("it waits for a place", async || cache.loads_in_flight() == 2).await;
+    client.abort();
+    tokio::time::sleep(250 * SOON).await;
+    gate.open();
+    assert_eq!(way.await.unwrap(), Ok(0));
+    app.settled().await;
+    assert_eq!((app.get("/page", &[]).await.x_cache(), origin.calls()), ("HIT", 1));
+}
+
+async fn the_time_that_a_load_takes_is_without_its_wait_for_a_place(backend: &Backend) {
+    let clock = Clock::manual();
+    let cache = backend.cache().await.clock(clock.clone()).max_loads(1).lock_timeout(LIMIT).build();
+    let gate = Gate::closed();
+    let way = in_the_way(&cache, &gate).await;
+    let one = tokio::spawn(cache.get_or_load("one", async || Ok::<_, &str>(1)).ttl(10 * MINUTE).into_future());
+    let load = async |missing: Vec<&'static str>| {
+        Ok::<_, &str>(missing.into_iter().map(|key| (key, 2_u32)).collect::<Vec<_>>())
+    };
+    let many = tokio::spawn(cache.get_or_load_many(["many"], load).ttl(10 * MINUTE).into_future());
+    wait_until("they wait for a place", async || cache.loads_in_flight() == 3).await;
+    tokio::time::sleep(20 * SOON).await;
+    clock.advance(MINUTE);
+    gate.open();
+    assert_eq!((one.await.unwrap(), many.await.unwrap()), (Ok(1), Ok(vec![Some(2)])));
+    assert_eq!(way.await.unwrap(), Ok(0));
+    settled(&cache).await;
+    for key in ["in the way", "one", "many"] {
+        let Ok(Inspected::Entry(_, entry)) = cache.inspect(&key.into()).await else { panic!("{key} is not there") };
+        let expected = if key == "in the way" { MINUTE } else { Duration::ZERO };
+        assert_eq!(entry.load_time, expected, "{key}");
+    }
+}
+
+/// A wait for a place does not make a load a slow one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quick_load_that_has_waited_for_a_place_is_stored_at_second_sight() {
+    const QUICK: Duration = Duration::from_secs(2);
+    let backend = Backend::redis();
+    let cache = backend.cache().await.max_loads(1).lock_timeout(LIMIT).second_sight(QUICK).build();
+    let gate = Gate::closed();
+    let way = in_the_way(&cache, &gate).await;
+    let quick = tokio::spawn(cache.get_or_load("quick", async || Ok::<_, &str>(1)).into_future());
+    tokio::time::sleep(QUICK + 50 * SOON).await;
+    gate.open();
+    assert_eq!((quick.await.unwrap(), way.await.unwrap()), (Ok(1), Ok(0)));
+    settled(&cache).await;
+    assert!(!cache.contains("quick").await && cache.contains("in the way").await);
 }

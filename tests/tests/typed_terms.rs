@@ -38,6 +38,9 @@ over_each_store!(
     one_of_the_fleet_refreshes_early,
     an_invalidation_during_an_early_refresh_wins,
     a_refresh_is_not_content_with_a_load_that_began_before,
+    refreshes_at_one_time_load_twice,
+    refreshes_at_one_time_fail_together,
+    a_load_for_one_call_alone_is_given_the_former_value,
     lives_are_as_different_as_the_jitter_says,
     what_is_kept_is_for_its_load_alone,
     the_longest_life_and_the_longest_waits_are_no_errors,
@@ -493,6 +496,110 @@ async fn a_refresh_is_not_content_with_a_load_that_began_before(backend: &Backen
     wait_until("the refresh waits for it", async || cache.counts().coalesced == 2).await;
     gate.open();
     assert_eq!((failing.await.unwrap(), refresh.await.unwrap()), (Err(Failed::Broken), Ok(4)));
+}
+
+/// Refreshes at one time: the first load may have begun before some of them, the second has not.
+async fn refreshes_at_one_time_load_twice(backend: &Backend) {
+    const REFRESHES: usize = 100;
+    let cache = backend.cache().await.lock_timeout(LIMIT).build();
+    let (source, gate) = (Source::default(), Gate::closed());
+    let load = {
+        let (source, gate) = (source.clone(), gate.clone());
+        async move || {
+            let call = source.called();
+            match call {
+                1 => gate.pass().await,
+                _ => tokio::time::sleep(SECOND).await,
+            }
+            Ok::<_, Failed>(call)
+        }
+    };
+    let many = {
+        let load = load.clone();
+        async move |missing: Vec<&'static str>| {
+            let call = load().await?;
+            Ok::<_, Failed>(missing.into_iter().map(|key| (key, call)).collect::<Vec<_>>())
+        }
+    };
+    let refreshes: Vec<_> = (0..REFRESHES)
+        .map(|number| match number % 2 {
+            0 => {
+                let load = load.clone();
+                let one = cache.get_or_load("k", async move || Ok::<_, Failed>(Some(load().await?))).refresh();
+                tokio::spawn(one.into_future())
+            }
+            _ => {
+                let many = cache.get_or_load_many(["k"], many.clone()).refresh();
+                tokio::spawn(async move { Ok::<_, Failed>(many.await?[0]) })
+            }
+        })
+        .collect();
+    wait_until("all wait for the first", async || cache.counts().coalesced == REFRESHES as u64 - 1).await;
+    gate.open();
+    let mut of_the_first = 0;
+    for refreshed in join_all(refreshes).await {
+        match refreshed.unwrap() {
+            Ok(Some(1)) => of_the_first += 1,
+            other => assert_eq!(other, Ok(Some(2))),
+        }
+    }
+    assert_eq!((of_the_first, source.calls()), (1, 2));
+    settled(&cache).await;
+    assert_eq!(cache.get::<Option<usize>>("k").await, Some(Some(2)));
+}
+
+async fn refreshes_at_one_time_fail_together(backend: &Backend) {
+    const REFRESHES: u64 = 20;
+    let cache = backend.cache().await.lock_timeout(LIMIT).build();
+    let (source, gate) = (Source::default(), Gate::closed());
+    cache.set("k", &7_usize).await.unwrap();
+    let refresh = || {
+        let (source, gate) = (source.clone(), gate.clone());
+        let load = async move || {
+            match source.called() {
+                1 => gate.pass().await,
+                _ => tokio::time::sleep(SECOND).await,
+            }
+            Err::<usize, _>(Failed::Broken)
+        };
+        tokio::spawn(cache.get_or_load("k", load).refresh().into_future())
+    };
+    let refreshes: Vec<_> = (0..REFRESHES).map(|_| refresh()).collect();
+    wait_until("all wait for the first", async || cache.counts().coalesced == REFRESHES - 1).await;
+    gate.open();
+    for refreshed in join_all(refreshes).await {
+        assert_eq!(refreshed.unwrap(), Err(Failed::Broken), "not the value that it is to replace");
+    }
+    assert_eq!(source.calls(), 2);
+}
+
+/// A load for one call alone is not stored, but may find as well that the former value still holds.
+async fn a_load_for_one_call_alone_is_given_the_former_value(backend: &Backend) {
+    let (cache, clock) = aging(backend).await;
+    let (cache, gate) = (cache.build(), Gate::closed());
+    cache.get_or_load("k", async || Ok::<_, Failed>(Some(1_usize))).ttl(MINUTE).keep(10 * MINUTE).await.unwrap();
+    settled(&cache).await;
+    clock.advance(2 * MINUTE);
+    let slow = {
+        let gate = gate.clone();
+        async move || {
+            gate.pass().await;
+            Ok::<_, Failed>(Some(2_usize))
+        }
+    };
+    let slow = tokio::spawn(cache.get_or_load("k", slow).into_future());
+    wait_until("it loads", async || cache.loads_in_flight() == 1).await;
+    let one = async |former: Option<Stale<Option<usize>>>| {
+        Ok::<_, Failed>(former.map_or(Loaded::new(None), Stale::not_modified))
+    };
+    assert_eq!(cache.get_or_load_with("k", one).lock(Lock::Off).await, Ok(Some(1)));
+    let many = async |wanted: Vec<(&'static str, Option<Stale<usize>>)>| {
+        let found = wanted.into_iter().filter_map(|(key, former)| Some((key, Ok(former?.not_modified()))));
+        Ok::<_, Failed>(found.collect::<Vec<_>>())
+    };
+    assert_eq!(cache.get_or_load_many_with(["k"], many).lock(Lock::Off).await, Ok(vec![Some(1)]));
+    gate.open();
+    assert_eq!(slow.await.unwrap(), Ok(Some(2)));
 }
 
 async fn lives_are_as_different_as_the_jitter_says(backend: &Backend) {

@@ -6,12 +6,12 @@
 //! invalidation overtook the load: a load that was overtaken reaches no request that came after the invalidation.
 
 #[cfg(feature = "typed")]
-use std::{any::Any, sync::Weak};
+use std::any::Any;
 use std::{
     collections::{HashMap, hash_map},
     future::poll_fn,
     pin::Pin,
-    sync::{Arc, MutexGuard, OnceLock},
+    sync::{Arc, MutexGuard, OnceLock, Weak},
     task::{Context, Poll},
     time::Duration,
 };
@@ -24,9 +24,7 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, Span, instrument::Instrumented, span};
 
-use super::in_progress::InProgress;
-#[cfg(feature = "typed")]
-use super::load_limit::LoadPermit;
+use super::{in_progress::InProgress, load_limit::LoadPermit};
 use crate::{
     entry::Entry,
     key::{Hashed, Key, KeyHash},
@@ -117,7 +115,6 @@ pub(crate) struct Follower {
     stage: watch::Receiver<Stage>,
     shared: Arc<Shared>,
     /// The place that this follower offers the load, for as long as it waits.
-    #[cfg(feature = "typed")]
     offered: Option<Arc<LoadPermit>>,
 }
 
@@ -134,12 +131,10 @@ struct Shared {
 struct Progress {
     stage: Stage,
     followers: Option<watch::Sender<Stage>>,
-    #[cfg(feature = "typed")]
     loan: Loan,
 }
 
 /// A follower lends its place to the load that it waits for: the load may need a place, and the follower may have the last.
-#[cfg(feature = "typed")]
 #[derive(Debug)]
 enum Loan {
     /// The load has not asked for a place yet: it may wait for another process first, for longer than a follower waits. So an
@@ -149,7 +144,6 @@ enum Loan {
     Awaited(Option<oneshot::Sender<LoadPermit>>),
 }
 
-#[cfg(feature = "typed")]
 impl Default for Loan {
     fn default() -> Self {
         Self::Offered(Vec::new())
@@ -157,8 +151,23 @@ impl Default for Loan {
 }
 
 /// The place that a follower may lend.
-#[cfg(feature = "typed")]
 pub(crate) type LentPlace = oneshot::Receiver<LoadPermit>;
+
+/// The first place that is lent.
+pub(crate) async fn first_lent(mut places: Vec<LentPlace>) -> LoadPermit {
+    let first = poll_fn(|cx| {
+        let mut first = None;
+        places.retain_mut(|place| match Pin::new(place).poll(cx) {
+            Poll::Pending => true,
+            Poll::Ready(lent) => {
+                first = first.take().or(lent.ok());
+                false
+            }
+        });
+        first.map_or(Poll::Pending, Poll::Ready)
+    });
+    first.await
+}
 
 impl Progress {
     fn follow(&mut self) -> watch::Receiver<Stage> {
@@ -194,12 +203,7 @@ impl Flights {
                 let shared = flight.get().clone();
                 // This happens before the flight can be left: its end is reported to the followers that it has then.
                 let stage = shared.progress.lock().follow();
-                Role::Follower(Follower {
-                    stage,
-                    shared,
-                    #[cfg(feature = "typed")]
-                    offered: None,
-                })
+                Role::Follower(Follower { stage, shared, offered: None })
             }
             hash_map::Entry::Vacant(vacant) => {
                 let shared = vacant.insert(Arc::default()).clone();
@@ -242,7 +246,6 @@ impl Flight {
     }
 
     /// The place that a follower lends to the load, by [`lend`](Follower::lend), until this is dropped.
-    #[cfg(feature = "typed")]
     pub(super) fn lent_place(&self) -> LentPlace {
         let (lender, lent) = oneshot::channel();
         let mut progress = self.shared.progress.lock();
@@ -306,7 +309,6 @@ impl Follower {
     }
 
     /// Lends this place to the load, if the load needs one while this follower waits.
-    #[cfg(feature = "typed")]
     pub(crate) fn lend(&mut self, place: LoadPermit) {
         let mut progress = self.shared.progress.lock();
         let lender = match &mut progress.loan {
@@ -565,7 +567,6 @@ mod tests {
         drop(next);
     }
 
-    #[cfg(feature = "typed")]
     #[tokio::test]
     async fn a_place_is_lent_to_a_load_that_needs_it_whichever_comes_first() {
         let limit = crate::engine::load_limit::LoadLimit::new(1);
@@ -583,7 +584,6 @@ mod tests {
         }
     }
 
-    #[cfg(feature = "typed")]
     #[tokio::test]
     async fn a_load_that_needs_no_place_keeps_none() {
         let limit = crate::engine::load_limit::LoadLimit::new(1);
@@ -597,7 +597,6 @@ mod tests {
     }
 
     /// The load may wait for another process for longer than its followers wait.
-    #[cfg(feature = "typed")]
     #[tokio::test]
     async fn a_place_that_was_offered_leaves_with_its_follower_and_the_others_are_still_lent() {
         let limit = crate::engine::load_limit::LoadLimit::new(2);

@@ -1,8 +1,11 @@
 //! How many loads run at one time, and the queue of requests that wait for a place.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    future::pending,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use tokio::{
@@ -10,11 +13,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-#[cfg(feature = "typed")]
-tokio::task_local! {
-    /// The places of the loads that this code is part of.
-    static PLACES: Places;
-}
+use crate::sync::Mutex;
 
 /// The limit of a cache, and that of one front end within it. Unlimited by default. Clones share the limit.
 #[derive(Clone, Debug, Default)]
@@ -30,7 +29,7 @@ struct Limit {
     waiting: AtomicUsize,
 }
 
-/// A place for one load, and for the loads of values that it waits for; empty if there is no limit. Clones share the place: it is
+/// A place for one load, and for the loads that are part of it; empty if there is no limit. Clones share the place: it is
 /// free again when the last of them is dropped.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LoadPermit {
@@ -41,63 +40,77 @@ pub(crate) struct LoadPermit {
 struct Taken {
     _own: Option<OwnedSemaphorePermit>,
     _of_cache: Option<OwnedSemaphorePermit>,
+    /// In place of the one of the cache.
+    _lent: LoadPermit,
 }
 
 impl LoadPermit {
     fn of(own: Option<OwnedSemaphorePermit>, of_cache: Option<OwnedSemaphorePermit>) -> Self {
         let is_limited = own.is_some() || of_cache.is_some();
-        Self { _taken: is_limited.then(|| Arc::new(Taken { _own: own, _of_cache: of_cache })) }
-    }
-}
-
-/// The places of a load: its own, and those of the loads that it is part of, which belong to other caches. The loads of values
-/// that it waits for need no places of their own at the same limits: otherwise loads could wait for each other's places forever.
-/// Clones share the places, so that a load that its caller has left still has one.
-#[cfg(feature = "typed")]
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Places(Option<Arc<Placed>>);
-
-#[cfg(feature = "typed")]
-#[derive(Debug)]
-struct Placed {
-    /// The limit of the cache that the place belongs to.
-    limit: Option<Arc<Limit>>,
-    permit: LoadPermit,
-    outer: Places,
-}
-
-#[cfg(feature = "typed")]
-impl Places {
-    /// The places of the load that the caller of this is part of.
-    pub(crate) fn here() -> Self {
-        PLACES.try_with(Clone::clone).unwrap_or_default()
+        Self { _taken: is_limited.then(|| Arc::new(Taken { _own: own, _of_cache: of_cache, _lent: Self::default() })) }
     }
 
-    /// The place at the limit of a cache, if there is one; empty if the load has waited for it in vain.
-    pub(crate) fn at(&self, limit: &LoadLimit) -> Option<&LoadPermit> {
-        let mut places = self;
-        while let Some(placed) = places.0.as_deref() {
-            if placed.limit.as_ref().map(Arc::as_ptr) == limit.of_cache.as_ref().map(Arc::as_ptr) {
-                return Some(&placed.permit);
-            }
-            places = &placed.outer;
+    /// A place of the front end, with one of the cache that another load has.
+    fn lent(own: Option<OwnedSemaphorePermit>, lent: Self) -> Self {
+        if own.is_none() {
+            return lent;
         }
-        None
+        Self { _taken: Some(Arc::new(Taken { _own: own, _of_cache: None, _lent: lent })) }
+    }
+}
+
+/// The wait of a load for its place, as far as other loads need to know: it counts as a request that waits only for as long as a
+/// call or client waits for the load.
+#[derive(Debug)]
+pub(crate) struct WaitForPlace(Mutex<Wait>);
+
+#[derive(Debug)]
+struct Wait {
+    /// How many parts of the load are waited for.
+    awaited: usize,
+    /// The limit at which the load waits.
+    at: Option<Arc<Limit>>,
+    /// Since when the load has its place.
+    since: Option<Instant>,
+}
+
+impl WaitForPlace {
+    /// For a load of so many parts that are waited for.
+    pub(crate) fn of(parts: usize) -> Self {
+        Self(Mutex::new(Wait { awaited: parts, at: None, since: None }))
     }
 
-    /// These places, and one at another limit.
-    pub(crate) fn and(self, limit: &LoadLimit, permit: LoadPermit) -> Self {
-        Self(Some(Arc::new(Placed { limit: limit.of_cache.clone(), permit, outer: self })))
+    /// Since when the load has its place.
+    pub(crate) fn since(&self) -> Option<Instant> {
+        self.0.lock().since
     }
 
-    /// Runs `load` in these places.
-    pub(crate) async fn hold<T>(self, load: impl Future<Output = T>) -> T {
-        PLACES.scope(self, load).await
+    /// Nothing waits for one of the parts any more.
+    pub(super) fn left(&self) {
+        self.change(|wait| wait.awaited = wait.awaited.saturating_sub(1));
     }
 
-    /// Runs a `step` of a load in these places.
-    pub(crate) fn hold_at_once<T>(self, step: impl FnOnce() -> T) -> T {
-        PLACES.sync_scope(self, step)
+    /// One of the parts is waited for again.
+    pub(super) fn rejoined(&self) {
+        self.change(|wait| wait.awaited += 1);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Wait)) {
+        let mut wait = self.0.lock();
+        if let Some(limit) = wait.counts_at() {
+            limit.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+        change(&mut wait);
+        if let Some(limit) = wait.counts_at() {
+            limit.waiting.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Wait {
+    /// The limit at which a request waits.
+    fn counts_at(&self) -> Option<&Limit> {
+        self.at.as_deref().filter(|_| self.awaited > 0)
     }
 }
 
@@ -112,15 +125,46 @@ impl LoadLimit {
         Self { own: Some(Limit::new(most)), of_cache: self.of_cache.clone() }
     }
 
+    /// The part of this limit that is not among the `held` ones.
+    pub(crate) fn without(self, held: &Self) -> Self {
+        let rest = |limit: Option<Arc<Limit>>, held: &Option<Arc<Limit>>| {
+            limit.filter(|limit| held.as_ref().is_none_or(|held| !Arc::ptr_eq(limit, held)))
+        };
+        Self { own: rest(self.own, &held.own), of_cache: rest(self.of_cache, &held.of_cache) }
+    }
+
+    /// Whether both have the limit of one cache.
+    pub(crate) fn shares_that_of_the_cache(&self, other: &Self) -> bool {
+        let (one, other) = (self.of_cache.as_ref(), other.of_cache.as_ref());
+        one.zip(other).is_some_and(|(one, other)| Arc::ptr_eq(one, other))
+    }
+
     /// Waits for a permit for one load: first come, first served. `None` if there was none by `deadline`.
     pub(crate) async fn wait(&self, deadline: Instant) -> Option<LoadPermit> {
+        self.wait_or_borrow(deadline, &WaitForPlace::of(1), pending()).await
+    }
+
+    /// As [`wait`](Self::wait), for a load that is waited for as `wait` says; a place of the cache may also be `lent`.
+    pub(crate) async fn wait_or_borrow(
+        &self,
+        deadline: Instant,
+        wait: &WaitForPlace,
+        lent: impl Future<Output = LoadPermit>,
+    ) -> Option<LoadPermit> {
         if let Some(permit) = self.take() {
+            wait.change(|wait| wait.since = Some(Instant::now()));
             return Some(permit);
         }
+        let _ends = Waiting(wait);
         // The order is the same everywhere: no load holds a place of the cache while it waits for one of its front end.
-        let own = Limit::wait(self.own.as_deref(), deadline).await?;
-        let of_cache = Limit::wait(self.of_cache.as_deref(), deadline).await?;
-        Some(LoadPermit::of(own, of_cache))
+        let own = Limit::wait(self.own.as_ref(), deadline, wait).await?;
+        let permit = tokio::select! {
+            biased;
+            of_cache = Limit::wait(self.of_cache.as_ref(), deadline, wait) => LoadPermit::of(own, of_cache?),
+            lent = lent => LoadPermit::lent(own, lent),
+        };
+        wait.change(|wait| wait.since = Some(Instant::now()));
+        Some(permit)
     }
 
     /// A permit for one load, if there is one.
@@ -142,10 +186,15 @@ impl LoadLimit {
         [&self.own, &self.of_cache].into_iter().flatten().any(|limit| limit.waiting.load(Ordering::Relaxed) > 0)
     }
 
-    /// Whether the loads of the cache are limited.
+    /// Whether there is a place for no other load.
     #[cfg(feature = "typed")]
-    pub(crate) fn is_limited(&self) -> bool {
-        self.of_cache.is_some()
+    pub(crate) fn is_full(&self) -> bool {
+        [&self.own, &self.of_cache].into_iter().flatten().any(|limit| limit.places.available_permits() == 0)
+    }
+
+    /// Whether there is no limit.
+    pub(crate) fn is_none(&self) -> bool {
+        self.own.is_none() && self.of_cache.is_none()
     }
 }
 
@@ -172,27 +221,24 @@ impl Limit {
     }
 
     #[allow(clippy::option_option, reason = "as above")]
-    async fn wait(limit: Option<&Self>, deadline: Instant) -> Option<Option<OwnedSemaphorePermit>> {
+    async fn wait(
+        limit: Option<&Arc<Self>>,
+        deadline: Instant,
+        wait: &WaitForPlace,
+    ) -> Option<Option<OwnedSemaphorePermit>> {
         let Some(limit) = limit else { return Some(None) };
-        let _waiting = Waiting::at(&limit.waiting);
+        wait.change(|wait| wait.at = Some(limit.clone()));
         // The semaphore is never closed.
         timeout_at(deadline, limit.places.clone().acquire_owned()).await.ok()?.ok().map(Some)
     }
 }
 
-/// Counts a request as waiting, until this is dropped.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn at(waiting: &'a AtomicUsize) -> Self {
-        waiting.fetch_add(1, Ordering::Relaxed);
-        Self(waiting)
-    }
-}
+/// A load waits for a place, until this is dropped.
+struct Waiting<'a>(&'a WaitForPlace);
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.change(|wait| wait.at = None);
     }
 }
 
@@ -234,21 +280,38 @@ mod tests {
         drop((one.take().expect("nothing was kept of the attempt"), second));
     }
 
-    #[cfg(feature = "typed")]
+    #[tokio::test(start_paused = true)]
+    async fn a_load_that_is_not_awaited_waits_on_but_does_not_count() {
+        let load_limit = LoadLimit::new(1);
+        let room = load_limit.take().expect("it is empty");
+        let wait = WaitForPlace::of(2);
+        let deadline = Instant::now() + std::time::Duration::from_secs(5);
+        let mut waiting = std::pin::pin!(load_limit.wait_or_borrow(deadline, &wait, pending()));
+        let begun = timeout_at(Instant::now(), waiting.as_mut()).await;
+        assert!(begun.is_err() && load_limit.is_contended());
+        wait.left();
+        assert!(load_limit.is_contended(), "one part is still waited for");
+        wait.left();
+        assert!(!load_limit.is_contended());
+        wait.rejoined();
+        assert!(load_limit.is_contended());
+        wait.left();
+        drop(room);
+        assert!(waiting.await.is_some() && wait.since().is_some() && !load_limit.is_contended());
+        wait.rejoined();
+        assert!(!load_limit.is_contended(), "it does not wait any more");
+    }
+
     #[tokio::test]
-    async fn a_place_is_at_its_own_limit_and_free_once_all_have_left_it() {
-        let (one, other) = (LoadLimit::new(1), LoadLimit::new(1));
-        let places = Places::default().and(&one, one.take().expect("it is empty"));
-        let within = places.hold(async {
-            assert!(Places::here().at(&one).is_some() && Places::here().at(&other).is_none());
-            Places::here().and(&other, other.take().expect("it is empty"))
-        });
-        let left = within.await;
-        assert!(left.at(&one).is_some() && left.at(&other.within(7)).is_some(), "a front end's is its cache's");
-        assert!(one.take().is_none() && other.take().is_none(), "what goes on has both places");
-        drop(left);
-        assert!(one.take().is_some() && other.take().is_some());
-        assert!(Places::here().at(&one).is_none());
+    async fn a_place_of_the_cache_may_be_lent_and_one_of_the_front_end_is_its_own() {
+        let cache = LoadLimit::new(1);
+        let (one, deadline) = (cache.within(1), Instant::now() + std::time::Duration::from_secs(3600));
+        let lent = cache.take().expect("it is empty");
+        let place = one.wait_or_borrow(deadline, &WaitForPlace::of(1), std::future::ready(lent.clone())).await;
+        drop(lent);
+        assert!(place.is_some() && cache.take().is_none(), "the load has it now");
+        drop(place);
+        assert!(one.take().is_some());
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@
 //! ([`Flights::join`](super::flight::Flights::join)): its leader [acquires](Cache::acquire) the right to load, and the others
 //! [follow](Follower::follow).
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use tokio::time::{Instant, timeout_at};
 
@@ -280,20 +280,28 @@ impl Cache {
 }
 
 impl Follower {
-    /// Waits until the load has ended, or until `join` accepts the arriving body; at most until `deadline`.
+    /// Waits until the load has ended, or until `join` accepts the arriving body; at most until `deadline`, or as much `longer` as
+    /// is said then.
     pub(crate) async fn follow<T>(
         mut self,
         wait: Wait,
         deadline: Instant,
+        longer: impl FnOnce() -> Option<Instant>,
         join: impl FnOnce(&InProgress) -> Option<T>,
     ) -> Followed<T> {
-        let followed = timeout_at(deadline, async {
+        let mut following = pin!(async {
             match self.in_progress().await.and_then(|load| join(&load)) {
                 Some(joined) => Followed::Joined(joined),
                 None => Followed::Ended(self.outcome().await),
             }
         });
-        let followed = followed.await.unwrap_or(Followed::TimedOut);
+        let mut followed = timeout_at(deadline, &mut following).await;
+        if followed.is_err()
+            && let Some(deadline) = longer()
+        {
+            followed = timeout_at(deadline, following).await;
+        }
+        let followed = followed.unwrap_or(Followed::TimedOut);
         wait.ended(match &followed {
             Followed::Joined(_) => Release::Done,
             Followed::Ended(outcome) => outcome.release(),

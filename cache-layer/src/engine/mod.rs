@@ -23,6 +23,7 @@
 //! - [`in_progress`], [`growing_body`]: the part of a load that other requests may use before it has ended
 //! - [`backoff`]: recent failures, and how long the back-off after them lasts
 //! - [`doorkeeper`]: which keys were loaded before
+//! - [`enclosing`]: the loads that some code is part of
 //! - [`load_limit`]: how many loads run at one time
 //! - [`recent_keys`]: keys whose loads are not worth waiting for
 //! - [`verifier`]: which hits are verified
@@ -37,6 +38,7 @@ mod doorkeeper;
 pub(crate) mod early;
 #[cfg(all(test, feature = "memory"))]
 mod elsewhere_tests;
+pub(crate) mod enclosing;
 pub(crate) mod flight;
 pub(crate) mod growing_body;
 mod hot;

@@ -9,14 +9,13 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-#[cfg(feature = "typed")]
-use super::flight::LentPlace;
 use super::{
     backoff::{BackOff, RecentFailure},
     cache::Cache,
-    flight::{Flight, FlightOutcome},
+    flight::{Flight, FlightOutcome, LentPlace},
     growing_body::GrowingBody,
     in_progress::InProgress,
+    load_limit::WaitForPlace,
     recent_keys::REMEMBER_UNCACHEABLE,
     span::not_kept,
 };
@@ -97,7 +96,7 @@ pub(crate) enum Demand {
     /// By the request that asked for it.
     Awaited,
     Unawaited,
-    /// No request waits for it, and a request waits for its place at the application.
+    /// No request waits for it, and a request waits for a place at the application.
     Contended,
 }
 
@@ -118,6 +117,8 @@ pub(crate) struct WritePermit {
     room: Result<Option<OwnedSemaphorePermit>, NoCacheReason>,
     /// Since when no request waits for the load.
     unawaited: Option<Instant>,
+    /// The wait of the load for its place, unless it got one at once.
+    wait: Option<Arc<WaitForPlace>>,
     /// The load has lost its place.
     overaged: bool,
     /// The load has lost its lease.
@@ -209,6 +210,7 @@ impl Cache {
             judged: false,
             room: Ok(None),
             unawaited: None,
+            wait: None,
             overaged: false,
             overtaken: false,
             is_transient: false,
@@ -248,10 +250,25 @@ impl WritePermit {
         self.lease_guard.lease.as_ref().ok().map(|lease| lease.token)
     }
 
-    /// The place that a follower lends to the load, until this is dropped.
-    #[cfg(feature = "typed")]
-    pub(crate) fn lent_place(&self) -> LentPlace {
+    /// Notes that the load waits for its place. Returns the place that a follower lends to the load, until this is dropped.
+    pub(crate) fn waits_for_place(&mut self, wait: Arc<WaitForPlace>) -> LentPlace {
+        self.wait = Some(wait);
         self.flight.lent_place()
+    }
+
+    /// Since when the load runs: its wait for a place does not count.
+    fn runs_since(&self) -> Instant {
+        self.wait.as_ref().and_then(|wait| wait.since()).unwrap_or(self.lease_guard.begun)
+    }
+
+    /// Ends a load that has become needless: another process has stored the result while it waited.
+    #[cfg(feature = "typed")]
+    pub(crate) fn found(self: Box<Self>) {
+        let Self { mut lease_guard, flight, .. } = *self;
+        lease_guard.ends(Release::Done, LoadOutcome::Loaded);
+        lease_guard.answered = true;
+        drop(lease_guard);
+        flight.finish(FlightOutcome::Stored);
     }
 
     /// Sets the purpose of the load of `key`.
@@ -288,11 +305,11 @@ impl WritePermit {
     /// [`refusal`](Self::refusal) says so from now on. Must be called after the load has returned something.
     pub(crate) fn admit(&mut self) {
         let Some(doorkeeper) = self.cache.0.doorkeeper.as_ref() else { return };
-        let LeaseGuard { lease: Ok(lease), refreshes: None, begun, .. } = &self.lease_guard else { return };
+        let LeaseGuard { lease: Ok(lease), refreshes: None, .. } = &self.lease_guard else { return };
         if std::mem::replace(&mut self.judged, true) || doorkeeper.meet(&lease.key) {
             return;
         }
-        if begun.elapsed() < doorkeeper.bound && !self.flight.is_followed() {
+        if self.runs_since().elapsed() < doorkeeper.bound && !self.flight.is_followed() {
             self.room = Err(NoCacheReason::FirstSight);
         }
     }
@@ -311,7 +328,7 @@ impl WritePermit {
     ///
     /// - its result can't be stored, or
     /// - no request has waited for longer than abandoned loads continue, or
-    /// - a request waits for its place.
+    /// - a request waits for its place, and has for long enough to know whether its own client has left as well.
     pub(crate) async fn while_loading<T>(
         &mut self,
         load: impl Future<Output = T>,
@@ -331,8 +348,9 @@ impl WritePermit {
         let ttl = self.cache.lease_life();
         let longest = self.cache.longest_load();
         let (pause, mut renewed) = ((ttl / 3).max(Duration::from_millis(1)), Instant::now());
+        let beat = pause.min(LONGEST_BEAT);
         loop {
-            sleep(pause.min(LONGEST_BEAT)).await;
+            sleep(beat).await;
             if renewed.elapsed() >= pause
                 && let (false, Ok(lease)) = (self.overaged || self.overtaken, &self.lease_guard.lease)
             {
@@ -352,7 +370,7 @@ impl WritePermit {
                 }
                 self.flight.leave();
             }
-            if self.is_abandoned(demand()) {
+            if self.is_abandoned(demand(), beat) {
                 // Check again once no follower can join any more: one may have joined in between.
                 self.flight.leave();
                 if !self.flight.is_followed() {
@@ -362,15 +380,24 @@ impl WritePermit {
         }
     }
 
-    fn is_abandoned(&mut self, demand: Demand) -> bool {
-        if demand == Demand::Awaited || self.flight.is_followed() {
+    fn is_abandoned(&mut self, demand: Demand, beat: Duration) -> bool {
+        let is_awaited = demand == Demand::Awaited || self.flight.is_followed();
+        match (&self.wait, is_awaited, self.unawaited) {
+            (Some(wait), true, Some(_)) => wait.rejoined(),
+            (Some(wait), false, None) => wait.left(),
+            _ => {}
+        }
+        if is_awaited {
             self.unawaited = None;
             return false;
         }
         let unawaited = self.unawaited.get_or_insert_with(Instant::now).elapsed();
         let (background, bound) = (self.lease_guard.is_in_background(), self.cache.0.abandoned_load);
         let storable = self.refusal().is_none() && !self.overaged && !self.overtaken && !self.is_transient;
-        let contended = demand == Demand::Contended && (!background || unawaited >= bound);
+        // A load that has no place has none to give up. And a load that waits for one needs a beat to notice that it is not awaited
+        // any more either.
+        let has_place = self.wait.as_ref().is_none_or(|wait| wait.since().is_some());
+        let contended = demand == Demand::Contended && has_place && unawaited >= if background { bound } else { beat };
         !storable || contended || (!background && unawaited >= bound)
     }
 

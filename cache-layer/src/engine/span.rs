@@ -214,8 +214,8 @@ impl LookupSpan {
         self.reason = Some(reason);
     }
 
-    /// Ends this as a request that was not looked up.
-    pub(crate) fn bypassed(mut self, reason: NoCacheReason) {
+    /// Records that the request is not looked up.
+    pub(crate) fn bypassed(&mut self, reason: NoCacheReason) {
         self.observed = None;
         self.span.record("cache.hit", false);
         self.span.record("cache_layer.result", "bypass");

@@ -15,12 +15,11 @@ use super::{
     target::{KeyRules, Target},
     variations::Variations,
 };
-#[cfg(feature = "typed")]
-use crate::engine::load_limit::Places;
 use crate::{
     engine::{
         Cache,
-        load_limit::{LoadLimit, LoadPermit},
+        enclosing::EnclosingLoads,
+        load_limit::LoadLimit,
         verifier::{Running, Verifier},
     },
     inherit,
@@ -212,47 +211,35 @@ impl Context {
         }
     }
 
-    /// Runs a handler in its place; if responses inherit, the response gets the reads of its handler.
+    /// Runs a handler as part of these loads; if responses inherit, the response gets the reads of its handler.
     pub(super) async fn with_reads<R, E>(
         &self,
-        place: LoadPermit,
+        enclosing: EnclosingLoads,
         handler: impl Future<Output = Result<Response<R>, E>>,
     ) -> Result<Response<R>, E> {
         if !self.policy.inherits {
-            return self.in_its_place(place, handler).await;
+            return within(enclosing, handler).await;
         }
         // In a box, so that the future of a load that inherits nothing is the smaller for it.
-        let (result, reads) = Box::pin(inherit::collect(self.in_its_place(place, handler))).await;
+        let (result, reads) = Box::pin(inherit::collect(within(enclosing, handler))).await;
         result.map(|mut response| {
             response.extensions_mut().insert(reads);
             response
         })
     }
+}
 
-    /// Runs the application for a request that has this place, or reads its response: the values of this cache that it loads need
-    /// no places of their own.
-    pub(super) async fn in_its_place<T>(
-        &self,
-        #[cfg_attr(not(feature = "typed"), allow(unused_variables))] place: LoadPermit,
-        handler: impl Future<Output = T>,
-    ) -> T {
-        #[cfg(feature = "typed")]
-        if self.load_limit.is_limited() {
-            let places = Places::here().and(&self.load_limit, place);
-            // Boxed, so that the future of a load without a limit stays small.
-            return Box::pin(places.hold(handler)).await;
-        }
-        handler.await
+/// Runs the application for a request, or reads its response, as part of these loads: what it loads itself of their caches needs no
+/// places of its own.
+pub(super) async fn within<T>(enclosing: EnclosingLoads, handler: impl Future<Output = T>) -> T {
+    if enclosing.is_empty() {
+        return handler.await;
     }
+    // Boxed, so that the future of a load without a limit stays small.
+    Box::pin(enclosing.hold(handler)).await
+}
 
-    /// As [`in_its_place`](Self::in_its_place), for a step that does not wait.
-    #[cfg_attr(not(feature = "typed"), allow(unused_variables, clippy::unused_self))]
-    pub(super) fn at_once_in_its_place<T>(&self, place: Option<&LoadPermit>, step: impl FnOnce() -> T) -> T {
-        #[cfg(feature = "typed")]
-        if self.load_limit.is_limited() {
-            let place = place.cloned().unwrap_or_default();
-            return Places::here().and(&self.load_limit, place).hold_at_once(step);
-        }
-        step()
-    }
+/// As [`within`], for a step that does not wait.
+pub(super) fn at_once_within<T>(enclosing: &EnclosingLoads, step: impl FnOnce() -> T) -> T {
+    if enclosing.is_empty() { step() } else { enclosing.clone().hold_at_once(step) }
 }

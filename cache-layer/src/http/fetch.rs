@@ -35,6 +35,7 @@ use crate::{
     engine::{
         Reading,
         backoff::RecentFailure,
+        enclosing::EnclosingLoads,
         flight::{Flight, FlightOutcome, Follower, LoadTask, Role, resume_panic},
         in_progress::InProgress,
         miss::Followed,
@@ -77,7 +78,9 @@ impl<S: Origin<B>, B: Send + 'static> Asking<S, B> {
         let asked = CacheRequest::as_get(&context, target, key, sending.request());
         let headers = asked.headers.clone();
         flight.set_span(&span);
-        let asked = Box::new(Asked { context: context.clone(), request: asked, miss });
+        // What goes on in the background is part of no other load.
+        let enclosing = if purpose.is_in_background() { EnclosingLoads::default() } else { EnclosingLoads::here() };
+        let asked = Box::new(Asked { context: context.clone(), request: asked, miss, enclosing });
         let load = Load { asked, sending, purpose, patience };
         let load = context.cache.flights().spawn_load(span, |reply_to| load.lead(flight, reply_to));
         Leading { context, headers, load }
@@ -130,7 +133,8 @@ impl<S: Origin<B>, B: Send + 'static> Asking<S, B> {
         _span: LookupSpan,
     ) -> Fetched<S, B> {
         let Self { context, sending, key, .. } = self;
-        let forward = Forward { sending, key: &key, reason, deadline, stale: stale.as_ref() };
+        let enclosing = EnclosingLoads::here();
+        let forward = Forward { sending, key: &key, reason, deadline, stale: stale.as_ref(), enclosing };
         context.forward(forward, learns).await
     }
 
@@ -288,7 +292,7 @@ impl<S: Origin<B>, B: Send + 'static> Future for Missing<S, B> {
 pub(super) async fn fetch_unless_nested<S: Origin<B>, B: Send + 'static>(
     mut asking: Asking<S, B>,
     enclosing: HeaderValue,
-    lookup: LookupSpan,
+    mut lookup: LookupSpan,
 ) -> Fetched<S, B> {
     let Asking { context, sending, key, .. } = &mut asking;
     let request = sending.as_mut().request_mut();
@@ -526,18 +530,22 @@ impl RequestLookup<'_> {
     }
 
     /// Waits for another request's load; `None` if the request has to be looked up again.
-    async fn follow<R: Body>(&mut self, follower: Follower, miss: Miss, served: Served) -> Option<Next<R>> {
+    async fn follow<R: Body>(&mut self, mut follower: Follower, miss: Miss, served: Served) -> Option<Next<R>> {
         let wait = self.span.wait_for(&follower);
         let stale = self.stale_if_slow(&miss);
         let soft = stale.as_ref().map_or(self.patience.deadline(), |(_, until)| *until);
         let deadline = self.patience.deadline().min(soft);
+        // The load may wait for the very place of the load that this request is part of.
+        if let Some(place) = EnclosingLoads::here().place_at(&self.context.load_limit) {
+            follower.lend(place.clone());
+        }
         let key = self.key;
         let join = |load: &InProgress| {
             self.join(load, miss.reached_store(), Served::Collapsed, |context, headers| {
                 context.select_among(&load.entries, key, headers)
             })
         };
-        let outcome = match follower.follow(wait, deadline, join).await {
+        let outcome = match follower.follow(wait, deadline, || None, join).await {
             Followed::Joined(response) => return Some(Next::Respond(response)),
             Followed::Ended(outcome) => outcome,
             Followed::TimedOut => {
@@ -585,7 +593,7 @@ impl RequestLookup<'_> {
         }
         match self.class {
             // The load that it would wait for may itself wait for this request.
-            Class::Unasked if !Context::is_within_a_load(self.extensions) => {}
+            Class::Unasked if !context.is_within_a_load(self.extensions) => {}
             Class::Unasked | Class::Leads(_) | Class::Alone => return None,
             Class::Waited => {
                 alias.keep_apart();
@@ -625,7 +633,7 @@ impl RequestLookup<'_> {
                 context.select_of_class(load, alias, headers)
             })
         };
-        let outcome = match follower.follow(wait, deadline, join).await {
+        let outcome = match follower.follow(wait, deadline, || None, join).await {
             Followed::Joined(response) => return ByClass::Done(Box::new(Next::Respond(response))),
             Followed::Ended(outcome) => outcome,
             Followed::TimedOut => return ByClass::Done(Box::new(self.waited_too_long(miss.clone()))),

@@ -1,6 +1,6 @@
 //! A request that the application answers alone: the response is not stored.
 
-use std::pin::Pin;
+use std::{mem::take, pin::Pin};
 
 use http::{
     HeaderMap, Method, Request, Response, StatusCode,
@@ -13,13 +13,14 @@ use super::{
     annotate::{self, Refusal, Served},
     body::ResponseBody,
     coded_fields::vary,
-    context::Context,
+    context::{Context, within},
     oneshot::Oneshot,
     origin::Origin,
     plan::{CacheRequest, OriginResponse},
     record::content_length,
 };
 use crate::{
+    engine::enclosing::EnclosingLoads,
     entry::Entry,
     inherit::Reads,
     key::Key,
@@ -45,6 +46,8 @@ pub(super) struct Forward<'a, S: Origin<B>, B> {
     pub(super) deadline: Instant,
     /// The entry that may answer in place of an error, or if there was no place.
     pub(super) stale: Option<&'a Entry>,
+    /// The loads that the request is part of.
+    pub(super) enclosing: EnclosingLoads,
 }
 
 impl<S: Origin<B>, B> Forward<'_, S, B> {
@@ -120,24 +123,21 @@ impl Context {
         mut forward: Forward<'_, S, B>,
     ) -> Result<Response<ResponseBody<S::Content>>, S::Error> {
         let Forward { key, reason, deadline, stale, .. } = forward;
+        let mut enclosing = take(&mut forward.enclosing);
         let request = forward.request();
         self.cache.emit(Event::Miss);
-        let place = match reason {
-            NoCacheReason::Remembered => None,
-            _ => match self.load_limit.wait(deadline).await {
-                Some(place) => Some(place),
-                None => return Ok(self.without_place(request.method(), request.headers(), stale)),
-            },
-        };
+        if reason != NoCacheReason::Remembered {
+            let limit = enclosing.not_placed_at(&self.load_limit);
+            let Some(place) = limit.wait(deadline).await else {
+                return Ok(self.without_place(request.method(), request.headers(), stale));
+            };
+            enclosing = enclosing.placed(&limit, place);
+        }
         let fallback = stale.map(|stale| (stale, request.method().clone(), request.headers().clone()));
         self.ask_for_whole(request, reason);
         // An inner layer must not wait for the load that this one has waited for, nor for this one's place.
         self.enclose(request, key, None);
-        let answer = forward.sending;
-        let result = match place {
-            Some(place) => self.in_its_place(place, answer).await,
-            None => answer.await,
-        };
+        let result = within(enclosing, forward.sending).await;
         let failed = match &result {
             Ok(response) => Some(response.status()).filter(|status| is_replaceable_error(*status)).map(Some),
             Err(_) => Some(None),

@@ -1,6 +1,6 @@
 //! A load with the right to store its result: it asks the application, passes the response to the client, and stores it.
 
-use std::{pin::Pin, sync::Arc};
+use std::{mem::take, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use http::{
@@ -14,7 +14,7 @@ use tokio::{sync::mpsc, time::Instant};
 use super::{
     annotate::{self, Served},
     body::{Piece, ResponseBody},
-    context::Context,
+    context::{Context, at_once_within, within},
     encode::Encoding,
     oneshot::Oneshot,
     origin::Origin,
@@ -27,9 +27,10 @@ use super::{
 };
 use crate::{
     engine::{
-        flight::ReplyTo,
+        enclosing::EnclosingLoads,
+        flight::{ReplyTo, first_lent},
         growing_body::BodyWriter,
-        load_limit::LoadPermit,
+        load_limit::WaitForPlace,
         permit::{Demand, Purpose, WritePermit},
     },
     inherit::Reads,
@@ -51,6 +52,8 @@ pub(super) struct Asked {
     pub(super) context: Arc<Context>,
     pub(super) request: CacheRequest,
     pub(super) miss: Miss,
+    /// The loads that the request is part of, and then also the load itself with its place, until it is over.
+    pub(super) enclosing: EnclosingLoads,
 }
 
 /// A load under way, for the request that waits for its reply and for its followers.
@@ -58,8 +61,6 @@ pub(super) struct GrantedLoad<R: Body, E> {
     pub(super) asked: Box<Asked>,
     pub(super) permit: Box<WritePermit>,
     pub(super) reply_to: ReplyTo<LoadReply<R, E>>,
-    /// The place at the application, until the load is over.
-    pub(super) place: Option<LoadPermit>,
 }
 
 /// Whether a load has a place at the application.
@@ -114,27 +115,34 @@ impl<R: Body, E> GrantedLoad<R, E> {
 
     /// Sets the purpose of the load, and waits for a place at the application until `deadline`; in the background, not at all.
     async fn take_place(&mut self, purpose: Purpose, deadline: Instant) -> Admission {
-        let Self { asked, permit, reply_to, place } = self;
-        let (context, miss) = (&asked.context, &asked.miss);
+        let Self { asked, permit, reply_to } = self;
+        let Asked { context, miss, enclosing, .. } = &mut **asked;
+        let limit = enclosing.not_placed_at(&context.load_limit);
         if miss.reached_store() {
             permit.set_purpose(purpose, &miss.key);
         }
-        if purpose.is_in_background() {
-            *place = if permit.is_useful(purpose) { context.load_limit.take() } else { None };
+        let place = if purpose.is_in_background() {
+            if permit.is_useful(purpose) { limit.take() } else { None }
         } else {
             context.cache.emit(Event::Miss);
-            *place = context.load_limit.take();
-            if place.is_none() {
-                // Boxed, so that the future of a load that gets a place at once stays small.
-                let waiting = Box::pin(context.load_limit.wait(deadline));
-                let demand = || context.demand(reply_to.is_awaited());
-                match Box::pin(permit.while_loading(waiting, demand)).await {
-                    Some(found) => *place = found,
-                    None => return Admission::Abandoned,
+            match limit.take() {
+                Some(place) => Some(place),
+                None => {
+                    let wait = Arc::new(WaitForPlace::of(1));
+                    let lent = first_lent(vec![permit.waits_for_place(wait.clone())]);
+                    // Boxed, so that the future of a load that gets a place at once stays small.
+                    let waiting = Box::pin(limit.wait_or_borrow(deadline, &wait, lent));
+                    let demand = || context.demand(reply_to.is_awaited());
+                    match Box::pin(permit.while_loading(waiting, demand)).await {
+                        Some(found) => found,
+                        None => return Admission::Abandoned,
+                    }
                 }
             }
-        }
-        if place.is_some() { Admission::Admitted } else { Admission::NoPlace }
+        };
+        let Some(place) = place else { return Admission::NoPlace };
+        *enclosing = take(enclosing).placed(&limit, place);
+        Admission::Admitted
     }
 
     /// Ends a load for which there is no place at the application, or a background load that could not be stored.
@@ -192,9 +200,9 @@ impl<R: Body, E> GrantedLoad<R, E> {
         &mut self,
         answer: impl Future<Output = Result<Response<R>, E>>,
     ) -> impl Future<Output = Option<Result<Response<R>, E>>> {
-        let Self { asked, permit, reply_to, place } = self;
+        let Self { asked, permit, reply_to } = self;
         let context = &asked.context;
-        let asking = context.with_reads(place.clone().unwrap_or_default(), answer);
+        let asking = context.with_reads(asked.enclosing.clone(), answer);
         permit.while_loading(asking, || context.demand(reply_to.is_awaited()))
     }
 
@@ -355,9 +363,9 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
         }
     }
 
-    /// As [`Incoming::take_at_once`], in the place of the load.
+    /// As [`Incoming::take_at_once`], as part of the load.
     fn take_at_once(&self, body: &mut Incoming<R>, length: u64) -> bool {
-        self.asked.context.at_once_in_its_place(self.place.as_ref(), || body.take_at_once(length))
+        at_once_within(&self.asked.enclosing, || body.take_at_once(length))
     }
 
     /// The plan for a response that is made from something stale, if other requests wait for it: they get it, too, but it is not
@@ -380,7 +388,7 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
         encodable: bool,
         now: u64,
     ) -> ClientHead {
-        let Asked { context, request, miss } = &*self.asked;
+        let Asked { context, request, miss, .. } = &*self.asked;
         let (status, why) = (parts.status, miss.detail.why);
         // Only the application can evaluate the preconditions of a POST.
         let of_get = request.method == Method::GET;
@@ -428,7 +436,8 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
             self.permit.publish_partial(writes.entries.clone().into(), growing.body());
             growing.end(payload.clone());
         }
-        let Self { permit, reply_to, place, .. } = self;
+        let Self { asked, permit, reply_to } = self;
+        let place = asked.enclosing;
         reply_to.send(match head.in_part {
             true => LoadReply::Entry(entry, head.served()),
             false => head.reply(ResponseBody::stored(payload)),
@@ -451,8 +460,8 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
     /// Passes the body on while it arrives, to the client and to the requests that join, and stores it.
     async fn store_streaming(self, mut draft: Draft, head: ClientHead, body: Incoming<R>, length: Length) {
         let encoding = draft.is_encodable().then(|| self.encoding());
-        let Self { asked, mut permit, reply_to, place } = self;
-        let Asked { context, request, .. } = *asked;
+        let Self { asked, mut permit, reply_to } = self;
+        let Asked { context, request, enclosing, .. } = *asked;
         let mut growing = Some(BodyWriter::new(length.known()));
         if let Some(growing) = &growing {
             permit.publish_partial(draft.entries(), growing.body());
@@ -469,7 +478,7 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
         };
         let recording = record(body, context.policy.max_body, length.declared, &feed, &mut growing);
         // A body may load values as its handler does, and has to wait for no place while this load keeps one.
-        let recording = context.in_its_place(place.clone().unwrap_or_default(), recording);
+        let recording = within(enclosing.clone(), recording);
         let is_awaited = || waiting.as_ref().map_or_else(|| !feed.is_closed(), ReplyTo::is_awaited);
         match permit.while_loading(recording, || context.demand(is_awaited())).await {
             None => permit.abandon(),
@@ -497,7 +506,7 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
                 context.record_uncacheable(permit, &request, status, offers_ranges, reason);
                 if let (Some(rest), Some(growing)) = (rest, growing) {
                     // As for a single client, which reads the rest by itself.
-                    drop(place);
+                    drop(enclosing);
                     pass_on(rest, &feed, growing).await;
                 }
             }

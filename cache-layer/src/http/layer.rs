@@ -477,7 +477,8 @@ impl CacheLayer {
     /// answered anyway need no place: writes, and requests that are passed through or known not to be cacheable.
     ///
     /// [`CacheBuilder::max_loads`](crate::CacheBuilder::max_loads) limits the loads of all layers over a cache together with
-    /// those of values; a layer's own limit applies in addition.
+    /// those of values; a layer's own limit applies in addition. A request within a load that has a place needs none at the same
+    /// limit.
     ///
     /// When all places are taken, a request waits, first come, first served, for
     /// [`lock_timeout`](crate::CacheBuilder::lock_timeout) at most. Then it is answered with a stale response that may be used on

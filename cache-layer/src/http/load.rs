@@ -69,7 +69,7 @@ impl<S: Origin<B>, B: Send + 'static> Load<S, B> {
             AcquireOutcome::Found(hit) => reply_to.send(LoadReply::Entry(hit.entry, Served::Collapsed)),
             AcquireOutcome::Uncacheable => self.reply_uncached(NoCacheReason::Remembered, None, reply_to).await,
             AcquireOutcome::BackedOff(failure) => {
-                let Asked { context, request, miss } = &mut *self.asked;
+                let Asked { context, request, miss, .. } = &mut *self.asked;
                 let stale = miss.stale.take();
                 match context.reply_while_backing_off(&request.headers, stale.as_ref(), &failure) {
                     Some(reply) => reply_to.send(reply),
@@ -96,7 +96,7 @@ impl<S: Origin<B>, B: Send + 'static> Load<S, B> {
     /// Asks for the right to load.
     async fn acquire(&mut self, flight: Flight, reply_to: &ReplyTo<ReplyOf<S, B>>) -> AcquireOutcome<Hit> {
         let Self { asked, purpose, patience, .. } = self;
-        let Asked { context, request, miss } = &mut **asked;
+        let Asked { context, request, miss, .. } = &mut **asked;
         let (context, key, headers) = (&**context, &request.key, &*request.headers);
         // The task of a load in the background may run before the request has dropped its end.
         let is_unawaited = || purpose.is_in_background() || !reply_to.is_awaited();
@@ -108,7 +108,7 @@ impl<S: Origin<B>, B: Send + 'static> Load<S, B> {
     /// Loads, with the right to store the result.
     fn load(self, permit: Box<WritePermit>, reply_to: ReplyTo<ReplyOf<S, B>>) -> impl Future<Output = ()> + Send {
         let Self { asked, sending, purpose, patience } = self;
-        GrantedLoad { asked, permit, reply_to, place: None }.run(sending, purpose, patience.end())
+        GrantedLoad { asked, permit, reply_to }.run(sending, purpose, patience.end())
     }
 
     /// Forwards the request alone, and replies with the response, unless the client leaves before that; a background load has no
@@ -118,9 +118,9 @@ impl<S: Origin<B>, B: Send + 'static> Load<S, B> {
         if purpose.is_in_background() {
             return;
         }
-        let Asked { context, request, .. } = &*asked;
+        let Asked { context, request, enclosing, .. } = *asked;
         let (key, stale) = (&request.key, stale.as_ref());
-        let forward = Forward { sending, key, reason, deadline: patience.end(), stale };
+        let forward = Forward { sending, key, reason, deadline: patience.end(), stale, enclosing };
         let reply = async { context.forward_alone(forward).await.map_or_else(LoadReply::Failed, LoadReply::Response) };
         reply_to.send_while_awaited(reply).await;
     }

@@ -11,7 +11,7 @@ use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request};
 
 use super::{context::Context, select::Selection};
 use crate::{
-    engine::{Cache, Reading},
+    engine::{Cache, Reading, enclosing::EnclosingLoads},
     key::Key,
     semantics::list::has_any,
     store::LeaseToken,
@@ -47,9 +47,9 @@ impl Context {
         loads.any(|load| load.key == *key && load.cache.shares_with(&self.cache))
     }
 
-    /// Whether this process is loading anything for a layer further out.
-    pub(super) fn is_within_a_load(extensions: &Extensions) -> bool {
-        extensions.get::<EnclosingLoad>().is_some()
+    /// Whether this process is loading anything for a layer further out, or anything that has a place among the loads of this one.
+    pub(super) fn is_within_a_load(&self, extensions: &Extensions) -> bool {
+        extensions.get::<EnclosingLoad>().is_some() || EnclosingLoads::here().place_at(&self.load_limit).is_some()
     }
 
     /// Removes and returns the token of the load that encloses the request in another process, as the request states it.

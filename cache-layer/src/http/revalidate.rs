@@ -77,8 +77,8 @@ impl<R: Body, E> GrantedLoad<R, E> {
     /// its tag may only be spelled differently. It answers this request, because the application has sent no other content. The
     /// next request asks for the whole response.
     async fn unmatched(self, entry: ResponseEntry, asked_about: bool) {
-        let Self { asked, permit, reply_to, place: _place } = self;
-        let Asked { context, request, miss } = *asked;
+        let Self { asked, permit, reply_to } = self;
+        let Asked { context, request, miss, enclosing: _place } = *asked;
         let reason = NoCacheReason::Unmatched;
         let served = Served::Validated { why: miss.detail.why, not_stored: Some(reason) };
         reply_to.send(LoadReply::Entry(entry.clone(), served));

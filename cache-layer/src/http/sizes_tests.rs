@@ -18,7 +18,7 @@ use super::{
     target::Target,
 };
 use crate::{
-    engine::{Cache, flight::Role, permit::Purpose},
+    engine::{Cache, enclosing::EnclosingLoads, flight::Role, permit::Purpose},
     semantics::cache_status::ForwardReason,
     store::{MemoryStore, Seen},
 };
@@ -45,7 +45,8 @@ async fn the_futures_of_a_miss_are_small() {
     let detail = Route { why: ForwardReason::UriMiss, varies: None };
     let miss = Miss { key: key.clone(), expected: Some(Seen::Nothing), stale: None, detail };
     let (purpose, patience) = (Purpose::Answer, context.cache.patience());
-    let asked = Box::new(Asked { context: context.clone(), request: asked, miss });
+    let enclosing = EnclosingLoads::default();
+    let asked = Box::new(Asked { context: context.clone(), request: asked, miss, enclosing });
     let load = Load { asked, sending: Box::pin(Oneshot::new(service, request())), purpose, patience };
     let mut led = 0;
     let task = context.cache.flights().spawn_load(Span::none(), |reply_to| {

@@ -11,12 +11,19 @@ use http::{
 use http_body::Body;
 
 use super::{
-    context::Context, oneshot::Oneshot, origin::Origin, plan::CacheRequest, preferences::ClientPreferences,
-    record::content_length, response_entry::ResponseEntry, select::Selection,
+    context::{Context, within},
+    oneshot::Oneshot,
+    origin::Origin,
+    plan::CacheRequest,
+    preferences::ClientPreferences,
+    record::content_length,
+    response_entry::ResponseEntry,
+    select::Selection,
 };
 use crate::{
     engine::{
         Reading,
+        enclosing::EnclosingLoads,
         verifier::{Print, Printing, Turn},
         verify::Verification,
     },
@@ -79,10 +86,10 @@ impl Context {
         }
         // An inner layer has to ask the application as well.
         self.enclose(&mut request, verification.key(), None);
-        let [to_ask, to_read] = [place.clone(), place.clone()];
+        let enclosing = EnclosingLoads::default().placed(&self.load_limit, place.clone());
         let load = async {
-            let response = self.with_reads(to_ask, Oneshot::new(service, request)).await.ok()?;
-            self.in_its_place(to_read, self.print_of(&verification, &asked, response, &entry)).await
+            let response = self.with_reads(enclosing.clone(), Oneshot::new(service, request)).await.ok()?;
+            within(enclosing, self.print_of(&verification, &asked, response, &entry)).await
         };
         // A failure says nothing about the stored response.
         let Some(loaded) = verification.load(place, Box::pin(load)).await.flatten() else { return };

@@ -24,6 +24,7 @@ use super::{
 use crate::{
     engine::{
         Cache, InvalidateError,
+        enclosing::EnclosingLoads,
         flight::Role,
         miss::Attempt,
         patience::Patience,
@@ -169,10 +170,10 @@ impl Context {
         };
         let detail = Route { why: ForwardReason::Miss, varies: None };
         let miss = Miss { key: request.key.clone(), expected: Some(Seen::Unusable), stale: None, detail };
-        let context = self.clone();
+        let (context, enclosing) = (self.clone(), EnclosingLoads::here());
         let task = self.cache.flights().spawn_load(Span::none(), |reply_to| {
-            let asked = Box::new(Asked { context, request, miss });
-            let load = GrantedLoad::<R, Infallible> { asked, permit, reply_to, place: None };
+            let asked = Box::new(Asked { context, request, miss, enclosing });
+            let load = GrantedLoad::<R, Infallible> { asked, permit, reply_to };
             async move { load.receive(response).await }
         });
         match task.reply().await {

@@ -45,7 +45,7 @@ labels! {
         /// The request is for a range in another unit than bytes, or of a response that will most likely not be stored: the
         /// application answers it (RFC 9110, section 14.2).
         RangeRequest => "range",
-        /// A layer further out, over the same cache, is loading the same entry.
+        /// A layer further out, over the same cache, is loading the same entry; or a call is part of a load of the same key.
         Nested => "nested",
         /// The request has a precondition that is not for caches to evaluate (RFC 9110, section 13.1).
         ConditionalRequest => "conditional",

@@ -2,12 +2,11 @@
 
 use std::{any::Any, sync::Arc, time::Duration};
 
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::Instant;
 
 use super::{
-    loaded::Loaded,
+    loaded::{Loaded, Stale},
     stand_in::StandIn,
     terms::{Lock, Terms},
     value::{Hit, write},
@@ -18,8 +17,9 @@ use crate::{
         Cache,
         backoff::BackOff,
         early::{Life, is_due},
-        flight::{FlightOutcome, Follower, LentPlace, ReplyTo},
-        load_limit::{LoadPermit, Places},
+        enclosing::EnclosingLoads,
+        flight::{FlightOutcome, Follower, LentPlace, ReplyTo, first_lent},
+        load_limit::{LoadLimit, LoadPermit, WaitForPlace},
         miss::{Followed, Miss},
         patience::{LONGEST_PAUSE, Patience},
         permit::{Demand, FailurePolicy, Purpose, WritePermit},
@@ -29,7 +29,7 @@ use crate::{
     inherit::{self, Reads},
     key::Key,
     store::Writes,
-    telemetry::{Event, LookupResult, NoCacheReason},
+    telemetry::{Event, LookupResult, Named, NoCacheReason},
     throttle::Throttle,
 };
 
@@ -40,6 +40,17 @@ const LONGEST_BACK_OFF: Duration = Duration::from_secs(30);
 /// How long a negative value (such as `None`) is fresh, and the test for one.
 pub(super) type Negative<V> = (Duration, fn(&V) -> bool);
 
+/// Whether a call loads anew, even if there is a fresh value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Refresh {
+    #[default]
+    No,
+    /// It does; a load under way may have begun before the call did.
+    First,
+    /// It has waited for a load: one that it finds under way now has begun since, and is as good as its own.
+    Waited,
+}
+
 /// The key that a call asks for, and the terms.
 pub(super) struct Ask<V> {
     pub(super) cache: Cache,
@@ -47,12 +58,12 @@ pub(super) struct Ask<V> {
     pub(super) terms: Terms,
     pub(super) lock: Lock,
     pub(super) negative: Option<Negative<V>>,
-    pub(super) refresh: bool,
+    pub(super) refresh: Refresh,
     pub(super) early: Option<f32>,
     pub(super) back_off: Option<BackOff>,
     pub(super) stand_in: StandIn<V>,
-    /// The places of the load that the call is part of, among the loads that may run at one time.
-    pub(super) places: Places,
+    /// The loads that the call is part of.
+    pub(super) enclosing: EnclosingLoads,
 }
 
 /// The result of a load, for the call that leads it. `L` is the load function, where each call has its own.
@@ -67,6 +78,13 @@ pub(super) enum LoadResult<V, E, L> {
     Failed(E),
     /// The load can't be shared: each call runs its own.
     Unshared(L),
+}
+
+/// The place of a load, if loads are limited.
+pub(super) enum Place {
+    Taken(LoadPermit),
+    /// The load waits for a place. Followers may lend theirs.
+    Awaited(Arc<WaitForPlace>, Vec<LentPlace>),
 }
 
 /// A background refresh was skipped, because no place is free; a later call will refresh.
@@ -87,11 +105,11 @@ impl<V> Ask<V> {
             terms: Terms::default(),
             lock: Lock::default(),
             negative: None,
-            refresh: false,
+            refresh: Refresh::No,
             early: None,
             back_off: BackOff::new(FIRST_BACK_OFF, LONGEST_BACK_OFF),
             stand_in: StandIn::default(),
-            places: Places::default(),
+            enclosing: EnclosingLoads::default(),
         }
     }
 
@@ -120,26 +138,58 @@ impl<V> Ask<V> {
     /// The same for a load with this purpose: in the background, it is no part of the load that the call is part of.
     pub(super) fn loads_for(mut self, purpose: Purpose) -> Self {
         if purpose.is_in_background() {
-            self.places = Places::default();
+            self.enclosing = EnclosingLoads::default();
         }
         self
     }
 
-    /// Whether the call is part of a load with a place among the loads of its cache.
-    pub(super) fn is_placed(&self) -> bool {
-        self.places.at(self.cache.load_limit()).is_some()
+    /// Whether the call loads anew, even if there is a fresh value.
+    pub(super) fn is_refresh(&self) -> bool {
+        self.refresh != Refresh::No
     }
 
-    /// A place for a background load, if loads are limited; it does not wait for one. The load is for one key of each purpose, all
-    /// of them in the background, or none.
-    pub(super) fn place_unless_skipped(
+    /// Whether the call is part of a load of the same value, and so must not wait for that.
+    pub(super) fn is_nested(&self) -> bool {
+        self.enclosing.are_loading(&self.cache, &self.key)
+    }
+
+    /// Reports that a call is answered without the cache, because it [is nested](Self::is_nested). Returns its miss.
+    pub(super) fn pass_through(&self, span: &mut LookupSpan) -> Miss {
+        let reason = NoCacheReason::Nested;
+        span.bypassed(reason);
+        self.cache.emit(Event::Bypass(reason));
+        if self.cache.is_told_names() {
+            self.cache.tell(&Named::Bypass { key: Some(&self.key), reason });
+        }
+        Miss { key: self.key.clone(), expected: None, stale: None, detail: () }
+    }
+
+    /// Whether the call is part of a load with a place among the loads of its cache.
+    pub(super) fn is_placed(&self) -> bool {
+        self.enclosing.place_at(self.cache.load_limit()).is_some()
+    }
+
+    /// The limit at which a load of the call needs a place.
+    fn limit(&self) -> LoadLimit {
+        self.enclosing.not_placed_at(self.cache.load_limit())
+    }
+
+    /// The place of a load; one in the background does not wait for any. The load is for one key of each purpose, all of them in
+    /// the background, or none, and has these permits.
+    pub(super) fn place<'p>(
         &self,
         purposes: impl Iterator<Item = Purpose> + Clone,
-    ) -> Result<Option<LoadPermit>, Skipped> {
+        permits: impl Iterator<Item = &'p mut WritePermit>,
+    ) -> Result<Place, Skipped> {
+        let place = self.limit().take().map(Place::Taken);
         if !purposes.clone().any(Purpose::is_in_background) {
-            return Ok(None);
+            return Ok(place.unwrap_or_else(|| {
+                let permits: Vec<_> = permits.collect();
+                let wait = Arc::new(WaitForPlace::of(permits.len()));
+                let lent = permits.into_iter().map(|permit| permit.waits_for_place(wait.clone())).collect();
+                Place::Awaited(wait, lent)
+            }));
         }
-        let place = self.cache.load_limit().take();
         for purpose in purposes {
             match place {
                 None => self.cache.emit(Event::RefreshSkipped),
@@ -147,37 +197,31 @@ impl<V> Ask<V> {
                 Some(_) => {}
             }
         }
-        place.map(Some).ok_or(Skipped)
+        place.ok_or(Skipped)
     }
 
-    /// The places that the followers of these loads may lend, if loads are limited.
-    pub(super) fn lent_places<'p>(&self, loads: impl IntoIterator<Item = &'p WritePermit>) -> Vec<LentPlace> {
-        if !self.cache.load_limit().is_limited() {
-            return Vec::new();
-        }
-        loads.into_iter().map(WritePermit::lent_place).collect()
+    /// The place of a load for this call alone.
+    pub(super) fn place_alone(&self) -> Place {
+        let awaited = || Place::Awaited(Arc::new(WaitForPlace::of(1)), Vec::new());
+        self.limit().take().map_or_else(awaited, Place::Taken)
+    }
+
+    /// The loads that the code of a load is part of, once it has its place, without what it loads; and whether it had to wait.
+    pub(super) async fn placed(&self, place: Place) -> (EnclosingLoads, bool) {
+        let limit = self.limit();
+        let (place, has_waited) = match place {
+            Place::Taken(place) => (place, false),
+            // Boxed, so that the future of a load that need not wait stays small.
+            Place::Awaited(wait, lent) => (Box::pin(self.wait_for_place(&limit, &wait, lent)).await, true),
+        };
+        (self.enclosing.clone().placed(&limit, place), has_waited)
     }
 
     /// Waits for a place among the loads that may run at one time: until one becomes free, or a follower lends its own. If there
     /// is none for as long as a load may keep its place, the load goes ahead without.
-    async fn place(&self, lent: Vec<LentPlace>) -> LoadPermit {
-        let mut lent: FuturesUnordered<_> = lent.into_iter().collect();
-        let lent = async move {
-            loop {
-                match lent.next().await {
-                    Some(Ok(place)) => return place,
-                    Some(Err(_)) => {}
-                    None => return std::future::pending().await,
-                }
-            }
-        };
-        let waiting = self.cache.load_limit().wait(deadline(self.cache.longest_load()));
-        let place = tokio::select! {
-            biased;
-            place = waiting => place,
-            place = lent => Some(place),
-        };
-        place.unwrap_or_else(|| {
+    async fn wait_for_place(&self, limit: &LoadLimit, wait: &WaitForPlace, lent: Vec<LentPlace>) -> LoadPermit {
+        let deadline = deadline(self.cache.longest_load());
+        limit.wait_or_borrow(deadline, wait, first_lent(lent)).await.unwrap_or_else(|| {
             static THROTTLE: Throttle = Throttle::new();
             if let Some(kept_back) = THROTTLE.pass() {
                 let key = self.cache.key_for_logs(&self.key);
@@ -187,28 +231,13 @@ impl<V> Ask<V> {
         })
     }
 
-    /// The places of a load: `place`, or that of the load that it is part of, or one that it has to wait for.
-    async fn places_for(&self, place: Option<LoadPermit>, lent: Vec<LentPlace>) -> Places {
-        let place = match place {
-            None if self.is_placed() => return self.places.clone(),
-            None => self.place(lent).await,
-            Some(place) => place,
-        };
-        self.places.clone().and(self.cache.load_limit(), place)
-    }
-
-    /// Runs a load in its place, if loads are limited.
-    pub(super) async fn in_place<T>(
-        &self,
-        place: Option<LoadPermit>,
-        lent: Vec<LentPlace>,
-        load: impl Future<Output = T>,
-    ) -> T {
-        if !self.cache.load_limit().is_limited() {
-            return load.await;
-        }
-        let places = Box::pin(self.places_for(place, lent)).await;
-        Box::pin(places.hold(load)).await
+    /// The former value, for the load.
+    pub(super) fn former(&self, miss: &Miss) -> Option<Stale<V>>
+    where
+        V: DeserializeOwned + 'static,
+    {
+        let entry = miss.stale.as_ref()?;
+        Some(Stale::new(self.cache.value_of(entry).ok()?, entry.tags()))
     }
 
     /// The demand for a load: `awaited` says whether the call that leads it waits for it.
@@ -309,7 +338,7 @@ impl<V> Ask<V> {
         V: DeserializeOwned + 'static,
     {
         let may_stand_in = miss.stale.is_some() || self.stand_in.has_fallback();
-        if self.refresh || !may_stand_in || self.back_off.is_none() {
+        if self.is_refresh() || !may_stand_in || self.back_off.is_none() {
             return None;
         }
         self.cache.recent_failure(&self.key)?;
@@ -333,7 +362,9 @@ impl<V> Ask<V> {
         if let (Err(_), Some(hit)) = (&loaded, self.stale_if_error(miss)) {
             return Ok(self.stands_in(hit));
         }
-        self.cache.emit(Event::Miss);
+        if !self.is_nested() {
+            self.cache.emit(Event::Miss);
+        }
         let loaded = loaded?;
         let reads = self.terms_of(&loaded).apply_to(reads, self.cache.moment());
         inherit::note(|| reads);
@@ -379,7 +410,7 @@ impl<V> Ask<V> {
 
     /// Waits for another call's load.
     pub(super) async fn follow<E: Clone + 'static>(
-        &self,
+        &mut self,
         mut follower: Follower,
         miss: &Miss,
         patience: &mut Patience,
@@ -390,20 +421,17 @@ impl<V> Ask<V> {
     {
         let wait = span.wait_for(&follower);
         let stale = self.stale_if_slow(miss, patience);
-        let place = self.places.at(self.cache.load_limit());
-        let deadline = match &stale {
-            Some((_, soft)) => patience.deadline().min(*soft),
-            // If the call loaded by itself, it would have to wait for a place behind the load that it waits for now.
-            None if place.is_none() && self.cache.load_limit().is_contended() => {
-                patience.deadline() + self.cache.longest_load()
-            }
-            None => patience.deadline(),
-        };
+        let soft = stale.as_ref().map(|(_, soft)| *soft);
+        let deadline = soft.map_or(patience.deadline(), |soft| patience.deadline().min(soft));
         // The load may wait for the very place that this call has.
+        let place = self.enclosing.place_at(self.cache.load_limit());
         if let Some(place) = place {
             follower.lend(place.clone());
         }
-        let outcome = match follower.follow(wait, deadline, |_| None::<V>).await {
+        // If the call loaded by itself, it would have to wait for a place behind the load that it waits for now.
+        let queues = || soft.is_none() && place.is_none() && self.cache.load_limit().is_full();
+        let longer = || queues().then(|| deadline + self.cache.longest_load());
+        let outcome = match follower.follow(wait, deadline, longer, |_| None::<V>).await {
             Followed::Ended(outcome) => outcome,
             Followed::Joined(_) | Followed::TimedOut => {
                 return match stale {
@@ -414,11 +442,20 @@ impl<V> Ask<V> {
                 };
             }
         };
+        let has_begun_since = self.refresh == Refresh::Waited;
+        match (self.refresh, &outcome) {
+            (Refresh::First, _) => {
+                self.refresh = Refresh::Waited;
+                let goes_on = patience.again(LONGEST_PAUSE, Duration::ZERO).await;
+                return if goes_on { Next::LookAgain } else { Next::LoadUncached };
+            }
+            // What is stored now is new.
+            (Refresh::Waited, FlightOutcome::Stored) => self.refresh = Refresh::No,
+            _ => {}
+        }
         match outcome {
-            // Another call's load may have begun before this call did.
-            _ if self.refresh && patience.again(LONGEST_PAUSE, Duration::ZERO).await => Next::LookAgain,
             FlightOutcome::FailedWith(error) => self.failed_together(miss, &error),
-            FlightOutcome::Unstored(entries) if !miss.reached_store() => self.shared(&entries, span),
+            FlightOutcome::Unstored(entries) if has_begun_since || !miss.reached_store() => self.shared(&entries, span),
             FlightOutcome::Transient(entries) if miss.reached_store() => self.shared(&entries, span),
             FlightOutcome::Failed => {
                 let result = self.while_backing_off::<E, ()>(miss, ());
@@ -543,7 +580,7 @@ where
 // Not derived: a value need not be `Clone`.
 impl<V> Clone for Ask<V> {
     fn clone(&self) -> Self {
-        let Self { cache, key, terms, lock, negative, refresh, early, back_off, stand_in, places } = self;
+        let Self { cache, key, terms, lock, negative, refresh, early, back_off, stand_in, enclosing } = self;
         Self {
             cache: cache.clone(),
             key: key.clone(),
@@ -554,7 +591,7 @@ impl<V> Clone for Ask<V> {
             early: *early,
             back_off: *back_off,
             stand_in: stand_in.clone(),
-            places: places.clone(),
+            enclosing: enclosing.clone(),
         }
     }
 }

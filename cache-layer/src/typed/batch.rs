@@ -27,6 +27,7 @@ use crate::{
     },
     inherit::{self, Reads},
     key::Key,
+    telemetry::NoCacheReason,
 };
 
 /// A key to load, and its stale value, if there is one.
@@ -61,6 +62,9 @@ struct Granted<K, V, E> {
     purpose: Purpose,
     reply_to: ReplyTo<Part<V, E>>,
 }
+
+/// The senders of the parts of a load, by their keys.
+type Parts<K, V, E> = HashMap<K, oneshot::Sender<Received<V, E>>>;
 
 /// The wait of a key for another process's load; then the key is looked up again.
 type Wait<K, V, E> = Pin<Box<dyn Future<Output = Led<K, V, E>> + Send>>;
@@ -184,7 +188,7 @@ where
 {
     let Some(cache) = led.first().map(|led| led.ask.cache.clone()) else { return led };
     let (looking, mut wanted): (Vec<_>, Vec<_>) =
-        led.into_iter().partition(|led| led.miss.reached_store() && !led.ask.refresh);
+        led.into_iter().partition(|led| led.miss.reached_store() && !led.ask.is_refresh());
     let keys: Vec<Key> = looking.iter().map(|led| led.ask.key.clone()).collect();
     for (mut led, found) in looking.into_iter().zip(find_again::<V>(&cache, &keys).await) {
         match found {
@@ -220,47 +224,83 @@ where
     let Some(first) = granted.first() else { return };
     // One load has one place, for any number of keys.
     let ask = first.ask.clone();
-    let Ok(place) = ask.place_unless_skipped(granted.iter().map(|one| one.purpose)) else {
+    let purposes: Vec<_> = granted.iter().map(|one| one.purpose).collect();
+    let Ok(place) = ask.place(purposes.into_iter(), granted.iter_mut().map(|one| &mut *one.permit)) else {
         return granted.into_iter().for_each(|mut one| one.permit.leave_out());
     };
-    let lent = ask.lent_places(granted.iter().map(|one| &*one.permit));
+    let keys: Vec<Key> = granted.iter().map(|one| one.ask.key.clone()).collect();
+    let elsewhere: Vec<_> = granted.iter().filter_map(Granted::loaded_elsewhere).collect();
     let (mut wanted, mut senders) = (Vec::with_capacity(granted.len()), HashMap::with_capacity(granted.len()));
     let mut parts = Vec::with_capacity(granted.len());
     for one in granted {
-        wanted.push((one.id.clone(), one.stale()));
+        wanted.push((one.id.clone(), one.ask.former(&one.miss).and_then(Stale::transpose)));
         let (sender, receiver) = oneshot::channel();
         senders.insert(one.id.clone(), sender);
         parts.push(one.end(receiver));
     }
     let loading = async {
-        let (brought, reads) = inherit::collect(ask.in_place(place, lent, load(wanted))).await;
-        hand_out(brought, &reads, senders);
+        let (enclosing, has_waited) = ask.placed(place).await;
+        if has_waited && !elsewhere.is_empty() {
+            hand_out_found(&ask.cache, elsewhere, &mut senders).await;
+            wanted.retain(|(id, _)| senders.contains_key(id));
+        }
+        if wanted.is_empty() {
+            return enclosing;
+        }
+        let began = ask.cache.now();
+        let within = enclosing.clone().loading(&ask.cache, keys.iter());
+        let (brought, reads) = inherit::collect(within.hold(async { load(wanted).await })).await;
+        hand_out(brought, &reads, began, senders);
+        enclosing
     };
     let mut ended = pin!(join_all(parts));
-    tokio::select! {
+    // The load keeps its place until its results are stored: the next load may look for them.
+    let _place = tokio::select! {
         biased;
         // No call waits for any of the keys any more.
         _ = &mut ended => return,
-        () = loading => {}
-    }
+        place = loading => place,
+    };
     ended.await;
 }
 
 /// One key's part of the load.
-type Received<V, E> = (Result<Loaded<Option<V>>, E>, Reads);
+enum Received<V, E> {
+    /// The result, what it is made from, and when the load began.
+    Loaded((Result<Loaded<Option<V>>, E>, Reads), u64),
+    /// Another process has stored this value while the load waited for its place.
+    Found(Hit<Option<V>>),
+}
+
+/// Looks the keys that another process loads up once more, and gives those their parts that are there by now.
+async fn hand_out_found<K, V, E>(cache: &Cache, elsewhere: Vec<(K, Key)>, senders: &mut Parts<K, V, E>)
+where
+    K: Eq + Hash,
+    V: DeserializeOwned + 'static,
+{
+    let (ids, keys): (Vec<_>, Vec<_>) = elsewhere.into_iter().unzip();
+    for (id, found) in ids.into_iter().zip(find_again::<V>(cache, &keys).await) {
+        if let Found::Fresh(hit) = found
+            && let Some(sender) = senders.remove(&id)
+        {
+            let _ = sender.send(Received::Found(hit));
+        }
+    }
+}
 
 /// Gives each key its part of the load's result: an absence, if the load left the key out.
-fn hand_out<K, V, E>(brought: Brought<K, V, E>, reads: &Reads, mut senders: HashMap<K, oneshot::Sender<Received<V, E>>>)
+fn hand_out<K, V, E>(brought: Brought<K, V, E>, reads: &Reads, began: u64, mut senders: Parts<K, V, E>)
 where
     K: Eq + Hash,
     E: Clone,
 {
+    let loaded = |part: Result<Loaded<Option<V>>, E>| Received::Loaded((part, reads.clone()), began);
     // A part may have been abandoned.
     let left_out = match brought {
         Ok(values) => {
             for (id, value) in values {
                 if let Some(sender) = senders.remove(&id) {
-                    let _ = sender.send((value.map(|loaded| loaded.map(Some)), reads.clone()));
+                    let _ = sender.send(loaded(value.map(|loaded| loaded.map(Some))));
                 }
             }
             None
@@ -269,7 +309,7 @@ where
     };
     for (_, sender) in senders {
         let part = left_out.clone().map_or_else(|| Ok(Loaded::new(None)), Err);
-        let _ = sender.send((part, reads.clone()));
+        let _ = sender.send(loaded(part));
     }
 }
 
@@ -287,20 +327,29 @@ where
         is_useful
     }
 
-    fn stale(&self) -> Option<Stale<V>> {
-        let entry = self.miss.stale.as_ref()?;
-        self.ask.cache.value_of::<Option<V>>(entry).ok()?.map(|value| Stale::new(value, entry.tags()))
+    /// The key, if another process loads it, for which the call has waited in vain.
+    fn loaded_elsewhere(&self) -> Option<(K, Key)>
+    where
+        K: Clone,
+    {
+        let may_be_there = self.permit.refusal() == Some(NoCacheReason::WaitedTooLong)
+            && self.miss.reached_store()
+            && !self.ask.is_refresh();
+        may_be_there.then(|| (self.id.clone(), self.ask.key.clone()))
     }
 
     /// Keeps the lease until the load provides this key's part, and stores that.
     async fn end(self, part: oneshot::Receiver<Received<V, E>>) {
         let Self { ask, mut permit, miss, purpose, reply_to, .. } = self;
         permit.set_purpose(purpose, &ask.key);
-        let began = ask.cache.now();
         let demand = || ask.demand(reply_to.is_awaited());
         match permit.while_loading(part, demand).await {
             None => permit.abandon(),
-            Some(Ok(loaded)) => ask.conclude(permit, &miss, loaded, began, reply_to).await,
+            Some(Ok(Received::Found(hit))) => {
+                permit.found();
+                reply_to.send(LoadResult::Found(hit));
+            }
+            Some(Ok(Received::Loaded(loaded, began))) => ask.conclude(permit, &miss, loaded, began, reply_to).await,
             // The load panicked.
             Some(Err(_)) => drop(permit),
         }

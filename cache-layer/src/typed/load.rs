@@ -11,7 +11,7 @@ use tokio::{
 use tracing::{Instrument as _, Span};
 
 use super::{
-    ask::{Ask, LoadResult, Next, Skipped},
+    ask::{Ask, LoadResult, Next, Refresh, Skipped},
     loaded::{Loaded, Stale},
     terms::Lock,
     value::Hit,
@@ -20,18 +20,18 @@ use crate::{
     engine::{
         Cache,
         backoff::BackOff,
+        enclosing::EnclosingLoads,
         flight::{Flight, LoadTask, ReplyTo, Role, resume_panic},
-        load_limit::Places,
         miss::{AcquireOutcome, Found, Miss},
         patience::Patience,
         permit::Purpose,
         span::LookupSpan,
     },
-    inherit,
+    inherit::{self, Reads},
     key::Key,
     policy::beta_of,
     store::Seen,
-    telemetry::{Event, LookupResult, Tier},
+    telemetry::{Event, LookupResult, NoCacheReason, Tier},
 };
 
 type Loading<V, E> = Pin<Box<dyn Future<Output = Result<Loaded<V>, E>> + Send>>;
@@ -183,9 +183,10 @@ impl<V, E> GetOrLoad<V, E> {
         self
     }
 
-    /// Loads anew even if there is a fresh value, and stores the result. The present value stays until then.
+    /// Loads anew even if there is a fresh value, and stores the result. The present value stays until then. A load that has
+    /// begun since the call did is as good as its own: of refreshes at one time, most share one.
     pub fn refresh(mut self) -> Self {
-        self.ask.refresh = true;
+        self.ask.refresh = Refresh::First;
         self
     }
 }
@@ -208,7 +209,7 @@ where
 
     fn into_future(self) -> Self::IntoFuture {
         let Self { mut ask, load, hard_timeout } = self;
-        ask.places = Places::here();
+        ask.enclosing = EnclosingLoads::here();
         match hard_timeout {
             None if !ask.stand_in.has_fallback() => Box::pin(ask.answer(load)),
             hard_timeout => Box::pin(ask.answer_in_time(load, hard_timeout)),
@@ -237,7 +238,18 @@ struct LedLoad<V, E> {
 }
 
 /// The result of such a load.
-type Answer<V, E> = LoadResult<V, E, Load<V, E>>;
+type Answer<V, E> = LoadResult<V, E, Unrun<V, E>>;
+
+/// A load that did not run, and the miss that it is for.
+type Unrun<V, E> = (Load<V, E>, Miss);
+
+/// What a load that has its place brings.
+enum LoadEnd<V, E> {
+    /// Another process has stored this value while the load waited.
+    Found(Hit<V>),
+    /// The result, what it is made from, when the load began, and the loads that it is part of, with their places.
+    Loaded((Result<Loaded<V>, E>, Reads), u64, EnclosingLoads),
+}
 
 impl<V> Ask<V>
 where
@@ -279,11 +291,15 @@ where
         self.fetch(load, lookup).instrument(span).await
     }
 
-    async fn fetch<E>(self, load: Load<V, E>, mut span: LookupSpan) -> Result<V, E>
+    async fn fetch<E>(mut self, load: Load<V, E>, mut span: LookupSpan) -> Result<V, E>
     where
         E: Clone + Send + Sync + 'static,
     {
         let mut patience = self.patience();
+        if self.is_nested() {
+            let miss = self.pass_through(&mut span);
+            return self.load_uncached(load, &miss, &patience, &mut span).await;
+        }
         let mut waited = false;
         loop {
             let (found, tier) = self.find().await;
@@ -314,7 +330,9 @@ where
                     let led = LedLoad { ask: self.clone(), flight, miss, load, patience, purpose: Purpose::Answer };
                     return self.lead(led, span).await;
                 }
-                Role::Follower(_) if self.lock == Lock::Off => return self.load_uncached(load, &miss, &patience).await,
+                Role::Follower(_) if self.lock == Lock::Off => {
+                    return self.load_uncached(load, &miss, &patience, &mut span).await;
+                }
                 Role::Follower(follower) => follower,
             };
             if !waited {
@@ -324,7 +342,7 @@ where
             match self.follow(follower, &miss, &mut patience, &mut span).await {
                 Next::Return(result) => return result,
                 Next::LookAgain => {}
-                Next::LoadUncached => return self.load_uncached(load, &miss, &patience).await,
+                Next::LoadUncached => return self.load_uncached(load, &miss, &patience, &mut span).await,
             }
         }
     }
@@ -401,7 +419,7 @@ where
     }
 
     async fn find(&self) -> (Found<Hit<V>>, Tier) {
-        if self.refresh {
+        if self.is_refresh() {
             let key = self.key.clone();
             let miss = Miss { key, expected: Some(Seen::Unusable), stale: None, detail: () };
             return (Found::Missing(miss), Tier::None);
@@ -410,19 +428,60 @@ where
     }
 
     /// Loads for this one call, and stores nothing.
-    async fn load_uncached<E>(self, load: Load<V, E>, miss: &Miss, patience: &Patience) -> Result<V, E> {
+    async fn load_uncached<E>(
+        &self,
+        load: Load<V, E>,
+        miss: &Miss,
+        patience: &Patience,
+        span: &mut LookupSpan,
+    ) -> Result<V, E> {
         let stale = self.stale_if_slow(miss, patience);
-        let load = inherit::collect(self.in_place(None, Vec::new(), load(None)));
-        pin!(load);
-        let (loaded, reads) = match stale {
-            None => load.await,
-            Some((hit, until)) => match timeout_at(until, &mut load).await {
-                Ok(loaded) => loaded,
+        let loading = self.load_alone(load, miss);
+        pin!(loading);
+        let brought = match stale {
+            None => loading.await,
+            Some((hit, until)) => match timeout_at(until, &mut loading).await {
+                Ok(brought) => brought,
                 Err(_) if self.is_usable(&hit.entry) => return Ok(self.stands_in(hit)),
-                Err(_) => load.await,
+                Err(_) => loading.await,
             },
         };
-        self.unshared(loaded, &reads, miss)
+        match brought {
+            LoadEnd::Found(hit) => {
+                self.cache.emit(Event::Hit);
+                self.describe(&hit, true, span);
+                Ok(hit.noted(&self.cache))
+            }
+            LoadEnd::Loaded((loaded, reads), ..) => self.unshared(loaded, &reads, miss),
+        }
+    }
+
+    async fn load_alone<E>(&self, load: Load<V, E>, miss: &Miss) -> LoadEnd<V, E> {
+        let former = self.former(miss);
+        let (enclosing, has_waited) = self.placed(self.place_alone()).await;
+        if has_waited && let Some(hit) = self.found_meanwhile(miss).await {
+            return LoadEnd::Found(hit);
+        }
+        self.load_in(enclosing, load, former).await
+    }
+
+    /// The value that another load has stored while this one waited for its place.
+    async fn found_meanwhile(&self, miss: &Miss) -> Option<Hit<V>> {
+        if self.is_refresh() || !miss.reached_store() {
+            return None;
+        }
+        match self.find().await.0 {
+            Found::Fresh(hit) => Some(hit),
+            Found::Stale(..) | Found::Missing(_) => None,
+        }
+    }
+
+    /// Loads, as part of these loads.
+    async fn load_in<E>(&self, enclosing: EnclosingLoads, load: Load<V, E>, former: Option<Stale<V>>) -> LoadEnd<V, E> {
+        let began = self.cache.now();
+        let within = enclosing.clone().loading(&self.cache, once(&self.key));
+        let loaded = inherit::collect(within.hold(async { load(former).await })).await;
+        LoadEnd::Loaded(loaded, began, enclosing)
     }
 
     /// Leads a load, and waits for its result.
@@ -444,10 +503,7 @@ where
     async fn settle<E>(self, result: Answer<V, E>, span: &mut LookupSpan) -> Result<V, E> {
         match self.settled(result, span) {
             Ok(result) => result,
-            Err(load) => {
-                let miss = Miss { key: self.key.clone(), expected: None, stale: None, detail: () };
-                self.load_uncached(load, &miss, &Patience::none()).await
-            }
+            Err((load, miss)) => self.load_uncached(load, &miss, &Patience::none(), span).await,
         }
     }
 }
@@ -475,28 +531,40 @@ where
         let mut permit = match ask.cache.acquire(flight, &mut miss, &mut patience, policy, find).await {
             AcquireOutcome::Granted(permit) => permit,
             AcquireOutcome::Found(hit) => return reply_to.send(LoadResult::Found(hit)),
-            AcquireOutcome::Uncacheable => return reply_to.send(LoadResult::Unshared(load)),
+            AcquireOutcome::Uncacheable => return reply_to.send(LoadResult::Unshared((load, miss))),
             AcquireOutcome::BackedOff(_) => {
-                return reply_to.send(ask.while_backing_off(&miss, load));
+                return reply_to.send(ask.while_backing_off(&miss.clone(), (load, miss)));
             }
         };
         if !permit.is_useful(purpose) {
             return permit.leave_out();
         }
-        let place = match ask.place_unless_skipped(once(purpose)) {
+        let place = match ask.place(once(purpose), once(&mut *permit)) {
             Ok(place) => place,
             Err(Skipped) => return permit.leave_out(),
         };
-        let lent = ask.lent_places([&*permit]);
-        let stale =
-            miss.stale.as_ref().and_then(|entry| Some(Stale::new(ask.cache.value_of(entry).ok()?, entry.tags())));
+        let former = ask.former(&miss);
         permit.set_purpose(purpose, &ask.key);
         let demand = || ask.demand(reply_to.is_awaited());
-        let began = ask.cache.now();
-        let loading = inherit::collect(asked.in_place(place, lent, load(stale)));
+        let loads_elsewhere = permit.refusal() == Some(NoCacheReason::WaitedTooLong);
+        let loading = async {
+            let (enclosing, has_waited) = asked.placed(place).await;
+            if has_waited
+                && loads_elsewhere
+                && let Some(hit) = asked.found_meanwhile(&miss).await
+            {
+                return LoadEnd::Found(hit);
+            }
+            asked.load_in(enclosing, load, former).await
+        };
         match permit.while_loading(loading, demand).await {
             None => permit.abandon(),
-            Some(loaded) => ask.conclude(permit, &miss, loaded, began, reply_to).await,
+            Some(LoadEnd::Found(hit)) => {
+                permit.found();
+                reply_to.send(LoadResult::Found(hit));
+            }
+            // The load keeps its place until its result is stored: the next load may look for that.
+            Some(LoadEnd::Loaded(loaded, began, _place)) => ask.conclude(permit, &miss, loaded, began, reply_to).await,
         }
     }
 }

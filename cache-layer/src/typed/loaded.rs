@@ -70,6 +70,14 @@ impl<V> Stale<V> {
     }
 }
 
+impl<V> Stale<Option<V>> {
+    /// The value, if there is one.
+    pub(super) fn transpose(self) -> Option<Stale<V>> {
+        let Self { value, tags } = self;
+        value.map(|value| Stale { value, tags })
+    }
+}
+
 impl<V> Deref for Stale<V> {
     type Target = V;
 

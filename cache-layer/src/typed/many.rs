@@ -19,7 +19,7 @@ use tokio::{
 use tracing::{Instrument as _, Span};
 
 use super::{
-    ask::{Ask, Next},
+    ask::{Ask, Next, Refresh},
     batch::{self, Led, LoadMany, Part},
     loaded::{Loaded, Stale},
     terms::Lock,
@@ -30,15 +30,15 @@ use crate::{
     engine::{
         Cache,
         backoff::BackOff,
+        enclosing::EnclosingLoads,
         flight::{Follower, ReplyTo, Role, resume_panic},
-        load_limit::Places,
         miss::{Found, Miss},
         patience::Patience,
         permit::Purpose,
         span::LookupSpan,
     },
     entry::Entry,
-    inherit,
+    inherit::{self, Reads},
     key::Key,
     policy::beta_of,
     store::Seen,
@@ -174,9 +174,9 @@ impl<K, V, E> GetOrLoadMany<K, V, E> {
         self
     }
 
-    /// Loads all values again, even if they are there, and stores them.
+    /// As for [`GetOrLoad`](crate::GetOrLoad::refresh).
     pub fn refresh(mut self) -> Self {
-        self.ask.refresh = true;
+        self.ask.refresh = Refresh::First;
         self
     }
 }
@@ -286,7 +286,7 @@ where
     /// The call, and for each requested key its index among the distinct keys.
     fn begin(asked: GetOrLoadMany<K, V, E>, span: Span) -> (Self, Vec<usize>) {
         let GetOrLoadMany { mut ask, ids, tags_of, load, hard_timeout } = asked;
-        ask.places = Places::here();
+        ask.enclosing = EnclosingLoads::here();
         let cache = ask.cache.clone();
         let hard_timeout = hard_timeout.map(|(limit, error)| (deadline(limit), error));
         let (mut known, mut asked) = (HashMap::with_capacity(ids.len()), Vec::with_capacity(ids.len()));
@@ -310,8 +310,18 @@ where
         (Self { cache, load, span, hard_timeout, asked, settled, uncached: Vec::new() }, places)
     }
 
+    /// The keys that are to be looked up. A key that the call is part of a load of is loaded without the cache.
     fn asked(&mut self) -> Vec<Asked<K, V>> {
-        std::mem::take(&mut self.asked)
+        let asked = std::mem::take(&mut self.asked);
+        if asked.first().is_none_or(|asked| asked.ask.enclosing.is_empty()) {
+            return asked;
+        }
+        let (nested, asked): (Vec<_>, _) = asked.into_iter().partition(|asked| asked.ask.is_nested());
+        for mut asked in nested {
+            let miss = asked.ask.pass_through(&mut asked.span);
+            self.uncached.push((asked, miss));
+        }
+        asked
     }
 
     /// Looks `pending` up, leads or waits for the loads of missing keys, and returns the keys that are to be looked up again.
@@ -457,10 +467,11 @@ where
     }
 
     /// Looks up once more whether another load, whose wait was in vain, has stored a value by now: the call may have waited for
-    /// other keys since.
-    async fn look_once_more(&mut self) {
-        let may_be_there =
-            |asked: &Asked<K, V>, miss: &Miss| asked.waited && miss.reached_store() && !asked.ask.refresh;
+    /// other keys since, or, if it `has_waited`, for a place.
+    async fn look_once_more(&mut self, has_waited: bool) {
+        let may_be_there = |asked: &Asked<K, V>, miss: &Miss| {
+            (has_waited || asked.waited) && miss.reached_store() && !asked.ask.is_refresh()
+        };
         let uncached = std::mem::take(&mut self.uncached);
         let (looking, others) = uncached.into_iter().partition(|(asked, miss)| may_be_there(asked, miss));
         self.uncached = others;
@@ -509,33 +520,59 @@ where
         (loaded, left)
     }
 
+    /// As [`soon_or_stale`](Self::soon_or_stale), within the hard timeout.
+    async fn in_time<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+        waiting: Vec<(Asked<K, V>, Miss)>,
+    ) -> Option<(T, Vec<(Asked<K, V>, Miss)>)> {
+        let hard_timeout = self.hard_timeout.clone();
+        let work = async move {
+            match hard_timeout {
+                None => Ok(work.await),
+                Some((until, error)) => timeout_at(until, work).await.map_err(|_| error),
+            }
+        };
+        let (done, left) = self.soon_or_stale(work, waiting).await;
+        match done? {
+            Ok(done) => Some((done, left)),
+            Err(error) => {
+                for (asked, miss) in left {
+                    let result = asked.ask.unshared(Err(error.clone()), &Reads::default(), &miss);
+                    self.settled[asked.place] = Some(result);
+                }
+                None
+            }
+        }
+    }
+
     /// Loads the keys whose results can't be shared, for this call alone, and stores nothing.
     async fn load_uncached(&mut self) {
         if self.uncached.is_empty() {
             return;
         }
-        self.look_once_more().await;
+        self.look_once_more(false).await;
         let uncached = std::mem::take(&mut self.uncached);
         let Some((first, _)) = uncached.first() else { return };
-        let wanted = uncached.iter().map(|(asked, _)| (asked.id.clone(), None)).collect();
         let ask = first.ask.clone();
-        let load = inherit::collect(ask.in_place(None, Vec::new(), (self.load)(wanted)));
-        let hard_timeout = self.hard_timeout.clone();
-        let load = async move {
-            match hard_timeout {
-                None => Ok(load.await),
-                Some((until, error)) => timeout_at(until, load).await.map_err(|_| error),
-            }
-        };
-        let (loaded, uncached) = self.soon_or_stale(load, uncached).await;
-        let Some(loaded) = loaded else { return };
-        let (brought, reads) = match loaded {
-            Ok((Ok(values), reads)) => (Ok(values.into_iter().collect::<HashMap<_, _>>()), reads),
-            Ok((Err(error), reads)) => (Err(error), reads),
-            Err(error) => (Err(error), inherit::Reads::default()),
-        };
+        let Some((placed, uncached)) = self.in_time(ask.placed(ask.place_alone()), uncached).await else { return };
+        let (enclosing, has_waited) = placed;
+        self.uncached = uncached;
+        if has_waited {
+            self.look_once_more(true).await;
+        }
+        let uncached = std::mem::take(&mut self.uncached);
+        if uncached.is_empty() {
+            return;
+        }
+        let former = |(asked, miss): &(Asked<K, V>, Miss)| asked.ask.former(miss).and_then(Stale::transpose);
+        let wanted = uncached.iter().map(|one| (one.0.id.clone(), former(one))).collect();
+        let within = enclosing.loading(&self.cache, uncached.iter().map(|(asked, _)| &asked.ask.key));
+        let load = self.load.clone();
+        let load = inherit::collect(within.hold(async move { load(wanted).await }));
+        let Some(((brought, reads), uncached)) = self.in_time(load, uncached).await else { return };
         let (mut values, error) = match brought {
-            Ok(values) => (values, None),
+            Ok(values) => (values.into_iter().collect::<HashMap<_, _>>(), None),
             Err(error) => (HashMap::new(), Some(error)),
         };
         for (asked, miss) in uncached {
@@ -558,7 +595,7 @@ async fn find<K, V: DeserializeOwned + 'static>(
     let (mut elsewhere, mut keys) = (Vec::new(), Vec::new());
     for (place, asked) in pending.iter_mut().enumerate() {
         let key = &asked.ask.key;
-        if asked.ask.refresh {
+        if asked.ask.is_refresh() {
             let miss = Miss { key: key.clone(), expected: Some(Seen::Unusable), stale: None, detail: () };
             found.push(Some(Found::Missing(miss)));
             continue;

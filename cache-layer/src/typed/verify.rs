@@ -1,12 +1,12 @@
 //! Verifying hits of values: some loads run again in the background, and their results are compared with the stored values.
 
-use std::time::Duration;
+use std::{iter::once, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{ask::Ask, load::Load, value::Hit};
 use crate::{
-    engine::{load_limit::Places, verifier::Print, verify::Verification},
+    engine::{enclosing::EnclosingLoads, verifier::Print, verify::Verification},
     entry::Entry,
     inherit,
 };
@@ -28,7 +28,7 @@ where
         }
         if let Some(verification) = self.cache.verification(turn, &self.key, Some(&hit.entry), self.cache.load_limit())
         {
-            let ask = Self { places: Places::default(), ..self.clone() };
+            let ask = Self { enclosing: EnclosingLoads::default(), ..self.clone() };
             drop(self.cache.spawn(ask.verified(verification, hit.entry.clone(), load)));
         }
     }
@@ -37,8 +37,9 @@ where
         let Some(place) = verification.place() else { return };
         let age = Duration::from_millis(self.cache.now().saturating_sub(entry.deadlines().made));
         // The reads of this load must not count as reads of the caller.
-        let places = self.places.clone().and(self.cache.load_limit(), place.clone());
-        let loading = inherit::collect(places.hold(load(None)));
+        let enclosing = self.enclosing.clone().placed(self.cache.load_limit(), place.clone());
+        let enclosing = enclosing.loading(&self.cache, once(&self.key));
+        let loading = inherit::collect(enclosing.hold(async { load(None).await }));
         let Some((Ok(loaded), reads)) = verification.load(place, Box::pin(loading)).await else { return };
         // A value that its load would not store says nothing of the stored one: it may be a fallback, or made from one.
         let (terms, at) = (self.terms_of(&loaded), self.cache.moment());
