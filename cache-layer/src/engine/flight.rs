@@ -46,6 +46,9 @@ pub(crate) enum FlightOutcome {
     Transient(Arc<[(Key, Entry)]>),
     /// The result can't be shared. Each follower loads for itself, at once.
     Uncacheable,
+    /// The same; and the result has superseded the entry that the followers may have found.
+    #[cfg(feature = "typed")]
+    Superseded,
     /// The load failed. Each follower loads for itself, at once.
     Failed,
     /// The load failed with this error, which each follower returns.
@@ -61,6 +64,8 @@ impl FlightOutcome {
         match self {
             Self::Stored | Self::Unstored(_) | Self::Transient(_) => Release::Done,
             Self::Uncacheable => Release::GiveUp,
+            #[cfg(feature = "typed")]
+            Self::Superseded => Release::GiveUp,
             Self::Failed => Release::TransientError,
             #[cfg(feature = "typed")]
             Self::FailedWith(_) => Release::TransientError,

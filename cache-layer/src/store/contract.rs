@@ -209,6 +209,11 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
     /// to wait for each other.
     fn release(&self, lease: &Lease, uncacheable: Option<Duration>);
 
+    /// Ends a lease whose load has returned something that is not to be stored, and removes the entry of its key, which that has
+    /// superseded: both in one step, or neither if something overtook the load. Once this has returned `Ok`, this process does not
+    /// find that entry any more.
+    fn supersede<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<(), StoreError>>;
+
     /// Ends a lease whose load failed, without waiting. Until its pause is over, [`acquire`](Self::acquire) tells requests to
     /// leave the application alone. Whatever else ends a lease, or voids it, ends the pause, too.
     fn fail(&self, lease: &Lease, failed: Failed);

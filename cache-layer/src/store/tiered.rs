@@ -244,6 +244,10 @@ impl StoreBackend for TieredStore {
         self.redis.release(lease, uncacheable);
     }
 
+    fn supersede<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.redis.supersede(lease)
+    }
+
     fn fail(&self, lease: &Lease, failed: Failed) {
         self.redis.fail(lease, failed);
     }
