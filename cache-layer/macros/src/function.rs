@@ -2,7 +2,7 @@
 
 use syn::{
     Error, Expr, FnArg, GenericArgument, Ident, ItemFn, Pat, PatIdent, PatType, PathArguments, Receiver, Result,
-    ReturnType, Signature, Type, TypePath, TypeReference, parse_quote,
+    ReturnType, Signature, Type, TypePath, TypeReference, ext::IdentExt as _, parse_quote,
 };
 
 use crate::{
@@ -50,12 +50,17 @@ impl Function {
         for skipped in &arguments.skip {
             find(&mut inputs, skipped)?.keyed = false;
         }
-        let template = arguments.key.as_ref().map(pieces).transpose()?;
-        if let Some(template) = &template {
+        let mut template = arguments.key.as_ref().map(pieces).transpose()?;
+        if let Some(template) = &mut template {
             inputs.iter_mut().for_each(|input| input.keyed = false);
             for piece in template {
                 if let Piece::Argument(name) = piece {
-                    find(&mut inputs, name)?.keyed = true;
+                    let input = find(&mut inputs, name)?;
+                    input.keyed = true;
+                    // As the function writes it, raw or not.
+                    let span = name.span();
+                    name.clone_from(input.key_name());
+                    name.set_span(span);
                 }
             }
         }
@@ -213,7 +218,7 @@ fn receiver_of(this: &Receiver) -> Result<Receiver> {
 
 fn find<'a>(inputs: &'a mut [Input], name: &Ident) -> Result<&'a mut Input> {
     let known: Vec<String> = inputs.iter().map(|input| format!("`{}`", input.key_name())).collect();
-    inputs.iter_mut().find(|input| input.key_name() == name).ok_or_else(|| {
+    inputs.iter_mut().find(|input| input.key_name().unraw() == name.unraw()).ok_or_else(|| {
         let known = if known.is_empty() { "it has none".to_owned() } else { format!("write {}", known.join(" or ")) };
         Error::new(name.span(), format!("the function has no argument `{name}`: {known}"))
     })
