@@ -41,7 +41,7 @@ impl Context {
             return;
         }
         if let Some(verification) = self.cache.verification(turn, key, &self.load_limit) {
-            drop(self.cache.spawn(self.clone().verified(verification, service, request)));
+            self.cache.spawn_verification(self.clone().verified(verification, service, request));
         }
     }
 

@@ -24,7 +24,7 @@ where
         }
         if let Some(verification) = self.cache.verification(turn, &self.key, self.cache.load_limit()) {
             let ask = Self { places: Places::default(), ..self.clone() };
-            drop(self.cache.spawn(ask.verified(verification, hit.entry.clone(), load)));
+            self.cache.spawn_verification(ask.verified(verification, hit.entry.clone(), load));
         }
     }
 
