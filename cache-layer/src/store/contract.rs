@@ -123,8 +123,8 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
     /// Calls `listener` at the end of each sweep of this process, for as long as it lives.
     fn on_sweep(&self, _listener: &Arc<SweepListener>) {}
 
-    /// Whether this process keeps the entries that it reads.
-    fn has_first_tier(&self) -> bool {
+    /// Whether this process keeps in memory, at this moment, the entries that it reads from elsewhere.
+    fn keeps_what_it_reads(&self) -> bool {
         false
     }
 

@@ -174,8 +174,8 @@ impl StoreBackend for TieredStore {
         self.redis.on_sweep(listener);
     }
 
-    fn has_first_tier(&self) -> bool {
-        true
+    fn keeps_what_it_reads(&self) -> bool {
+        !self.local_tier.is_off() && self.redis.tracks()
     }
 
     fn clock(&self) -> Option<Clock> {
