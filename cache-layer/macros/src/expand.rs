@@ -132,7 +132,7 @@ impl Function {
                 .tags(__tags)
                 #refresh;
             #negative_ttl
-            #returned.answer(__ask.await)
+            #returned.answer(::cache_layer::__cached::asked(__ask).await)
         }
     }
 
@@ -165,7 +165,7 @@ impl Function {
                 .tags_of(|__item: &::cache_layer::__cached::Item<#ty>| __item.tags())
                 #negative_ttl
                 #refresh;
-            #returned.answer(__ask.await.map(|__values| ::cache_layer::__cached::found(__asked, __values)))
+            #returned.answer(::cache_layer::__cached::asked_many(__ask).await.map(|__values| ::cache_layer::__cached::found(__asked, __values)))
         }
     }
 

@@ -1,5 +1,7 @@
 //! The function that is to be cached, and the checks whether it can be.
 
+use proc_macro2::{TokenStream, TokenTree};
+use quote::ToTokens as _;
 use syn::{
     Error, Expr, FnArg, GenericArgument, Ident, ItemFn, Pat, PatIdent, PatType, PathArguments, Receiver, Result,
     ReturnType, Signature, Type, TypePath, TypeReference, ext::IdentExt as _, parse_quote,
@@ -44,6 +46,9 @@ impl Function {
     pub(crate) fn new(arguments: Arguments, item: ItemFn) -> Result<Self> {
         check(&item.sig)?;
         let (receiver, mut inputs) = inputs_of(&item.sig)?;
+        if receiver.is_none() {
+            check_place(&item.sig)?;
+        }
         if let Some(many) = &arguments.many {
             take_apart(&arguments, many, &mut inputs)?;
         }
@@ -132,6 +137,26 @@ fn check(signature: &Signature) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// An attribute does not see what is around its function. A function outside of an `impl` has no `Self`.
+fn check_place(signature: &Signature) -> Result<()> {
+    match self_type(signature.to_token_stream()) {
+        None => Ok(()),
+        Some(name) => Err(Error::new(
+            name.span(),
+            "a function without `self` can't be cached within an `impl`, which can't contain the type that is added: take \
+             `&self`, or cache a function outside of the `impl`, and call that",
+        )),
+    }
+}
+
+fn self_type(tokens: TokenStream) -> Option<Ident> {
+    tokens.into_iter().find_map(|token| match token {
+        TokenTree::Group(group) => self_type(group.stream()),
+        TokenTree::Ident(name) => (name == "Self").then_some(name),
+        TokenTree::Punct(_) | TokenTree::Literal(_) => None,
+    })
 }
 
 fn inputs_of(signature: &Signature) -> Result<(Option<Receiver>, Vec<Input>)> {
