@@ -275,6 +275,11 @@ impl ProductCache {
             return;
         }
         let warmed = cache.warm(config.cache_hot_keys as usize, config.cache_warm).await;
+        if !warmed.first_tier {
+            tracing::warn!(
+                "nothing was fetched into the first tier, which is not used: an operator has turned it off, or Redis refuses                  CLIENT TRACKING"
+            );
+        }
         if warmed.nodes > 0 || warmed.refused_lists > 0 {
             tracing::info!(
                 found = warmed.found,

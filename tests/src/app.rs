@@ -3,7 +3,7 @@
 use std::{fmt, time::Duration};
 
 use bytes::Bytes;
-use cache_layer::{Cache, CacheLayer, CacheService, ResponseBody};
+use cache_layer::{Cache, CacheLayer, CacheService, ResponseBody, testing::verified};
 use http::{HeaderMap, Method, Request};
 use http_body_util::BodyExt as _;
 use sfv::{BareItem, List, ListEntry, Parser};
@@ -98,10 +98,17 @@ impl App {
         tokio::time::timeout(LIMIT, answer).await.unwrap_or_else(|_| panic!("no answer within {LIMIT:?}"))
     }
 
-    /// Waits until nothing is being loaded or stored any more.
+    /// Waits until nothing is being loaded, stored or verified any more.
     pub async fn settled(&self) {
-        assert!(self.cache.drain(LIMIT).await, "loads were still under way after {LIMIT:?}");
+        settled(&self.cache).await;
     }
+}
+
+/// Waits until nothing is being loaded, stored or verified any more.
+pub(crate) async fn settled(cache: &Cache) {
+    assert!(cache.drain(LIMIT).await, "loads were still under way after {LIMIT:?}");
+    let verified = tokio::time::timeout(LIMIT, verified(cache)).await;
+    assert!(verified.is_ok(), "hits were still being verified after {LIMIT:?}");
 }
 
 /// A request without content, to [`HOST`] unless `uri` or `fields` say otherwise.

@@ -1,13 +1,16 @@
 //! Every store that a cache can use.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use cache_layer::{
     Cache, CacheBuilder,
     store::{MemoryStore, RedisStore, TieredStore},
 };
 
-use crate::RedisServer;
+use crate::{RedisServer, wait_until};
 
 /// A long timeout, so that no test fails because a busy machine was slow: other tests are about timeouts.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -60,6 +63,22 @@ impl Backend {
             Self::Redis(server) => Cache::builder(connect(server).await),
             Self::Tiered(server) => Cache::builder(TieredStore::new(BYTES, connect(server).await)),
         }
+    }
+}
+
+/// Waits until `reader` has heard of all that `writer` has changed until now, both over one server: its first tier hears of changes by
+/// pushes, which come in their order, and may come after the change has returned to the writer.
+///
+/// # Panics
+///
+/// If the store does not answer, or the reader hears nothing within half a minute.
+pub async fn heard(writer: &Cache, reader: &Cache) {
+    static MARKS: AtomicU64 = AtomicU64::new(0);
+    let key = ("a mark of what was heard", MARKS.fetch_add(1, Ordering::Relaxed));
+    for step in ["before", "after"] {
+        writer.set(key, step).await.expect("a store that answers");
+        // From here on, the reader has the first one in memory, and gets the second one once it has heard of it.
+        wait_until("the reader hears of it", async || reader.get::<String>(key).await.as_deref() == Some(step)).await;
     }
 }
 

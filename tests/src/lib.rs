@@ -47,7 +47,7 @@ mod supervisor;
 mod wait;
 
 pub use app::{App, CacheStatus, HOST, ask, request};
-pub use backend::Backend;
+pub use backend::{Backend, heard};
 pub use cache_node::{CacheNode, Storm};
 pub use fault_proxy::{Direction, Fault, FaultProxy};
 pub use feed::{Feed, Unread};

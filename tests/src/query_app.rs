@@ -10,7 +10,7 @@ use tower::{
 
 use crate::{
     Backend, Foreteller, Response,
-    app::{LIMIT, request},
+    app::{request, settled},
     ask,
     origin::{Body, Origin, full},
 };
@@ -48,7 +48,7 @@ impl QueryApp {
     pub async fn ask(&self, request: Request<Body>) -> Response {
         let response =
             ask(&self.service, request).await.unwrap_or_else(|error| panic!("the application failed: {error}"));
-        assert!(self.cache.drain(LIMIT).await, "loads were still under way after {LIMIT:?}");
+        settled(&self.cache).await;
         response
     }
 

@@ -50,6 +50,8 @@ over_each_store!(
     arguments_and_settings_have_any_names,
     a_function_within_another_one_has_its_companions,
     paths_mean_what_they_mean_to_the_function,
+    bounds_hold_for_what_is_added_as_well,
+    names_may_be_keywords,
 );
 
 /// A body of one expression on one line is no reason for a warning about its braces.
@@ -539,18 +541,26 @@ async fn the_type_says_what_may_be_none(backend: &Backend) {
 #[derive(Clone, Debug, PartialEq)]
 struct Slow;
 
+/// How long a call waits.
+#[derive(Clone, Copy)]
+struct Waits {
+    soft: Duration,
+    hard: Duration,
+}
+
 /// Answers at once the first time, then takes its time, and then fails.
 #[cached(
     name = "rate",
     ttl = "1m",
     stale_if_error = "1h",
-    soft_timeout = "10ms",
-    hard_timeout("20ms", Slow),
+    soft_timeout = waits.soft,
+    hard_timeout(waits.hard, Slow),
     failure_backoff("10s", "30s"),
     keep = "1d",
-    skip(db, gate)
+    skip(db, gate, waits)
 )]
-async fn rate(cache: &Cache, db: &Db, gate: &Gate) -> Result<usize, Slow> {
+async fn rate(cache: &Cache, db: &Db, gate: &Gate, waits: Waits) -> Result<usize, Slow> {
+    let _ = waits;
     let query = db.query();
     if query > 1 {
         gate.pass().await;
@@ -568,23 +578,26 @@ async fn a_slow_or_failing_function_has_what_stands_in_for_it(backend: &Backend)
     let clock = Clock::manual();
     let cache = backend.cache().await.clock(clock.clone()).build();
     let (db, gate) = (Db::default(), Gate::closed());
-    assert_eq!(rate(&cache, &db, &gate).await, Ok(1));
+    // No look-up takes longer than the long wait, on a busy machine either.
+    let (long, soon) = (60 * SECOND, Duration::from_millis(10));
+    let patient = Waits { soft: long, hard: long };
+    assert_eq!(rate(&cache, &db, &gate, patient).await, Ok(1));
     settled(&cache).await;
     clock.advance(100 * SECOND);
-    assert_eq!(rate(&cache, &db, &gate).await, Ok(1), "while it is slow");
+    assert_eq!(rate(&cache, &db, &gate, Waits { soft: soon, ..patient }).await, Ok(1), "while it is slow");
     gate.open();
     settled(&cache).await;
-    assert_eq!((rate(&cache, &db, &gate).await, db.queries()), (Ok(2), 2));
+    assert_eq!((rate(&cache, &db, &gate, patient).await, db.queries()), (Ok(2), 2));
     clock.advance(100 * SECOND);
     for _ in 0..3 {
-        assert_eq!(rate(&cache, &db, &gate).await, Ok(2), "while it fails");
+        assert_eq!(rate(&cache, &db, &gate, patient).await, Ok(2), "while it fails");
         settled(&cache).await;
         assert_eq!(db.queries(), 3, "and is left alone");
     }
     cache.invalidate_all().await.unwrap();
     let (cold, shut) = (Db::default(), Gate::closed());
     cold.query();
-    assert_eq!(rate(&cache, &cold, &shut).await, Err(Slow), "there is nothing else");
+    assert_eq!(rate(&cache, &cold, &shut, Waits { hard: soon, ..patient }).await, Err(Slow), "there is nothing else");
     shut.open();
     assert_eq!(names(&cache, &db, "lamps".to_owned()).await, Ok(vec!["none of lamps".to_owned()]));
 }
@@ -1066,4 +1079,82 @@ mod without_lints {
         let cache = Cache::new(cache_layer::store::MemoryStore::new(1 << 20));
         assert_eq!(room(&cache, &vec![1], "it".to_owned()).await, "it has room");
     }
+}
+
+/// Rows of one type, whatever that is: what has to be known of it is said where it is needed.
+#[derive(Clone)]
+struct Rows<T> {
+    cache: Cache,
+    row: T,
+}
+
+impl<T> Rows<T> {
+    #[cached(name = "row", cache = "self.cache")]
+    async fn row(&self, id: u64) -> T
+    where
+        T: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    {
+        let _ = id;
+        self.row.clone()
+    }
+
+    #[cached(name = "row", cache = "self.cache", many(id in ids))]
+    async fn rows(&self, ids: &[u64]) -> HashMap<u64, T>
+    where
+        T: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    {
+        ids.iter().map(|id| (*id, self.row.clone())).collect()
+    }
+}
+
+#[cached(name = "bounded")]
+async fn bounded(cache: &Cache, id: u64) -> Vec<u64>
+where
+    Vec<u64>: Clone,
+{
+    vec![id]
+}
+
+async fn bounds_hold_for_what_is_added_as_well(backend: &Backend) {
+    let cache = backend.cache().await.build();
+    let rows = Rows { cache: cache.clone(), row: 7 };
+    assert_eq!((rows.row(1).await, rows.row_refresh(1).await), (7, 7));
+    assert!(cache.drain(10 * SECOND).await);
+    assert!(cache.contains(Rows::<i32>::row_key(1)).await);
+    rows.row_invalidate(1).await.unwrap();
+    assert!(!cache.contains(Rows::<i32>::row_key(1)).await);
+    assert_eq!(rows.rows(&[1, 2]).await, rows.rows_refresh(&[1, 2]).await);
+    assert!(cache.drain(10 * SECOND).await);
+    rows.rows_invalidate(2).await.unwrap();
+    let keys = [Rows::<i32>::rows_key(1), Rows::<i32>::rows_key(2)];
+    assert_eq!((cache.contains(keys[0].clone()).await, cache.contains(keys[1].clone()).await), (true, false));
+    assert_eq!((bounded(&cache, 1).await, bounded_cache::refresh(&cache, 1).await), (vec![1], vec![1]));
+    assert!(cache.drain(10 * SECOND).await);
+    bounded_cache::invalidate(&cache, 1).await.unwrap();
+    assert!(!cache.contains(bounded_cache::key(1)).await);
+}
+
+#[cached(name = "kind", key = "{type}/{r#match}", tags = ["type:{type}"])]
+async fn r#loop(cache: &Cache, r#type: &str, r#match: u32, r#in: u32) -> String {
+    format!("{type} {match} {in}")
+}
+
+#[cached(name = "kinds", key = "{type}", skip(r#in), many(r#type in types))]
+async fn kinds(cache: &Cache, types: &[String], r#in: u32) -> HashMap<String, u32> {
+    types.iter().map(|r#type| (r#type.clone(), r#in)).collect()
+}
+
+async fn names_may_be_keywords(backend: &Backend) {
+    let cache = backend.cache().await.build();
+    assert_eq!(r#loop(&cache, "lamp", 1, 2).await, "lamp 1 2");
+    assert!(cache.drain(10 * SECOND).await);
+    assert_eq!(r#loop(&cache, "lamp", 1, 3).await, "lamp 1 2", "the template does not name it");
+    assert_eq!(loop_cache::key("lamp", 1).to_string(), "kind:lamp/1");
+    cache.invalidate_tag("type:lamp").await.unwrap();
+    assert_eq!(r#loop(&cache, "lamp", 1, 3).await, "lamp 1 3");
+    let types = ["lamp".to_owned()];
+    assert_eq!(kinds(&cache, &types, 1).await["lamp"], 1);
+    assert!(cache.drain(10 * SECOND).await);
+    assert_eq!(kinds(&cache, &types, 2).await["lamp"], 1);
+    assert_eq!(kinds_cache::key("lamp".to_owned()).to_string(), "kinds:lamp");
 }

@@ -6,8 +6,8 @@ use cache_layer::{
     Cache, CacheLayer, CacheService, Clock, ConfigErrorKind, PrivateCacheLayer, Profile, QueryBody, QueryService,
     Verdict,
 };
-use http::{HeaderName, Method, Request, Uri, header::AUTHORIZATION};
-use http_body_util::BodyExt as _;
+use http::{HeaderName, HeaderValue, Method, Request, Uri, header::AUTHORIZATION};
+use http_body_util::{BodyExt as _, BodyStream, StreamBody};
 use tests::{App, Backend, Body, Gate, Origin, Response, ask, echo, full, over_each_store, request, wait_until};
 use tokio::task::JoinHandle;
 use tower::{
@@ -46,6 +46,8 @@ over_each_store!(
     a_load_that_the_owner_has_forgotten_is_not_stored,
     a_cookie_is_set_by_whoever_loads_and_by_no_hit,
     a_cookie_of_a_validation_reaches_who_asked,
+    a_cookie_of_what_is_loaded_for_a_part_of_it_reaches_who_asked,
+    a_cookie_of_a_validation_that_names_another_response_reaches_who_asked,
     a_cookie_that_comes_after_the_answer_reaches_nobody,
     a_client_decides_for_itself,
     what_a_client_takes_stale_outlives_its_freshness_in_each_store,
@@ -456,6 +458,60 @@ async fn a_cookie_of_a_validation_reaches_who_asked(backend: &Backend) {
     assert_eq!(cookies, ["session=2", "theme=dark"]);
     let hit = client.get(URI, &[]).await;
     assert_eq!((hit.header("x-cache"), hit.header("set-cookie")), (Some("HIT"), None));
+}
+
+/// The same content, without a length.
+fn unsized_body(content: Body) -> Body {
+    StreamBody::new(BodyStream::new(content)).boxed_unsync()
+}
+
+/// The answer is made from the entry, which has no cookies.
+async fn a_cookie_of_what_is_loaded_for_a_part_of_it_reaches_who_asked(backend: &Backend) {
+    for streamed in [false, true] {
+        let origin = Origin::new(move |_, _| async move {
+            let content = full("a response of no length");
+            let body = if streamed { unsized_body(content) } else { content };
+            let mut response = http::Response::new(body);
+            for (name, value) in
+                [("cache-control", "private, max-age=60"), ("set-cookie", "a=1"), ("set-cookie", "b=2")]
+            {
+                response.headers_mut().append(name, HeaderValue::from_static(value));
+            }
+            Ok(response)
+        });
+        let layer = PrivateCacheLayer::of(streamed.to_string(), backend.cache().await.build()).unwrap();
+        let client = Client::new(layer.with(|settings| settings.etags(true)), &origin);
+        let tag = client.get(URI, &[]).await.header("etag").map(str::to_owned);
+        let parts = [("range", "bytes=0-5".to_owned(), 206)];
+        let known = tag.into_iter().map(|tag| ("if-none-match", tag, 304));
+        for (name, value, status) in parts.into_iter().chain(known) {
+            let answer = client.get(&format!("{URI}?{name}"), &[(name, value.as_str())]).await;
+            let cookies: Vec<_> = answer.headers.get_all("set-cookie").iter().map(HeaderValue::as_bytes).collect();
+            assert_eq!((answer.status.as_u16(), cookies), (status, vec![&b"a=1"[..], b"b=2"]), "{name}, {streamed}");
+            assert_eq!(client.get(&format!("{URI}?{name}"), &[]).await.header("set-cookie"), None);
+        }
+    }
+}
+
+async fn a_cookie_of_a_validation_that_names_another_response_reaches_who_asked(backend: &Backend) {
+    let origin = Origin::new(|call, request| async move {
+        let mut response = echo(call, &request, &[("cache-control", "private, max-age=60"), ("etag", "\"a\"")]);
+        if request.headers().contains_key("if-none-match") {
+            *response.status_mut() = http::StatusCode::NOT_MODIFIED;
+            *response.body_mut() = full("");
+            response.headers_mut().insert("etag", HeaderValue::from_static("\"b\""));
+            response.headers_mut().insert("set-cookie", HeaderValue::from_static("session=2"));
+        }
+        Ok(response)
+    });
+    let clock = Clock::manual();
+    let cache = backend.cache().await.clock(clock.clone()).build();
+    let client = Client::new(PrivateCacheLayer::of("alice", cache).unwrap(), &origin);
+    client.get(URI, &[]).await;
+    clock.advance(2 * MINUTE);
+    let unmatched = client.get(URI, &[]).await;
+    assert_eq!(unmatched.cache_status().detail.as_deref(), Some("unmatched"));
+    assert_eq!((unmatched.call(), unmatched.header("set-cookie")), (1, Some("session=2")));
 }
 
 /// As it says: whoever needs the cookies of a slow response waits for it.

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use cache_layer::{CacheLayer, Clock, Hints, NoVarySearch, Rule};
 use http::{HeaderMap, HeaderName, Method, StatusCode};
-use tests::{App, Backend, Feed, Gate, Origin, QueryApp, ask, full, obey, over_each_store, request, wait_until};
+use tests::{App, Backend, Feed, Gate, Origin, QueryApp, ask, full, heard, obey, over_each_store, request, wait_until};
 use tower::{Service as _, ServiceExt as _};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
@@ -102,6 +102,7 @@ async fn a_write_to_the_target_voids_every_content(backend: &Backend) {
         }
         // A write in one process reaches all of them.
         other.send(method, "/s", fields, "3").await;
+        heard(&other.cache, &app.cache).await;
         for content in [A, "2"] {
             assert_eq!(app.query("/s", &[JSON, FRESH], content).await.x_cache(), expected, "{what}");
         }
@@ -117,7 +118,8 @@ async fn a_write_to_the_target_voids_every_content(backend: &Backend) {
 async fn a_response_of_any_key_is_reached_by_its_target(backend: &Backend) {
     let tenant = HeaderName::from_static("x-tenant");
     let set = |layer: CacheLayer| layer.key_headers([tenant.clone()]).query();
-    let layer = CacheLayer::new(backend.cache().await.build()).key_headers([tenant.clone()]);
+    let other = backend.cache().await.build();
+    let layer = CacheLayer::new(other.clone()).key_headers([tenant.clone()]);
     let app = QueryApp::new(backend.cache().await.build(), &Origin::obedient(), set);
     let of = |number| [("x-tenant", number), FRESH, JSON];
     let fill = async || {
@@ -140,6 +142,7 @@ async fn a_response_of_any_key_is_reached_by_its_target(backend: &Backend) {
     is_gone().await;
     fill().await;
     assert!(layer.invalidate_uri(&"http://shop.example/s".parse().unwrap()).await.unwrap());
+    heard(&other, &app.cache).await;
     is_gone().await;
     assert!(!layer.invalidate_uri(&"/s".parse().unwrap()).await.unwrap());
     app.send("POST", "/other", &[], "").await;

@@ -1453,6 +1453,27 @@ mod stale_if_error {
         }
     }
 
+    /// A response that is not stored does not take a stored one from other requests, which its application let replace errors. For
+    /// some seconds after one that no request's response is likely to differ from, requests go to the application alone.
+    async fn outlasts_a_response_that_is_not_stored(backend: &Backend) {
+        const NO_STORE: Fields = &[("cache-control", "no-store")];
+        const SCRIPTS: [(&[Reply], &str, u16); 3] = [
+            (&[Answer(200, WINDOW, "stored"), Answer(404, &[], ""), Answer(500, &[], "error")], "STALE", 200),
+            (&[Answer(200, WINDOW, "stored"), Answer(404, NO_STORE, ""), Answer(500, &[], "error")], "STALE", 200),
+            (&[Answer(200, WINDOW, "stored"), Answer(200, NO_STORE, ""), Answer(500, &[], "error")], "BYPASS", 500),
+        ];
+        for (script, x_cache, status) in SCRIPTS {
+            let (clock, (origin, _)) = (Clock::manual(), replies(script));
+            let app = app(backend, &origin, &clock, |layer| layer).await;
+            app.cache.invalidate_all().await.unwrap();
+            app.get("/", &[]).await;
+            clock.advance(seconds(61));
+            assert_eq!(app.get("/", &[]).await.x_cache(), "MISS");
+            let replaced = app.get("/", &[]).await;
+            assert_eq!((replaced.x_cache(), replaced.status.as_u16(), origin.calls()), (x_cache, status, 3));
+        }
+    }
+
     async fn replaces_the_error_for_head_as_for_get(backend: &Backend) {
         for (script, status) in ERRORS {
             for (age, replaced) in [(61, true), (90, false)] {
@@ -1511,6 +1532,7 @@ mod stale_if_error {
     }
 
     over_each_store!(
+        outlasts_a_response_that_is_not_stored,
         replaces_the_error_for_head_as_for_get,
         replaces_the_error_for_those_who_go_alone,
         replaces_errors_within_the_window,

@@ -5,6 +5,7 @@ use std::{convert::Infallible, time::Duration};
 use cache_layer::{
     Cache, CacheLayer, Clock, Switch, SwitchError,
     store::{MemoryStore, RedisStore, TieredStore},
+    testing::verified,
 };
 use tests::{App, Backend, Fault, FaultProxy, Origin, RedisServer, over_each_store, wait_until};
 
@@ -113,6 +114,7 @@ async fn a_switched_rate_verifies_values(backend: &Backend) {
     let hit = async || {
         assert_eq!(cache.get_or_load("key", async || Ok::<_, Infallible>(7)).await, Ok(7));
         assert!(cache.drain(MINUTE).await);
+        verified(&cache).await;
         cache.counts().verified
     };
     assert_eq!((hit().await, hit().await), (0, 0));

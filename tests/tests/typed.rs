@@ -375,7 +375,7 @@ async fn a_value_whose_refresh_brought_nothing_is_loaded_by_the_next_call(backen
     assert_eq!(ask(Ok(Loaded::new(5))).await, Ok(4), "it is fresh");
     clock.advance(65 * SECOND);
     assert_eq!(ask(not_kept(6)).await, Ok(4), "and refreshed in the background as ever");
-    assert_eq!(ask(Err(Broken(7))).await, Ok(4), "a failure in the foreground leaves what is stale");
+    assert_eq!(ask(Err(Broken(7))).await, Err(Broken(7)), "what is not kept has superseded it");
 }
 
 async fn a_value_whose_refresh_failed_is_loaded_by_the_next_call_after_the_back_off(backend: &Backend) {

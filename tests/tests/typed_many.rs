@@ -223,7 +223,7 @@ async fn what_has_come_meanwhile_is_not_loaded_again(backend: &Backend) {
             noted.fetch_add(1, Ordering::SeqCst);
         }
     };
-    let cache = backend.cache().await.lock_timeout(Duration::from_millis(500)).observer(observer).build();
+    let cache = backend.cache().await.lock_timeout(Duration::from_secs(3)).observer(observer).build();
     let first = tokio::spawn(ask(&cache, &asked, &gates[0], [1]).into_future());
     wait_until("it is loaded", async || asked.count() == 1).await;
     let second = tokio::spawn(ask(&cache, &asked, &gates[1], [1, 2]).into_future());
@@ -477,7 +477,7 @@ async fn a_hard_timeout_is_of_what_is_not_there(backend: &Backend) {
     let (cache, asked, gate) = (backend.cache().await.build(), Asked::default(), Gate::closed());
     ask(&cache, &asked, &open(), [1]).await.unwrap();
     settled(&cache).await;
-    let each = ask(&cache, &asked, &gate, [1, 2]).hard_timeout(Duration::from_millis(10), Broken).each().await;
+    let each = ask(&cache, &asked, &gate, [1, 2]).hard_timeout(Duration::from_secs(3), Broken).each().await;
     assert_eq!(each, [Ok(text(1, 1)), Err(Broken)]);
     gate.open();
     settled(&cache).await;

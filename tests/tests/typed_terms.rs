@@ -2,6 +2,7 @@
 //! how many load at one time.
 
 use std::{
+    collections::BTreeMap,
     convert::Infallible,
     sync::{
         Arc,
@@ -18,6 +19,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const LIMIT: Duration = Duration::from_secs(30);
 const SOON: Duration = Duration::from_millis(10);
+/// Enough for a look-up, on a busy machine too.
+const A_WHILE: Duration = Duration::from_secs(3);
 
 over_each_store!(
     what_is_stale_stands_in_for_a_slow_load_which_goes_on_and_is_stored,
@@ -30,6 +33,9 @@ over_each_store!(
     a_hard_timeout_prefers_what_is_stale,
     a_fallback_stands_in_for_an_error_and_is_not_kept,
     what_is_made_from_what_stands_in_is_not_kept,
+    what_a_load_has_superseded_stands_in_for_nothing,
+    what_a_refresh_has_superseded_is_not_found,
+    a_follower_of_a_load_that_superseded_its_stale_value_does_not_use_it,
     a_fallback_does_not_stand_in_for_a_slow_load,
     a_failing_load_is_left_alone_where_something_stands_in,
     a_back_off_of_zero_is_none,
@@ -261,24 +267,24 @@ async fn bursts_under_soft_timeouts_end_with_what_was_loaded_last(backend: &Back
 async fn a_hard_timeout_ends_the_wait_and_the_load_goes_on(backend: &Backend) {
     let cache = backend.cache().await.build();
     let (source, gate) = (Source::default(), Gate::closed());
-    let ask = |source: &Source| source.count_behind(&cache, &gate).hard_timeout(SOON, Failed::TimedOut);
-    assert_eq!(ask(&source).await, Err(Failed::TimedOut));
-    assert_eq!(ask(&source).await, Err(Failed::TimedOut), "whoever waits for it has the same");
-    assert_eq!(ask(&source).fallback(7).await, Ok(7));
+    let ask = |limit| source.count_behind(&cache, &gate).hard_timeout(limit, Failed::TimedOut);
+    assert_eq!(ask(A_WHILE).await, Err(Failed::TimedOut));
+    assert_eq!(ask(SOON).await, Err(Failed::TimedOut), "whoever waits for it has the same");
+    assert_eq!(ask(SOON).fallback(7).await, Ok(7));
     wait_until("it loads", async || source.calls() == 1).await;
     gate.open();
     settled(&cache).await;
-    assert_eq!(ask(&source).await, Ok(1));
+    assert_eq!(ask(LIMIT).await, Ok(1));
 }
 
 async fn a_hard_timeout_prefers_what_is_stale(backend: &Backend) {
     let (cache, clock) = aging(backend).await;
     let (cache, source, gate) = (cache.build(), Source::default(), Gate::closed());
     with_stale(&cache, &clock, &source).await;
-    let ask = |source: &Source| terms(source.count_behind(&cache, &gate)).hard_timeout(SOON, Failed::TimedOut);
-    assert_eq!(ask(&source).fallback(7).await, Ok(1));
+    let ask = || terms(source.count_behind(&cache, &gate)).hard_timeout(A_WHILE, Failed::TimedOut);
+    assert_eq!(ask().fallback(7).await, Ok(1));
     clock.advance(MINUTE);
-    assert_eq!(ask(&source).await, Err(Failed::TimedOut), "it is too old by now");
+    assert_eq!(ask().await, Err(Failed::TimedOut), "it is too old by now");
     gate.open();
     settled(&cache).await;
 }
@@ -313,7 +319,7 @@ async fn what_is_made_from_what_stands_in_is_not_kept(backend: &Backend) {
         let (inner, part, closed) = (cache.clone(), source.clone(), gate.clone());
         let whole = async move || match way {
             "slow" => terms(part.count_behind(&inner, &closed)).soft_timeout(SOON).await,
-            "late" => terms(part.count_behind(&inner, &closed)).hard_timeout(SOON, Failed::TimedOut).await,
+            "late" => terms(part.count_behind(&inner, &closed)).hard_timeout(A_WHILE, Failed::TimedOut).await,
             _ => terms(part.fail(&inner)).await,
         };
         assert_eq!(cache.get_or_load(way, whole).await, Ok(1), "{way}");
@@ -321,6 +327,118 @@ async fn what_is_made_from_what_stands_in_is_not_kept(backend: &Backend) {
         settled(&cache).await;
         assert!(!cache.contains(way).await, "{way}");
     }
+}
+
+/// JSON has texts for keys only: the empty one alone can be written.
+type Odd = Option<BTreeMap<Vec<u8>, u8>>;
+
+/// What a load of `"k"` returns.
+#[derive(Clone)]
+struct Returns {
+    value: Odd,
+    ttl: Option<Duration>,
+    tags: usize,
+}
+
+impl Returns {
+    fn new(value: impl Into<Odd>) -> Self {
+        Self { value: value.into(), ttl: None, tags: 0 }
+    }
+
+    fn storable() -> Self {
+        Self::new(BTreeMap::new())
+    }
+
+    fn loaded<V>(&self, value: V) -> Loaded<V> {
+        let loaded = Loaded::new(value).tags((0..self.tags).map(|tag| tag.to_string()));
+        self.ttl.into_iter().fold(loaded, Loaded::ttl)
+    }
+}
+
+/// What is not stored, and why not.
+fn unstorable() -> [(&'static str, Returns); 4] {
+    [
+        ("there is none", Returns::new(None)),
+        ("it is not to be stored", Returns { ttl: Some(Duration::ZERO), ..Returns::storable() }),
+        ("it can't be written", Returns::new(BTreeMap::from([(vec![1], 2)]))),
+        ("it has too many tags", Returns { tags: 1_025, ..Returns::storable() }),
+    ]
+}
+
+fn loads(cache: &Cache, returns: &Returns) -> GetOrLoad<Odd, Failed> {
+    let returns = returns.clone();
+    odd_terms(cache.get_or_load_with("k", async move |_| Ok(returns.loaded(returns.value.clone()))))
+}
+
+fn fails(cache: &Cache) -> GetOrLoad<Odd, Failed> {
+    odd_terms(cache.get_or_load("k", async || Err(Failed::Broken)))
+}
+
+fn odd_terms(ask: GetOrLoad<Odd, Failed>) -> GetOrLoad<Odd, Failed> {
+    ask.ttl(MINUTE).stale_if_error(MINUTE).negative_ttl(Duration::ZERO).failure_backoff(Duration::ZERO, MINUTE)
+}
+
+async fn what_a_load_has_superseded_stands_in_for_nothing(backend: &Backend) {
+    let (cache, clock) = aging(backend).await;
+    let (cache, other) = (cache.build(), backend.cache().await.clock(clock.clone()).build());
+    for many in [false, true] {
+        for (why, next) in unstorable() {
+            loads(&cache, &Returns::storable()).await.unwrap();
+            settled(&cache).await;
+            // It is in the first tier of the other process as well.
+            assert!(fails(&other).await.is_ok(), "{why}");
+            clock.advance(MINUTE + MINUTE / 2);
+            assert!(fails(&cache).await.is_ok(), "{why}: it is usable");
+            if many {
+                let next = next.clone();
+                let load = async move |_| {
+                    let value = next.value.clone().map(|value| ("k", Ok(next.loaded(value))));
+                    Ok::<_, Failed>(value.into_iter().collect())
+                };
+                cache.get_or_load_many_with(["k"], load).negative_ttl(Duration::ZERO).await.unwrap();
+            } else {
+                assert_eq!(loads(&cache, &next).await, Ok(next.value), "{why}");
+            }
+            assert_eq!(fails(&cache).await, Err(Failed::Broken), "{why}");
+            wait_until("the other process hears of it", async || fails(&other).await.is_err()).await;
+        }
+    }
+}
+
+async fn what_a_refresh_has_superseded_is_not_found(backend: &Backend) {
+    let cache = backend.cache().await.build();
+    for (why, next) in unstorable() {
+        loads(&cache, &Returns::storable()).await.unwrap();
+        settled(&cache).await;
+        assert!(cache.contains("k").await, "{why}");
+        assert_eq!(loads(&cache, &next).refresh().await, Ok(next.value), "{why}");
+        settled(&cache).await;
+        assert_eq!(fails(&cache).await, Err(Failed::Broken), "{why}");
+    }
+}
+
+async fn a_follower_of_a_load_that_superseded_its_stale_value_does_not_use_it(backend: &Backend) {
+    let (cache, clock) = aging(backend).await;
+    let (cache, gate) = (cache.build(), Gate::closed());
+    loads(&cache, &Returns::storable()).await.unwrap();
+    settled(&cache).await;
+    clock.advance(MINUTE + MINUTE / 2);
+    let (began, behind) = (Gate::closed(), gate.clone());
+    let beginning = began.clone();
+    let leader = odd_terms(cache.get_or_load("k", async move || {
+        beginning.open();
+        behind.pass().await;
+        Ok(None)
+    }));
+    let leader = tokio::spawn(leader.into_future());
+    began.pass().await;
+    let follower = tokio::spawn(fails(&cache).into_future());
+    let late = fails(&cache).hard_timeout(LIMIT, Failed::TimedOut);
+    let late = tokio::spawn(late.into_future());
+    wait_until("both wait", async || cache.counts().coalesced == 2).await;
+    gate.open();
+    assert_eq!(leader.await.unwrap(), Ok(None));
+    assert_eq!((follower.await.unwrap(), late.await.unwrap()), (Err(Failed::Broken), Err(Failed::Broken)));
 }
 
 /// ZiggyCreatures/FusionCache#67: there, it stood in for every slow first load.

@@ -12,7 +12,7 @@ use std::{
 
 use cache_layer::{
     Cache, CacheLayer, Clock, Coding, Encode, Key, Loaded, Rule, SetCookie, Vary, Verify, codec::Postcard,
-    store::MemoryStore, telemetry::Event,
+    store::MemoryStore, telemetry::Event, testing::verified,
 };
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use tests::{App, Backend, Failure, Gate, Origin, full, over_each_store, request};
@@ -79,6 +79,12 @@ fn gated(open_for: usize, gate: &Gate) -> Origin {
 
 async fn app(backend: &Backend, origin: &Origin, set: impl FnOnce(CacheLayer) -> CacheLayer) -> App {
     App::new(backend.cache().await.build(), origin, set)
+}
+
+/// With all that was to be verified.
+async fn settled(cache: &Cache) {
+    assert!(cache.drain(Duration::from_secs(60)).await);
+    tokio::time::timeout(Duration::from_secs(60), verified(cache)).await.expect("it ends");
 }
 
 /// A hit of what the first call has brought, and what its verification leaves behind.
@@ -369,6 +375,18 @@ mod a_response {
         assert!((1..=16).contains(&loads), "{loads} at one time");
     }
 
+    /// At a shutdown, nobody waits for what it would say.
+    async fn that_hangs_keeps_no_process_from_its_end(backend: &Backend) {
+        let gate = Gate::closed();
+        let origin = gated(1, &gate);
+        let app = app(backend, &origin, |layer| layer.verify(1.0)).await;
+        app.get("/", &[]).await;
+        drop(app.begin(request(Method::GET, "/", &[])).await.unwrap());
+        tests::wait_until("the verification loads", async || origin.calls() == 2).await;
+        assert!(app.cache.drain(Duration::from_secs(3)).await);
+        gate.open();
+    }
+
     /// It is kept on purpose, and the load is to come in its turn.
     async fn that_an_invalidation_makes_stale_in_its_turn_is_not_verified(backend: &Backend) {
         for (path, is_of_everything) in [("/", false), ("/varies", false), ("/", true)] {
@@ -451,7 +469,7 @@ mod a_response {
         for text in ["one", "another"] {
             told.say(StatusCode::OK, text);
             tests::ask(&service, request(Method::GET, "/", &[])).await.unwrap();
-            assert!(cache.drain(Duration::from_secs(60)).await);
+            settled(&cache).await;
         }
         assert_eq!((origin.calls(), cache.counts().verified, cache.counts().differing), (2, 1, 1));
     }
@@ -471,6 +489,7 @@ mod a_response {
         that_is_never_the_same_twice_is_told_from_a_stale_one_and_is_not_softened,
         is_verified_for_who_says_nothing_of_himself_alone,
         has_no_hit_wait_for_a_slow_application,
+        that_hangs_keeps_no_process_from_its_end,
         that_an_invalidation_makes_stale_in_its_turn_is_not_verified,
         that_is_invalidated_while_it_is_loaded_again_is_not_compared,
     );
@@ -733,7 +752,7 @@ mod a_value {
                 Ok::<_, std::convert::Infallible>(value.load(Ordering::SeqCst))
             };
             let got = cache.get_or_load("k", load).ttl(Duration::from_secs(3600)).await.unwrap();
-            assert!(cache.drain(Duration::from_secs(60)).await);
+            settled(&cache).await;
             got
         };
         assert_eq!((get().await, get().await), (7, 7));
@@ -760,7 +779,7 @@ mod a_value {
                 }
             };
             let got = cache.get_or_load_with("k", load).ttl(WEEK).negative_ttl(Duration::ZERO).await.unwrap();
-            assert!(cache.drain(Duration::from_secs(60)).await);
+            settled(&cache).await;
             got
         };
         assert_eq!(get().await, Some(7));
@@ -778,16 +797,16 @@ mod a_value {
         let load = async || Ok::<_, std::convert::Infallible>(vec![1_u64, 300, 70_000]);
         let before = backend.cache().await.build();
         before.get_or_load("k", load).ttl(WEEK).await.unwrap();
-        assert!(before.drain(Duration::from_secs(60)).await);
+        settled(&before).await;
         let after = backend.cache().await.codec(Postcard).verify(Verify::new(1.0).soften(true)).build();
         for verified in 1..=3 {
             after.get_or_load("k", load).ttl(WEEK).await.unwrap();
-            assert!(after.drain(Duration::from_secs(60)).await);
+            settled(&after).await;
             assert_eq!((after.counts().verified, after.counts().differing), (verified, 0));
         }
         let other = async || Ok::<_, std::convert::Infallible>(vec![2_u64]);
         after.get_or_load("k", other).ttl(WEEK).await.unwrap();
-        assert!(after.drain(Duration::from_secs(60)).await);
+        settled(&after).await;
         assert_eq!(after.counts().differing, 1);
     }
 
@@ -799,7 +818,7 @@ mod a_value {
             for _ in 0..50 {
                 let got: HashMap<u32, u32> = cache.get_or_load(("k", size), load).ttl(WEEK).await.unwrap();
                 assert_eq!(got.len(), size as usize);
-                assert!(cache.drain(Duration::from_secs(60)).await);
+                settled(&cache).await;
             }
             let counts = cache.counts();
             assert_eq!(
@@ -817,7 +836,7 @@ mod a_value {
         };
         for _ in 0..3 {
             assert_eq!(cache.get_or_load("outer", inner()).await, Ok(1));
-            assert!(cache.drain(Duration::from_secs(60)).await);
+            settled(&cache).await;
         }
         assert_eq!((cache.counts().verified, cache.counts().differing), (2, 0));
     }
@@ -837,14 +856,15 @@ mod a_value {
             cache.get_or_load("k", load).ttl(Duration::from_secs(3600)).await.unwrap()
         };
         assert_eq!(get().await, 0);
-        assert!(cache.drain(Duration::from_secs(60)).await);
+        settled(&cache).await;
         assert_eq!(get().await, 0);
         tests::wait_until("the verification to load", async || loads.load(Ordering::SeqCst) == 2).await;
+        assert!(cache.drain(Duration::from_secs(3)).await, "nobody waits for it");
         cache.soft_invalidate_all().over(WEEK).await.unwrap();
         gate.open();
-        assert!(cache.drain(Duration::from_secs(60)).await);
+        settled(&cache).await;
         assert_eq!((get().await, cache.counts().verified), (0, 0), "meanwhile");
-        assert!(cache.drain(Duration::from_secs(60)).await);
+        settled(&cache).await;
         assert_eq!((loads.load(Ordering::SeqCst), cache.counts().verified), (2, 0), "its turn is to come");
     }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use cache_layer::{
-    Cache, CacheBuilder, Warmed,
+    Cache, CacheBuilder, Switch, Warmed,
     store::{MemoryStore, RedisStore, TieredStore},
     telemetry::{Event, Observer, Tier, WarmOutcome},
 };
@@ -151,6 +151,37 @@ async fn no_more_is_read_than_was_to_be_and_what_is_here_is_not_read_again() {
     assert_eq!(new.warm(0, PATIENCE).await.asked, 0);
     // A process does not warm itself by its own list.
     assert_eq!(old.warm(70, PATIENCE).await.nodes, 0);
+}
+
+/// A first tier keeps nothing where the server refuses to track, nor while an operator has turned it off.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_fetched_where_nothing_is_kept() {
+    let server = RedisServer::start();
+    let old = tiered(server.url()).await.build();
+    for _ in 0..100 {
+        value(&old, 1).await;
+    }
+    assert!(old.drain(PATIENCE).await);
+    assert!(old.leave_hot_keys().await.unwrap());
+    let () = server.command(&["ACL", "SETUSER", "plain", "on", ">secret", "~*", "&*", "+@all", "-client|tracking"]);
+    let untracked = tiered(server.url().replace("redis://", "redis://plain:secret@")).await.build();
+    let switched = tiered(server.url()).await.switches(true).build();
+    let before = RedisUsage::of(&server);
+    let fetches_nothing = async |cache: &Cache, why: &str| {
+        let warmed = cache.warm(10, PATIENCE).await;
+        assert!(!warmed.first_tier && !warmed.complete, "{why}: {warmed:?}");
+        assert_eq!((warmed.asked, warmed.found), (0, 0), "{why}");
+    };
+    fetches_nothing(&untracked, "untracked").await;
+    for switch in [Switch::FirstTierOff, Switch::BypassReads] {
+        switched.switch(switch, HOUR).await.unwrap();
+        fetches_nothing(&switched, switch.as_str()).await;
+        switched.switch_off(switch).await.unwrap();
+    }
+    assert_eq!(RedisUsage::of(&server).since(&before).calls("mget"), 0);
+    let warmed = switched.warm(10, PATIENCE).await;
+    assert!(warmed.first_tier && warmed.complete, "{warmed:?}");
+    assert_eq!((warmed.asked, warmed.found), (1, 1), "{warmed:?}");
 }
 
 /// Of what has variants, all that a request takes.

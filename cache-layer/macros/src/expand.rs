@@ -132,7 +132,7 @@ impl Function {
                 .tags(__tags)
                 #refresh;
             #negative_ttl
-            #returned.answer(__ask.await)
+            #returned.answer(::cache_layer::__cached::asked(__ask).await)
         }
     }
 
@@ -165,7 +165,7 @@ impl Function {
                 .tags_of(|__item: &::cache_layer::__cached::Item<#ty>| __item.tags())
                 #negative_ttl
                 #refresh;
-            #returned.answer(__ask.await.map(|__values| ::cache_layer::__cached::found(__asked, __values)))
+            #returned.answer(::cache_layer::__cached::asked_many(__ask).await.map(|__values| ::cache_layer::__cached::found(__asked, __values)))
         }
     }
 
@@ -259,7 +259,7 @@ impl Function {
     /// one, and in it, `super`, `self` and the names of the companions would change the meaning of the signature and settings.
     fn type_beside(&self) -> TokenStream {
         let ItemFn { attrs, vis, sig, .. } = &self.item;
-        let (carried, output) = (carried(attrs), &sig.output);
+        let (carried, output, bounds) = (carried(attrs), &sig.output, &sig.generics.where_clause);
         let name = format_ident!("{}_cache", sig.ident);
         let type_doc = format!("What the cache has of [`{}`].", sig.ident);
         let invalidate_doc = "Invalidates the entry of these arguments.";
@@ -279,7 +279,9 @@ impl Function {
             impl #name {
                 #[doc = #KEY_DOC]
                 #[must_use]
-                #vis fn key(#(#keyed),*) -> #types::Key {
+                #vis fn key(#(#keyed),*) -> #types::Key
+                #bounds
+                {
                     #key
                 }
 
@@ -291,12 +293,16 @@ impl Function {
                 #vis async fn invalidate(
                     __cache: &#types::Cache,
                     #(#keyed),*
-                ) -> ::core::result::Result<(), #types::InvalidateError> {
+                ) -> ::core::result::Result<(), #types::InvalidateError>
+                #bounds
+                {
                     __cache.invalidate(&Self::key(#(#keyed_names),*)).await
                 }
 
                 #[doc = #REFRESH_DOC]
-                #vis async fn refresh(#(#all),*) #output {
+                #vis async fn refresh(#(#all),*) #output
+                #bounds
+                {
                     #refresh
                 }
             }
@@ -306,7 +312,7 @@ impl Function {
     /// The companions of a method are methods: an `impl` can't contain a module.
     fn methods_beside(&self, receiver: &Receiver) -> TokenStream {
         let ItemFn { attrs, vis, sig, .. } = &self.item;
-        let (carried, output) = (carried(attrs), &sig.output);
+        let (carried, output, bounds) = (carried(attrs), &sig.output, &sig.generics.where_clause);
         let [key_name, invalidate_name, refresh_name] =
             ["key", "invalidate", "refresh"].map(|companion| format_ident!("{}_{companion}", sig.ident));
         let invalidate_doc = format!("Invalidates the entry that [`{}`](Self::{0}) has of these arguments.", sig.ident);
@@ -325,7 +331,9 @@ impl Function {
             #[allow(dead_code)]
             #quiet
             #[must_use]
-            #vis fn #key_name(#(#keyed),*) -> #types::Key {
+            #vis fn #key_name(#(#keyed),*) -> #types::Key
+            #bounds
+            {
                 #key
             }
 
@@ -340,7 +348,9 @@ impl Function {
             #vis async fn #invalidate_name(
                 #from,
                 #(#keyed),*
-            ) -> ::core::result::Result<(), #types::InvalidateError> {
+            ) -> ::core::result::Result<(), #types::InvalidateError>
+            #bounds
+            {
                 (#cache).invalidate(&Self::#key_name(#(#keyed_names),*)).await
             }
 
@@ -348,7 +358,9 @@ impl Function {
             #(#carried)*
             #[allow(dead_code)]
             #quiet
-            #vis async fn #refresh_name(#receiver, #(#all),*) #output {
+            #vis async fn #refresh_name(#receiver, #(#all),*) #output
+            #bounds
+            {
                 #refresh
             }
         }

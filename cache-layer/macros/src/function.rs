@@ -1,8 +1,10 @@
 //! The function that is to be cached, and the checks whether it can be.
 
+use proc_macro2::{TokenStream, TokenTree};
+use quote::ToTokens as _;
 use syn::{
     Error, Expr, FnArg, GenericArgument, Ident, ItemFn, Pat, PatIdent, PatType, PathArguments, Receiver, Result,
-    ReturnType, Signature, Type, TypePath, TypeReference, parse_quote,
+    ReturnType, Signature, Type, TypePath, TypeReference, ext::IdentExt as _, parse_quote,
 };
 
 use crate::{
@@ -44,18 +46,26 @@ impl Function {
     pub(crate) fn new(arguments: Arguments, item: ItemFn) -> Result<Self> {
         check(&item.sig)?;
         let (receiver, mut inputs) = inputs_of(&item.sig)?;
+        if receiver.is_none() {
+            check_place(&item.sig)?;
+        }
         if let Some(many) = &arguments.many {
             take_apart(&arguments, many, &mut inputs)?;
         }
         for skipped in &arguments.skip {
             find(&mut inputs, skipped)?.keyed = false;
         }
-        let template = arguments.key.as_ref().map(pieces).transpose()?;
-        if let Some(template) = &template {
+        let mut template = arguments.key.as_ref().map(pieces).transpose()?;
+        if let Some(template) = &mut template {
             inputs.iter_mut().for_each(|input| input.keyed = false);
             for piece in template {
                 if let Piece::Argument(name) = piece {
-                    find(&mut inputs, name)?.keyed = true;
+                    let input = find(&mut inputs, name)?;
+                    input.keyed = true;
+                    // As the function writes it, raw or not.
+                    let span = name.span();
+                    name.clone_from(input.key_name());
+                    name.set_span(span);
                 }
             }
         }
@@ -127,6 +137,26 @@ fn check(signature: &Signature) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// An attribute does not see what is around its function. A function outside of an `impl` has no `Self`.
+fn check_place(signature: &Signature) -> Result<()> {
+    match self_type(signature.to_token_stream()) {
+        None => Ok(()),
+        Some(name) => Err(Error::new(
+            name.span(),
+            "a function without `self` can't be cached within an `impl`, which can't contain the type that is added: take \
+             `&self`, or cache a function outside of the `impl`, and call that",
+        )),
+    }
+}
+
+fn self_type(tokens: TokenStream) -> Option<Ident> {
+    tokens.into_iter().find_map(|token| match token {
+        TokenTree::Group(group) => self_type(group.stream()),
+        TokenTree::Ident(name) => (name == "Self").then_some(name),
+        TokenTree::Punct(_) | TokenTree::Literal(_) => None,
+    })
 }
 
 fn inputs_of(signature: &Signature) -> Result<(Option<Receiver>, Vec<Input>)> {
@@ -213,7 +243,7 @@ fn receiver_of(this: &Receiver) -> Result<Receiver> {
 
 fn find<'a>(inputs: &'a mut [Input], name: &Ident) -> Result<&'a mut Input> {
     let known: Vec<String> = inputs.iter().map(|input| format!("`{}`", input.key_name())).collect();
-    inputs.iter_mut().find(|input| input.key_name() == name).ok_or_else(|| {
+    inputs.iter_mut().find(|input| input.key_name().unraw() == name.unraw()).ok_or_else(|| {
         let known = if known.is_empty() { "it has none".to_owned() } else { format!("write {}", known.join(" or ")) };
         Error::new(name.span(), format!("the function has no argument `{name}`: {known}"))
     })

@@ -1,7 +1,7 @@
 //! The template of a key: text, and the names of arguments in braces.
 
 use proc_macro2::Span;
-use syn::{Error, Ident, LitStr, Result};
+use syn::{Error, Ident, LitStr, Result, ext::IdentExt as _, parse::Parser as _};
 
 pub(crate) enum Piece {
     Text(String),
@@ -27,11 +27,14 @@ pub(crate) fn pieces(template: &LitStr) -> Result<Vec<Piece>> {
         let ("{", Some((name, tail))) = (brace, tail.split_once('}')) else {
             return Err(wrong(format!("a `{brace}` without its counterpart")));
         };
-        let name = syn::parse_str::<Ident>(name).map_err(|_| wrong(format!("`{{{name}}}` names no argument")))?;
+        // The name of an argument may be a keyword, written raw or not.
+        let mut name =
+            Ident::parse_any.parse_str(name).map_err(|_| wrong(format!("`{{{name}}}` names no argument")))?;
         if !text.is_empty() {
             pieces.push(Piece::Text(std::mem::take(&mut text)));
         }
-        pieces.push(Piece::Argument(Ident::new(&name.to_string(), Span::call_site().located_at(template.span()))));
+        name.set_span(Span::call_site().located_at(template.span()));
+        pieces.push(Piece::Argument(name));
         rest = tail;
     }
     text.push_str(rest);

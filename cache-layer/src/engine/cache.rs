@@ -120,7 +120,7 @@ pub(crate) enum Retrieved {
 impl Cache {
     /// Waits until the loads under way have ended and their entries are stored, at most for `timeout`; returns `true` if
     /// all have. For an orderly shutdown, once no more requests arrive. It does not wait for invalidations that could not be
-    /// delivered, because the wait could take any time.
+    /// delivered, because the wait could take any time; nor for [verifications](crate::Verify), of which nothing is stored.
     pub async fn drain(&self, timeout: Duration) -> bool {
         tokio::time::timeout(timeout, self.0.flights.landed()).await.is_ok()
     }

@@ -138,6 +138,10 @@ impl StoreBackend for Elsewhere {
         self.store.release(lease, uncacheable);
     }
 
+    fn supersede<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.store.supersede(lease)
+    }
+
     fn fail(&self, lease: &Lease, failed: Failed) {
         self.store.fail(lease, failed);
     }

@@ -44,6 +44,9 @@ pub(crate) enum FlightOutcome {
     Transient(Arc<[(Key, Entry)]>),
     /// The result can't be shared. Each follower loads for itself, at once.
     Uncacheable,
+    /// The same; and the result has superseded the entry that the followers may have found.
+    #[cfg(feature = "typed")]
+    Superseded,
     /// The load failed. Each follower loads for itself, at once.
     Failed,
     /// The load failed with this error, which each follower returns.
@@ -59,6 +62,8 @@ impl FlightOutcome {
         match self {
             Self::Stored | Self::Unstored(_) | Self::Transient(_) => Release::Done,
             Self::Uncacheable => Release::GiveUp,
+            #[cfg(feature = "typed")]
+            Self::Superseded => Release::GiveUp,
             Self::Failed => Release::TransientError,
             #[cfg(feature = "typed")]
             Self::FailedWith(_) => Release::TransientError,
@@ -82,14 +87,17 @@ enum Stage {
 pub(crate) struct Flights {
     table: Mutex<HashMap<KeyHash, Arc<Shared>, Hashed>>,
     tasks: TaskTracker,
+    /// The tasks that verify hits.
+    verifications: TaskTracker,
 }
 
 impl Default for Flights {
     fn default() -> Self {
-        let tasks = TaskTracker::new();
+        let [tasks, verifications] = [(); 2].map(|()| TaskTracker::new());
         // A closed tracker lets a wait end as soon as it is empty; it still accepts new tasks.
         tasks.close();
-        Self { table: Mutex::default(), tasks }
+        verifications.close();
+        Self { table: Mutex::default(), tasks, verifications }
     }
 }
 
@@ -397,7 +405,18 @@ impl Flights {
         self.spawn(in_span(load, span))
     }
 
-    /// Returns once no task is under way.
+    /// Runs a verification; [`landed`](Self::landed) does not wait for it.
+    pub(super) fn spawn_verification(&self, verification: impl Future<Output = ()> + Send + 'static) {
+        drop(self.verifications.spawn(Box::pin(verification)));
+    }
+
+    /// Returns once no verification is under way.
+    #[cfg(feature = "testing")]
+    pub(super) async fn verifications_ended(&self) {
+        self.verifications.wait().await;
+    }
+
+    /// Returns once no task is under way, but for verifications.
     pub(super) async fn landed(&self) {
         self.tasks.wait().await;
     }

@@ -466,6 +466,21 @@ impl WritePermit {
         self.unstored(reason, remembered, FlightOutcome::Uncacheable);
     }
 
+    /// As [`uncacheable`](Self::uncacheable), where there may be an entry of the key: the result has superseded it, as one that is
+    /// stored would have.
+    #[cfg(feature = "typed")]
+    pub(crate) async fn superseding(mut self: Box<Self>, reason: NoCacheReason) {
+        if let Ok(lease) = self.lease_guard.lease.clone() {
+            // Before the flight ends: the next request must not find the entry.
+            if self.cache.0.store.supersede(&lease).await.is_ok() {
+                self.lease_guard.lease = Err(reason);
+                // There is nothing left that a later call could refresh.
+                self.tells_nothing_of_later_ones();
+            }
+        }
+        self.unstored(reason, None, FlightOutcome::Superseded);
+    }
+
     /// Notes that the result is made from something stale, and so is for the followers alone: a commit stores nothing. `false` if
     /// there are none.
     pub(crate) fn keep_for_followers(&mut self) -> bool {

@@ -51,6 +51,18 @@ impl Cache {
             _run: run,
         })
     }
+
+    /// Runs a verification in a task of its own. [`drain`](Cache::drain) does not wait for it: no client does, it stores nothing, and
+    /// the application may hang.
+    pub(crate) fn spawn_verification(&self, verification: impl Future<Output = ()> + Send + 'static) {
+        self.0.flights.spawn_verification(verification);
+    }
+
+    /// Returns once no verification is under way.
+    #[cfg(feature = "testing")]
+    pub(crate) async fn verifications_ended(&self) {
+        self.0.flights.verifications_ended().await;
+    }
 }
 
 impl Verification {

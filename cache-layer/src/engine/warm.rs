@@ -46,13 +46,18 @@ pub struct HotKey {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Warmed {
+    /// Whether there is a first tier to fetch into. If not, nothing is fetched: the store has none, an operator has [turned it
+    /// off](crate::Switch::FirstTierOff) or has requests [bypass](crate::Switch::BypassReads) the cache, or the server does not
+    /// track what this process reads, so that nothing may be kept.
+    pub first_tier: bool,
     /// The number of processes whose lists were read.
     pub nodes: usize,
     /// The number of lists that could not be read, because another program or a newer version wrote them.
     pub refused_lists: usize,
     /// The number of keys that were asked for and about which the store answered, at most the number that the caller allowed.
     pub asked: usize,
-    /// The number of those keys whose entries were found, and are in the first tier from now on.
+    /// The number of those keys whose entries were found, and were in the first tier then: neither too large for it nor changed in
+    /// the meantime.
     pub found: usize,
     /// Whether the warm start was completed; otherwise the deadline ended it, or the store did not answer about every key, even
     /// when it was asked again.
@@ -88,7 +93,7 @@ impl Cache {
     /// It is for a new process, before it takes requests: they then find the most requested entries in memory.
     ///
     /// Each process that [counts its hot keys](super::CacheBuilder::hot_keys) leaves a list every minute, beside the tags, for
-    /// ten minutes: `<prefix>:hot` has the last eight. For a store without a first tier, nothing is done. The fetched entries are
+    /// ten minutes: `<prefix>:hot` has the last eight. Without a [first tier](Warmed::first_tier), nothing is done. The fetched entries are
     /// tracked as in any read: an invalidation in the meantime voids them. The bytes of a list are not trusted: they name keys,
     /// and an entry is compared with its key. A round trip is for at most 64 entries, of about half a megabyte; on a slow
     /// connection, each may take a second.
@@ -107,8 +112,8 @@ impl Cache {
     /// # }
     /// ```
     pub async fn warm(&self, n: usize, deadline: Duration) -> Warmed {
-        let mut warmed = Warmed::default();
-        if self.0.store.has_first_tier() {
+        let mut warmed = Warmed { first_tier: self.0.store.keeps_what_it_reads(), ..Warmed::default() };
+        if warmed.first_tier {
             // A deadline that is too far away never comes.
             let until = Instant::now().checked_add(deadline);
             let done = self.warm_into(n, &mut warmed);
@@ -163,7 +168,10 @@ impl Cache {
             let timed_out = entries.iter().any(|entry| matches!(entry, Err(StoreError::TimedOut)));
             *late = if timed_out && answered == 0 { *late + 1 } else { 0 };
             warmed.asked += answered;
-            warmed.found += entries.iter().filter(|entry| matches!(entry, Ok(Lookup::Found(_)))).count();
+            let is_here = |(key, entry): (&Key, &Result<Lookup, StoreError>)| {
+                matches!(entry, Ok(Lookup::Found(_))) && self.0.store.peek(key).is_some()
+            };
+            warmed.found += asked.iter().zip(&entries).filter(|one| is_here(*one)).count();
             let fit = (MOST_BYTES * asked.len()).checked_div(bytes).unwrap_or(MOST_KEYS);
             batch = if answered == 0 { 1 } else { fit.clamp(1, (2 * asked.len()).min(MOST_KEYS)) };
         }

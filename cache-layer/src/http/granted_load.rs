@@ -104,7 +104,7 @@ impl<R: Body, E> GrantedLoad<R, E> {
                 && response.status() == StatusCode::NOT_MODIFIED
             {
                 let (head, _) = response.into_parts();
-                return Box::pin(self.revalidated(entry, validates.then_some(head))).await;
+                return Box::pin(self.revalidated(entry, head, validates)).await;
             }
             match self.stale_instead_of(response.status()) {
                 Some(reply) => self.failed_with(response.status(), reply),
@@ -439,7 +439,7 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
         let Self { asked, permit, reply_to } = self;
         let place = asked.enclosing;
         reply_to.send(match head.in_part {
-            true => LoadReply::Entry(entry, head.served()),
+            true => LoadReply::entry(entry, head.served(), asked.context.cookies_for_client(&head.parts.headers)),
             false => head.reply(ResponseBody::stored(payload)),
         });
         if let Some(encoding) = encoding {
@@ -469,6 +469,7 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
         let (status, offers_ranges, served) = (head.status, head.offers_ranges, head.served());
         let (feed, pieces) = mpsc::unbounded_channel();
         let in_part = head.in_part;
+        let cookies = if in_part { context.cookies_for_client(&head.parts.headers) } else { Vec::new() };
         let whole = head.reply(ResponseBody::recorded(pieces, length.hint));
         let (waiting, held) = if in_part {
             (Some(reply_to), Some(whole))
@@ -491,7 +492,7 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
                     growing.end(entry.payload().clone());
                 }
                 match waiting {
-                    Some(reply_to) => reply_to.send(LoadReply::Entry(entry, served)),
+                    Some(reply_to) => reply_to.send(LoadReply::entry(entry, served, cookies)),
                     None => drop(feed.send(Piece::End)),
                 }
                 match encoding {

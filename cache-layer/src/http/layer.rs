@@ -233,6 +233,9 @@ impl CacheLayer {
     }
 
     /// `stale-if-error` for responses that have none (RFC 5861, section 4); none unless set.
+    ///
+    /// A later response that is not stored, such as a 404, does not take the stored one from other requests: that may still replace
+    /// an error. A write to its URI, or an [invalidation](crate::guide::invalidation), does.
     pub fn stale_if_error(mut self, window: Duration) -> Self {
         self.context.policy.caching.default_stale_if_error = millis(window);
         self

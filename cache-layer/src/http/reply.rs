@@ -15,6 +15,14 @@ pub(super) enum LoadReply<R: Body, E> {
 }
 
 impl<R: Body, E> LoadReply<R, E> {
+    /// This entry, with these cookies if there are any.
+    pub(super) fn entry(entry: ResponseEntry, served: Served, cookies: Vec<HeaderValue>) -> Self {
+        match cookies.is_empty() {
+            true => Self::Entry(entry, served),
+            false => Self::WithCookies(Box::new((entry, served, cookies))),
+        }
+    }
+
     /// Receives the reply in place of a request that has been answered otherwise, for as long as its body is recorded.
     pub(super) async fn received(self) {
         if let Self::Response(response) = self {

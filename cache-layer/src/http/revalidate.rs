@@ -35,16 +35,15 @@ use crate::{
 };
 
 impl<R: Body, E> GrantedLoad<R, E> {
-    /// Ends a load because `entry` still holds: by the head of a 304, or without one if the application was not asked.
-    pub(super) async fn revalidated(mut self, entry: ResponseEntry, head: Option<response::Parts>) {
+    /// Ends a load because `entry` still holds, by the head of a 304. `validates`: the application was asked whether it does.
+    pub(super) async fn revalidated(mut self, entry: ResponseEntry, mut head: response::Parts, validates: bool) {
         self.permit.not_modified();
         self.permit.reserve(Some(entry.payload_length()));
         let (stored, now) = (entry.response(), self.asked.context.cache.now());
-        let asked_about = head.is_some();
-        let Some(mut head) = head.filter(|head| selects(&head.headers, &stored.headers, now / 1000)) else {
-            return self.unmatched(entry, asked_about).await;
-        };
         let cookies = self.asked.context.cookies_for_client(&head.headers);
+        if !validates || !selects(&head.headers, &stored.headers, now / 1000) {
+            return self.unmatched(entry, cookies, validates).await;
+        }
         let headers = self.asked.context.freshened(&entry, &mut head);
         let response = self.asked.context.origin_response(&self.asked.request.target, &entry, &headers, &mut head);
         let (why, varies) = (self.asked.miss.detail.why, self.asked.miss.detail.varies.take());
@@ -57,7 +56,7 @@ impl<R: Body, E> GrantedLoad<R, E> {
                 let (writes, tags, again) = draft.complete(|again| again.loaded_again(&entry, millis, coded));
                 let served = Served::Validated { why, not_stored: self.permit.refusal() };
                 let encoding = coded.then(|| self.encoding());
-                self.reply_to.send(reply(again, served, cookies));
+                self.reply_to.send(LoadReply::entry(again, served, cookies));
                 match encoding {
                     // Codings that the stored response does not have are made now: there may be no other load for long.
                     Some(encoding) => encoding.commit(self.permit, writes, tags).await,
@@ -67,7 +66,8 @@ impl<R: Body, E> GrantedLoad<R, E> {
             Err(reason) => {
                 let (status, offers_ranges) = (stored.info.status, stored.headers.contains_key(ACCEPT_RANGES));
                 let served = Served::Validated { why, not_stored: Some(reason) };
-                self.reply_to.send(reply(self.asked.context.as_freshened(&entry, &headers), served, cookies));
+                let freshened = self.asked.context.as_freshened(&entry, &headers);
+                self.reply_to.send(LoadReply::entry(freshened, served, cookies));
                 self.asked.context.record_uncacheable(self.permit, &self.asked.request, status, offers_ranges, reason);
             }
         }
@@ -76,13 +76,13 @@ impl<R: Body, E> GrantedLoad<R, E> {
     /// Ends a load whose 304 names another response than the one in the request. The stored response is not freshened, though
     /// its tag may only be spelled differently. It answers this request, because the application has sent no other content. The
     /// next request asks for the whole response.
-    async fn unmatched(self, entry: ResponseEntry, asked_about: bool) {
+    async fn unmatched(self, entry: ResponseEntry, cookies: Vec<HeaderValue>, validates: bool) {
         let Self { asked, permit, reply_to } = self;
         let Asked { context, request, miss, enclosing: _place } = *asked;
         let reason = NoCacheReason::Unmatched;
         let served = Served::Validated { why: miss.detail.why, not_stored: Some(reason) };
-        reply_to.send(LoadReply::Entry(entry.clone(), served));
-        if !asked_about {
+        reply_to.send(LoadReply::entry(entry.clone(), served, cookies));
+        if !validates {
             return permit.uncacheable(reason, None);
         }
         permit.emit(Event::NotStored(reason));
@@ -91,16 +91,9 @@ impl<R: Body, E> GrantedLoad<R, E> {
     }
 }
 
-fn reply<R: Body, E>(entry: ResponseEntry, served: Served, cookies: Vec<HeaderValue>) -> LoadReply<R, E> {
-    match cookies.is_empty() {
-        true => LoadReply::Entry(entry, served),
-        false => LoadReply::WithCookies(Box::new((entry, served, cookies))),
-    }
-}
-
 impl Context {
-    /// The cookies of a 304, for the client whose request was validated, if responses are stored without their cookies.
-    fn cookies_for_client(&self, head: &HeaderMap) -> Vec<HeaderValue> {
+    /// The cookies of a response, for the client whose request it was loaded for, if responses are stored without their cookies.
+    pub(super) fn cookies_for_client(&self, head: &HeaderMap) -> Vec<HeaderValue> {
         match self.policy.caching.set_cookie {
             SetCookie::Strip => head.get_all(SET_COOKIE).iter().cloned().collect(),
             SetCookie::Refuse | SetCookie::Keep => Vec::new(),

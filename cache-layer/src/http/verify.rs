@@ -52,7 +52,7 @@ impl Context {
         }
         let found = self.peek_answer(key, request.headers());
         if let Some(verification) = self.cache.verification(turn, key, found.as_deref(), &self.load_limit) {
-            drop(self.cache.spawn(self.clone().verified(verification, service, request)));
+            self.cache.spawn_verification(self.clone().verified(verification, service, request));
         }
     }
 

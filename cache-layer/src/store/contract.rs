@@ -123,8 +123,8 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
     /// Calls `listener` at the end of each sweep of this process, for as long as it lives.
     fn on_sweep(&self, _listener: &Arc<SweepListener>) {}
 
-    /// Whether this process keeps the entries that it reads.
-    fn has_first_tier(&self) -> bool {
+    /// Whether this process keeps in memory, at this moment, the entries that it reads from elsewhere.
+    fn keeps_what_it_reads(&self) -> bool {
         false
     }
 
@@ -208,6 +208,11 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
     /// Ends a lease without a fill, without waiting. `uncacheable`: for this time, [`acquire`](Self::acquire) tells requests not
     /// to wait for each other.
     fn release(&self, lease: &Lease, uncacheable: Option<Duration>);
+
+    /// Ends a lease whose load has returned something that is not to be stored, and removes the entry of its key, which that has
+    /// superseded: both in one step, or neither if something overtook the load. Once this has returned `Ok`, this process does not
+    /// find that entry any more.
+    fn supersede<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// Ends a lease whose load failed, without waiting. Until its pause is over, [`acquire`](Self::acquire) tells requests to
     /// leave the application alone. Whatever else ends a lease, or voids it, ends the pause, too.

@@ -493,6 +493,26 @@ contract! {
         .await;
     }
 
+    async fn what_a_load_has_superseded_goes_with_its_lease(subject) {
+        subject.fill(&key("a"), "one", &[]).await;
+        assert_eq!(subject.read(&key("a")).await.unwrap(), "one");
+        let lease = subject.lease(&key("a")).await;
+        subject.store.supersede(&lease).await.unwrap();
+        assert_eq!(subject.read(&key("a")).await, None);
+        assert_eq!(subject.commit(lease, "late", &[]).await, Committed::Refused);
+        subject.fill(&key("a"), "two", &[]).await;
+        assert_eq!(subject.read(&key("a")).await.unwrap(), "two");
+    }
+
+    async fn a_load_that_was_overtaken_supersedes_nothing(subject) {
+        subject.fill(&key("a"), "one", &[]).await;
+        let lease = subject.lease(&key("a")).await;
+        subject.invalidate(&key("a")).await;
+        subject.fill(&key("a"), "two", &[]).await;
+        subject.store.supersede(&lease).await.unwrap();
+        assert_eq!(subject.read(&key("a")).await.unwrap(), "two");
+    }
+
     async fn a_lease_is_known_by_its_token_for_as_long_as_it_is_held(subject) {
         let (store, key) = (&subject.store, Key::new(["k"]));
         let lease = subject.lease(&key).await;

@@ -961,6 +961,18 @@ impl StoreBackend for MemoryStore {
         self.0.ended.notify_waiters();
     }
 
+    fn supersede<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<(), StoreError>> {
+        let mut fills = self.0.fills();
+        if fills.end(lease) {
+            fills.failures.remove(&lease.key.hash());
+            // Before the next load can store anything.
+            self.0.entries.remove(lease.key.hash());
+        }
+        drop(fills);
+        self.0.ended.notify_waiters();
+        Box::pin(ready(Ok(())))
+    }
+
     fn fail(&self, lease: &Lease, failed: Failed) {
         let mut fills = self.0.fills();
         if fills.end(lease) {

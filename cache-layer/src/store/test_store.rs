@@ -376,6 +376,13 @@ impl StoreBackend for TestStore {
         }
     }
 
+    fn supersede<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.answers().await?;
+            self.0.store.supersede(lease).await
+        })
+    }
+
     fn fail(&self, lease: &Lease, failed: Failed) {
         if !self.is_away() {
             self.0.store.fail(lease, failed);

@@ -174,8 +174,8 @@ impl StoreBackend for TieredStore {
         self.redis.on_sweep(listener);
     }
 
-    fn has_first_tier(&self) -> bool {
-        true
+    fn keeps_what_it_reads(&self) -> bool {
+        !self.local_tier.is_off() && self.redis.tracks()
     }
 
     fn clock(&self) -> Option<Clock> {
@@ -242,6 +242,10 @@ impl StoreBackend for TieredStore {
 
     fn release(&self, lease: &Lease, uncacheable: Option<Duration>) {
         self.redis.release(lease, uncacheable);
+    }
+
+    fn supersede<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.redis.supersede(lease)
     }
 
     fn fail(&self, lease: &Lease, failed: Failed) {

@@ -28,7 +28,7 @@ use crate::{
     entry::Entry,
     inherit::{self, Reads},
     key::Key,
-    store::Writes,
+    store::{Seen, Writes},
     telemetry::{Event, LookupResult, Named, NoCacheReason},
     throttle::Throttle,
 };
@@ -412,7 +412,7 @@ impl<V> Ask<V> {
     pub(super) async fn follow<E: Clone + 'static>(
         &mut self,
         mut follower: Follower,
-        miss: &Miss,
+        miss: &mut Miss,
         patience: &mut Patience,
         span: &mut LookupSpan,
     ) -> Next<V, E>
@@ -454,6 +454,11 @@ impl<V> Ask<V> {
             _ => {}
         }
         match outcome {
+            FlightOutcome::Superseded => {
+                miss.stale = None;
+                self.stand_in.note_stale(miss);
+                Next::LoadUncached
+            }
             FlightOutcome::FailedWith(error) => self.failed_together(miss, &error),
             FlightOutcome::Unstored(entries) if has_begun_since || !miss.reached_store() => self.shared(&entries, span),
             FlightOutcome::Transient(entries) if miss.reached_store() => self.shared(&entries, span),
@@ -518,7 +523,7 @@ where
         E: Clone + Send + Sync + 'static,
     {
         match loaded {
-            Ok(loaded) => self.keep(permit, loaded, &reads, began, reply_to).await,
+            Ok(loaded) => self.keep(permit, miss, loaded, &reads, began, reply_to).await,
             Err(error) => {
                 self.cache.emit(Event::NotStored(NoCacheReason::ServiceFailed));
                 let stale = self.stale_if_error(miss);
@@ -533,6 +538,7 @@ where
     async fn keep<E, L>(
         self,
         permit: Box<WritePermit>,
+        miss: &Miss,
         loaded: Loaded<V>,
         reads: &Reads,
         began: u64,
@@ -548,7 +554,7 @@ where
             Err(NoCacheReason::MadeFromStale) => (terms.deadlines(at.now, at.now), None),
             Err(reason) => {
                 reply_to.send(LoadResult::Loaded(loaded.value, reads));
-                return permit.uncacheable(reason, None);
+                return not_stored(permit, miss, reason).await;
             }
         };
         let value = codec.encode(&loaded.value);
@@ -556,7 +562,7 @@ where
         // A value that can't be read back would be loaded and stored again each time, and all calls would wait for that.
         let value = match value.and_then(|value| codec.decode_own::<V>(&value).map(|_| value)) {
             Ok(value) => value,
-            Err(error) => return permit.uncacheable(self.unserializable(&error), None),
+            Err(error) => return not_stored(permit, miss, self.unserializable(&error)).await,
         };
         let entry = write(key, codec, value, deadlines).loaded_in(at.now.saturating_sub(began));
         let entries = vec![(key.clone(), entry)];
@@ -574,6 +580,14 @@ where
             tracing::warn!(%error, %key, kept_back, "a value can't be written and read back, and is not stored");
         }
         NoCacheReason::Unserializable
+    }
+}
+
+/// Ends a load whose value is not to be stored.
+async fn not_stored(permit: Box<WritePermit>, miss: &Miss, reason: NoCacheReason) {
+    match miss.expected {
+        Some(Seen::Nothing) => permit.uncacheable(reason, None),
+        _ => permit.superseding(reason).await,
     }
 }
 

@@ -10,12 +10,13 @@ use std::{
     fmt::Display,
     hash::{BuildHasher, Hash, Hasher},
     marker::PhantomData,
+    pin::Pin,
     sync::Arc,
 };
 
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 
-use super::{argument, load::GetOrLoad};
+use super::{argument, load::GetOrLoad, many::GetOrLoadMany};
 use crate::throttle::Throttle;
 
 pub use crate::{Cache, InvalidateError, Key, Lock};
@@ -206,6 +207,29 @@ impl<T: Ord, V> Pairs<T> for BTreeMap<T, V> {
         pairs.into_iter().collect()
     }
 }
+
+/// The future of a call. It is named, so that of a bound that does not hold, such as of an error that is not `Clone`, there is one
+/// error, and not another one that the call is no future.
+pub fn asked<V, E>(ask: GetOrLoad<V, E>) -> Answer<Result<V, E>>
+where
+    V: Serialize + DeserializeOwned + Send + 'static,
+    E: Clone + Send + Sync + 'static,
+{
+    ask.into_future()
+}
+
+/// As [`asked`], for many elements.
+pub fn asked_many<K, V, E>(ask: GetOrLoadMany<K, V, E>) -> Answer<Result<Vec<Option<V>>, E>>
+where
+    K: Clone + Eq + Hash + Into<Key> + Send + Sync + 'static,
+    V: Serialize + DeserializeOwned + Clone + Send + 'static,
+    E: Clone + Send + Sync + 'static,
+{
+    ask.into_future()
+}
+
+/// The future of a call.
+pub type Answer<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// The return type of a function. For a `Result`, also behind an alias, only successes are stored: its inherent methods take
 /// precedence over those of [`Plain`].

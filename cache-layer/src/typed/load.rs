@@ -97,10 +97,10 @@ impl<V, E> GetOrLoad<V, E> {
 
     /// How long the value is used after its freshness, while it is loaded anew in the background; not at all unless set.
     ///
-    /// If a load in the background failed, or returned nothing that could be stored, the next call loads before it returns, or
-    /// the first one after the [back-off](Self::failure_backoff) of a failure. That call gets
-    /// the stale value if its load fails, or takes longer than the [lock timeout](crate::CacheBuilder::lock_timeout) or a [soft
-    /// timeout](Self::soft_timeout).
+    /// If a load in the background failed, or its result could not be stored, the next call loads before it returns, or the first
+    /// one after the [back-off](Self::failure_backoff) of a failure. That call gets the stale value if its load fails, or takes
+    /// longer than the [lock timeout](crate::CacheBuilder::lock_timeout) or a [soft timeout](Self::soft_timeout). A result that is
+    /// [not to be stored](Self::stale_if_error) takes the stale value away.
     pub fn stale_while_revalidate(mut self, window: Duration) -> Self {
         self.ask.terms.stale_while_revalidate = window;
         self
@@ -108,6 +108,9 @@ impl<V, E> GetOrLoad<V, E> {
 
     /// How long the value is used after its freshness, if a new load fails, or takes longer than a
     /// [soft timeout](Self::soft_timeout); not at all unless set.
+    ///
+    /// A value that was loaded supersedes it even if it is not stored itself: because its freshness is zero, it has too many tags,
+    /// or it can't be written. No later call gets the former value.
     pub fn stale_if_error(mut self, window: Duration) -> Self {
         self.ask.terms.stale_if_error = window;
         self
@@ -183,8 +186,9 @@ impl<V, E> GetOrLoad<V, E> {
         self
     }
 
-    /// Loads anew even if there is a fresh value, and stores the result. The present value stays until then. A load that has
-    /// begun since the call did is as good as its own: of refreshes at one time, most share one.
+    /// Loads anew even if there is a fresh value, and stores the result. The present value stays until then; it is gone as well if
+    /// the result is not to be stored. A load that has begun since the call did is as good as its own: of refreshes at one time,
+    /// most share one.
     pub fn refresh(mut self) -> Self {
         self.ask.refresh = Refresh::First;
         self
@@ -304,7 +308,7 @@ where
         loop {
             let (found, tier) = self.find().await;
             span.at(tier);
-            let miss = match found {
+            let mut miss = match found {
                 Found::Fresh(hit) => {
                     self.cache.emit(Event::Hit);
                     self.describe(&hit, waited, &mut span);
@@ -339,7 +343,7 @@ where
                 waited = true;
                 self.cache.emit(Event::Coalesced);
             }
-            match self.follow(follower, &miss, &mut patience, &mut span).await {
+            match self.follow(follower, &mut miss, &mut patience, &mut span).await {
                 Next::Return(result) => return result,
                 Next::LookAgain => {}
                 Next::LoadUncached => return self.load_uncached(load, &miss, &patience, &mut span).await,

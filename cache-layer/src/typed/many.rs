@@ -677,8 +677,9 @@ where
         E: Clone + Send + Sync + 'static,
     {
         match waiting {
-            Waiting::Followed(follower, miss) => {
-                let next = self.ask.follow(follower, &miss, &mut self.patience, &mut self.span).await;
+            Waiting::Followed(follower, mut miss) => {
+                let next = self.ask.follow(follower, &mut miss, &mut self.patience, &mut self.span).await;
+                self.stale.clone_from(&miss.stale);
                 Waited::Next(next, miss)
             }
             Waiting::Led(reply, miss, None) => self.led(reply.await.ok(), miss),

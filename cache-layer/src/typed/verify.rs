@@ -29,7 +29,7 @@ where
         if let Some(verification) = self.cache.verification(turn, &self.key, Some(&hit.entry), self.cache.load_limit())
         {
             let ask = Self { enclosing: EnclosingLoads::default(), ..self.clone() };
-            drop(self.cache.spawn(ask.verified(verification, hit.entry.clone(), load)));
+            self.cache.spawn_verification(ask.verified(verification, hit.entry.clone(), load));
         }
     }
 

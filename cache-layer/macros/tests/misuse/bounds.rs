@@ -21,4 +21,16 @@ async fn weight(cache: &Cache, db: &Handle, id: u64) -> u64 {
     id
 }
 
+struct NoClone;
+
+#[cached(name = "list")]
+async fn fails(cache: &Cache, id: u64) -> Result<u64, NoClone> {
+    Ok(id)
+}
+
+#[cached(name = "many", many(id in ids))]
+async fn fails_for_many(cache: &Cache, ids: Vec<u64>) -> Result<Vec<(u64, u64)>, NoClone> {
+    Ok(Vec::new())
+}
+
 fn main() {}

@@ -44,6 +44,11 @@ impl Repository {
     async fn changes_itself(&mut self) -> u32 {
         1
     }
+
+    #[cached(name = "list")]
+    async fn of_no_self(cache: &Cache, id: u32) -> Option<Self> {
+        None
+    }
 }
 
 fn main() {}

@@ -349,7 +349,22 @@ impl RedisStore {
         self.0.context.leases.end(lease);
         let mut call = scripts::RELEASE.key(self.0.context.names.lease(&lease.key));
         call.arg(lease.value()).arg(uncacheable.map_or(0, millis));
-        Some(end(Operation::Release, connection.into_owned(), session, call))
+        let end = end(Operation::Release, connection.into_owned(), session, call);
+        Some(async move { drop(end.await) })
+    }
+
+    /// As [`give_back`](Self::give_back), with the entry of the lease's key.
+    pub(super) async fn supersede_entry(&self, lease: &Lease) -> Result<(), StoreError> {
+        let connection = self.connection(&lease.key);
+        let session = connection.session()?;
+        self.0.context.leases.end(lease);
+        let names = &self.0.context.names;
+        let mut call = scripts::RELEASE.key(names.lease(&lease.key));
+        call.key(names.entry(&lease.key)).arg(lease.value()).arg(0);
+        let ended = end(Operation::Release, connection.into_owned(), session, call).await;
+        // The server's push comes only after its reply.
+        self.0.context.local_tier.get().into_iter().for_each(|tier| tier.void(lease.key.id()));
+        ended
     }
 
     /// As [`release_lease`](Self::release_lease), when the load failed.
@@ -422,9 +437,15 @@ impl Drop for SentLease<'_> {
 }
 
 /// Makes the call that ends a lease.
-async fn end(what: Operation, connection: Arc<Connection>, session: Arc<Session>, call: ScriptInvocation<'static>) {
+async fn end(
+    what: Operation,
+    connection: Arc<Connection>,
+    session: Arc<Session>,
+    call: ScriptInvocation<'static>,
+) -> Result<(), StoreError> {
     let end = async |mut driver: MultiplexedConnection| call.invoke_async(&mut driver).await;
-    let _: Result<Flag, StoreError> = connection.run_with(what, &session, Limit::Background, end).await;
+    let ended: Result<Flag, StoreError> = connection.run_with(what, &session, Limit::Background, end).await;
+    ended.map(drop)
 }
 
 /// How an attempt to take a lease ended.

@@ -221,6 +221,10 @@ impl StoreBackend for RedisStore {
         self.release_lease(lease, uncacheable);
     }
 
+    fn supersede<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(self.supersede_entry(lease))
+    }
+
     fn fail(&self, lease: &Lease, failed: Failed) {
         self.fail_lease(lease, failed);
     }

@@ -235,6 +235,13 @@ impl RedisStore {
         self.0.context.local_tier.get_or_init(|| Arc::new(LocalTier::new(max_bytes, clock()))).clone()
     }
 
+    /// Whether some server tracks what this process reads, as far as is known: an ACL or a proxy may refuse it.
+    pub(in crate::store) fn tracks(&self) -> bool {
+        let connections = self.connections();
+        let mut sessions = connections.iter().filter_map(|connection| connection.session().ok()).peekable();
+        sessions.peek().is_none() || sessions.any(|session| session.tracking)
+    }
+
     /// The entry of `key` in the first tier.
     pub(in crate::store) fn peek_local_tier(&self, key: &Key) -> Option<Entry> {
         let connection = self.connection(key);

@@ -131,6 +131,10 @@ impl LocalTier {
         }
     }
 
+    pub(crate) fn is_off(&self) -> bool {
+        self.is_off.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn bytes(&self) -> u64 {
         self.entries.size().1
     }

@@ -137,8 +137,10 @@ script! {
 }
 
 script! {
-    /// KEYS lease. ARGV token, milliseconds to remember that it is uncacheable (0: not at all).
+    /// KEYS lease; and the entry that the load has superseded, if it has. ARGV token, milliseconds to remember that it is uncacheable
+    /// (0: not at all). No other load has stored that entry since: it would have needed the lease.
     RELEASE = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end;
+               if KEYS[2] then redis.call('UNLINK', KEYS[2]) end;
                if ARGV[2] == '0' then return redis.call('DEL', KEYS[1]) end;
                redis.call('SET', KEYS[1], '!u', 'PX', ARGV[2]);
                return 1"
