@@ -10,7 +10,7 @@ use crate::store::redis::{
 use crate::{
     clock::Clock,
     entry::{Deadlines, EntryId},
-    ramp::{MOST, Turn},
+    ramp::{MOST, Ramp, Turn},
     store::{TieredStore, Writes},
     tag::{TagRecord, TagToken},
 };
@@ -240,7 +240,9 @@ async fn a_server_writes_the_ramps_that_a_store_in_memory_has() {
             store.invalidate(Scope::Tags(&Tags::new([&tag])), hardness).await.unwrap();
             let written = found(&tag);
             let of_line = expected.clone();
-            let mirrored = TagRecord::soft_invalidated(written.token.micros(), window * 1000, of_line);
+            let at = written.token.micros();
+            let ramp = Ramp { at, start: at, window: window * 1000 };
+            let mirrored = TagRecord::soft_invalidated(ramp, of_line);
             assert_eq!(written.token.0[..16], mirrored.token.0[..16]);
             assert_eq!(written.to_text()[32..], mirrored.to_text()[32..], "{written:?} {mirrored:?}");
             longest = longest.max(written.to_text().len());
