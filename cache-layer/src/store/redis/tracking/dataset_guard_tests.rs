@@ -415,6 +415,20 @@ async fn what_is_filled_after_a_flush_stays_and_no_connection_is_lost_for_it() {
     }
 }
 
+/// Its token of everything is then younger than all that this process knows, and of the same line as before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_swapped_data_set_that_first_hears_of_a_soft_invalidation_is_cleared_all_the_same() {
+    let server = RedisServer::start();
+    let older = connect(format!("{}/1", server.url())).await;
+    fill(&older, &key("a"), "old", &["t"]).await;
+    drop(older);
+    let store = connect(server.url()).await;
+    swap(&server);
+    let ramp = Hardness::Ramp(Duration::from_secs(3_600));
+    StoreBackend::invalidate(&store, Scope::Everything, ramp).await.unwrap();
+    assert_eq!(read(&store, &key("a")).await, None);
+}
+
 /// A user without the permission to ask for the server's identity.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_swap_is_noticed_by_who_may_not_ask_for_info() {

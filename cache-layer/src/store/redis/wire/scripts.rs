@@ -540,8 +540,9 @@ script! {
     ///
     /// A data set with another server's identity, without an id, or without the id that its caller knows, may have missed
     /// invalidations. So everything in it gets a new token, unless the present token is younger than the caller's knowledge: then
-    /// every valid entry is younger, too, and any invalidation of it was made here. The same holds for the note that refuses
-    /// loads which began before.
+    /// every valid entry is younger, too, and any invalidation of it was made here. That does not hold for the token of a soft
+    /// invalidation, which leaves older entries valid. The note that refuses loads which began before is written anew as well,
+    /// unless it is younger.
     IDENTIFY = concat!(
         now!(),
         "local server, id = redis.pcall('GET', KEYS[1]), redis.pcall('GET', KEYS[2]);",
@@ -557,8 +558,8 @@ script! {
         "end;",
         "local younger = function(time) return type(time) == 'string' and ARGV[7] ~= '' and time > ARGV[7] end;",
         "local everything, note = redis.pcall('GET', KEYS[3]), redis.pcall('GET', KEYS[4]);",
-        "local clear = ARGV[3] == 'clear' and everything",
-        "  and not younger(type(everything) == 'string' and everything:sub(1, 16));",
+        "local hard = type(everything) == 'string' and everything:sub(32, 32) ~= 's';",
+        "local clear = ARGV[3] == 'clear' and everything and not (hard and younger(everything:sub(1, 16)));",
         "if ARGV[7] == '' or (note and not younger(note)) then redis.call('SET', KEYS[4], now) end;",
         "if clear then redis.call('SET', KEYS[3], now .. ARGV[4] .. 'i', 'PX', ARGV[5]) end;",
         "if ARGV[1] ~= '' then redis.call('SET', KEYS[1], ARGV[1]) end;",
