@@ -199,10 +199,11 @@ async fn sweep_all(store: &Weak<Inner>, term: &Term<'_>, listed: &Listed) -> Res
         if new.is_empty() {
             break;
         }
-        for (connection, session) in std::iter::repeat_n(&new, rounds).flatten() {
-            let (names, (bans, token)) = (&context.names, listed);
-            let sweep = async |mut driver: MultiplexedConnection| sweep_banned(names, bans, token, &mut driver).await;
-            all = all.and(connection.run_with(Operation::Scan, session, Limit::Steps, sweep).await?);
+        for round in 0..rounds {
+            let swept = sweep_servers(context, &new, listed).await?;
+            // What the first round leaves is looked at again, and not counted again.
+            let examined = if round == 0 { swept.examined } else { 0 };
+            all = all.and(Swept { examined, ..swept });
         }
         servers.extend(new);
         if !context.names.is_clustered() {
@@ -215,6 +216,15 @@ async fn sweep_all(store: &Weak<Inner>, term: &Term<'_>, listed: &Listed) -> Res
     let taken_off = take_off(context, term.tags(), listed).await?;
     context.counters.swept_bans(taken_off);
     tracing::debug!(bans = taken_off, entries = all.removed, "swept banned entries");
+    Ok(all)
+}
+
+async fn sweep_servers(context: &Context, servers: &[Over], (bans, token): &Listed) -> Result<Swept, StoreError> {
+    let (names, mut all) = (&context.names, Swept::default());
+    for (connection, session) in servers {
+        let sweep = async |mut driver: MultiplexedConnection| sweep_banned(names, bans, token, &mut driver).await;
+        all = all.and(connection.run_with(Operation::Scan, session, Limit::Steps, sweep).await?);
+    }
     Ok(all)
 }
 

@@ -191,6 +191,25 @@ async fn a_look_up_that_is_no_longer_polled_stops_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_that_several_bans_cover_counts_once() {
+    let server = RedisServer::start();
+    let node = idle(server.url()).await;
+    for name in ["a", "ab", "c"] {
+        fill(&node, &key(name), "x", &[]).await;
+    }
+    for (pattern, hardness) in [
+        ("redis:a*", Hardness::Soft),
+        ("redis:ab", Hardness::Ramp(Duration::from_secs(3_600))),
+        ("redis:*b", Hardness::Soft),
+    ] {
+        node.invalidate(Scope::Pattern(&Pattern::new(pattern)), hardness).await.unwrap();
+    }
+    let sweeps = sweep_all(server.url()).await;
+    let removed: u64 = sweeps.iter().map(|sweep| sweep.swept.removed).sum();
+    assert_eq!((sweeps[0].swept.examined, removed), (3, 2), "{sweeps:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_tags_made_void_is_reclaimed_and_nothing_else() {
     let server = RedisServer::start();
     let (node, other) = (idle(server.url()).await, idle(server.url()).await);
@@ -370,6 +389,21 @@ mod cluster {
         assert!(!cluster.node_mut(added).keys().contains(&name));
         wait_until("the node to be used", async || node.get(&key("a")).await.is_ok()).await;
         assert_eq!(read(&node, &key("a")).await, None);
+    }
+
+    /// A name that both rounds find counts once.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_sweep_that_goes_round_twice_counts_once() {
+        let cluster = RedisCluster::start(3, 0);
+        let node = connect_with(builder(cluster.url()).lurker(false)).await;
+        for n in 0..12 {
+            fill(&node, &key(&n.to_string()), "x", &[]).await;
+        }
+        for pattern in ["redis:1*", "redis:*"] {
+            node.invalidate(Scope::Pattern(&Pattern::new(pattern)), Hardness::Soft).await.unwrap();
+        }
+        let sweeps = sweep_all(cluster.url()).await;
+        assert_eq!(sweeps[0].swept, crate::store::Swept { examined: 12, removed: 12 });
     }
 
     /// The server that has the tags says that a ban was taken off; the sweep of another server is not heard of.

@@ -467,7 +467,8 @@ script! {
 
 script! {
     /// KEYS entry. ARGV the time of a ban that covers it; and nothing, or the soft mark that the entry gets, and the lowest soft
-    /// mark that is not of a ramp. Deletes the entry, or marks it, unless its load knew of that ban; returns whether it did.
+    /// mark that is not of a ramp. Deletes the entry, or marks it, unless its load knew of that ban, or it is marked as well
+    /// already; returns whether it did.
     SWEEP_ENTRY = concat!(
         without_room!(),
         "local head = redis.pcall('GETRANGE', KEYS[1], 0, 7);
@@ -479,7 +480,7 @@ script! {
          end;
          local mark, first, known = tonumber(ARGV[2]), tonumber(ARGV[3]), struct.unpack('>I4', head, 5);
          -- It is stale already, or will be no later; also if this ban said so the last time.
-         if known >= first or (mark < first and known > 0 and known <= mark) then return 1 end;
+         if known >= first or (mark < first and known > 0 and known <= mark) then return 0 end;
          redis.call('SETRANGE', KEYS[1], 4, struct.pack('>I4', mark));
          return 1"
     )

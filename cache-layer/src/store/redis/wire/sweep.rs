@@ -77,7 +77,7 @@ async fn swept(mut sweep: Sweep<'_>) -> RedisResult<u64> {
 }
 
 /// Sweeps entries on one server that are covered by these bans, which are listed under `token`; the leases come first. Returns how
-/// many entries were deleted, or made stale. There is no fallback: an error leaves the bans on the list.
+/// many entries were deleted, or marked anew. There is no fallback: an error leaves the bans on the list.
 pub(crate) async fn sweep_banned(
     names: &Names,
     bans: &Bans,
@@ -372,9 +372,10 @@ impl Sweep<'_> {
         Ok(swept.iter().filter(|Flag(swept)| *swept).count() as u64)
     }
 
-    /// Each entry is swept by itself, and only if a ban still covers it: entries that were loaded since stay.
+    /// Each entry is swept by itself, and only if a ban still covers it: entries that were loaded since stay. Counts an entry once,
+    /// by however many bans it is covered.
     async fn sweep_banned(&mut self, bans: &Bans, matching: &[Match<'_>]) -> RedisResult<u64> {
-        let (mut batch, mut asked) = (Batch::default(), 0);
+        let (mut batch, mut swept_names) = (Batch::default(), Vec::new());
         for Match { name, id, readable } in matching {
             let covering: Vec<&Ban> = bans.covering(0, readable).collect();
             let hard = covering.iter().find(|ban| ban.soft_over.is_none());
@@ -382,14 +383,17 @@ impl Sweep<'_> {
             // Variants are marked as well: their primary entry may be replaced before its turn, and then knows of the ban.
             for ban in hard.into_iter().chain(younger.rev()) {
                 batch.sweep_entry(name, ban, id.turn());
-                asked += 1;
+                swept_names.push(name);
             }
         }
-        if asked == 0 {
+        if swept_names.is_empty() {
             return Ok(0);
         }
-        let swept: Vec<Flag> = exactly(asked, in_time(batch.run(self.driver)).await?)?;
-        Ok(swept.iter().filter(|Flag(swept)| *swept).count() as u64)
+        let swept: Vec<Flag> = exactly(swept_names.len(), in_time(batch.run(self.driver)).await?)?;
+        let mut changed = swept.iter();
+        swept_names.retain(|_| changed.next().is_some_and(|Flag(changed)| *changed));
+        swept_names.dedup();
+        Ok(swept_names.len() as u64)
     }
 
     /// Those of the `capped` names whose entry has a key that matches.
