@@ -9,6 +9,7 @@ use super::topology::{cluster::Cluster, routes::Topology};
 use super::{
     RedisStore,
     connection::{
+        context::Context,
         deliver::wait_for_delivery,
         handle::{Connection, Limit},
         session::Session,
@@ -17,6 +18,7 @@ use super::{
         invalidation::{ban, invalidate, soften},
         names::EVERYTHING,
         operation::Operation,
+        scripts::Window,
     },
 };
 use crate::store::{Hardness, Scope, StoreError};
@@ -104,7 +106,7 @@ impl RedisStore {
         scope: Scope<'_>,
         hardness: Hardness,
     ) -> Result<bool, StoreError> {
-        let names = &self.0.context.names;
+        let Context { names, clock, .. } = &*self.0.context;
         let soft_over = hardness.is_soft().then(|| hardness.window());
         for _ in 0..ATTEMPTS {
             let reached = connection
@@ -115,7 +117,10 @@ impl RedisStore {
                     async |mut driver: MultiplexedConnection| match (scope, soft_over) {
                         (Scope::Pattern(pattern), _) => ban(names, &mut driver, pattern, soft_over).await,
                         (_, None) => invalidate(names, &mut driver, scope).await.map(Some),
-                        (_, Some(window)) => soften(names, &mut driver, scope, window).await.map(Some),
+                        (_, Some(length)) => {
+                            let window = Window { begin: clock.now(), length };
+                            soften(names, &mut driver, scope, window).await.map(Some)
+                        }
                     },
                 )
                 .await?;

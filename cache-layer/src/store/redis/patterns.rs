@@ -15,7 +15,7 @@ use super::{
         invalidation::with_dataset_id,
         operation::Operation,
         replies::Flag,
-        scripts::Batch,
+        scripts::{Batch, Window},
         sweep::{delete_matching, soften_matching},
     },
 };
@@ -96,13 +96,14 @@ impl RedisStore {
         local_tier: Option<&LocalTier>,
     ) -> Result<u64, StoreError> {
         let names = &self.0.context.names;
+        let window = Window { begin: self.0.context.clock.now(), length: hardness.window() };
         let delete = async |mut driver: MultiplexedConnection| {
             // Deleted entries leave the first tier before the caller gets the result.
             let mut void = |id| local_tier.into_iter().for_each(|tier| tier.void(id));
             let deleted = match hardness {
                 Hardness::Hard => delete_matching(names, patterns, &mut void, &mut driver).await?,
                 Hardness::Soft | Hardness::Ramp(_) => {
-                    soften_matching(names, patterns, hardness.window(), &mut void, &mut driver).await?
+                    soften_matching(names, patterns, window, &mut void, &mut driver).await?
                 }
             };
             // A node of a cluster has no data set id to read, and takes no empty batch.

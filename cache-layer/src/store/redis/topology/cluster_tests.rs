@@ -286,6 +286,34 @@ async fn a_primary_that_dies_is_replaced_and_nothing_stale_is_served_by_its_repl
     }
 }
 
+/// Of two nodes, the one that has the tags is asked for the time: by its clock, processes judge what is fresh.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ramp_of_a_key_is_dated_by_the_clock_that_judges_it() {
+    const AHEAD: u64 = 3_600;
+    let cluster = RedisCluster::start(3, 0);
+    let store = connect(cluster.url()).await;
+    let clock = &store.0.context.clock;
+    let ahead = || clock.offset().is_some_and(|offset| offset.millis > 1_800_000);
+    let turn = loop {
+        let now = Clock::system().now();
+        let deadlines = crate::entry::Deadlines::fresh_until(now + 3 * AHEAD * 1_000);
+        let entry = Entry::new(crate::entry::EntryId::random(), &key("a"), deadlines, Bytes::new(), Bytes::new());
+        store.put(vec![(key("a"), entry)], &Tags::default()).await.unwrap();
+        // As a heartbeat does.
+        clock.note(crate::clock::Uptime::now(), (now / 1_000 + AHEAD, 0));
+        let ramp = Hardness::Ramp(Duration::from_secs(10));
+        let was_ahead = ahead();
+        StoreBackend::invalidate(&store, Scope::Key(&key("a")), ramp).await.unwrap();
+        // Otherwise a heartbeat has come before it.
+        if was_ahead && ahead() {
+            let Ok(Lookup::Found(entry)) = store.get(&key("a")).await else { panic!("it is there") };
+            break entry.deadlines().fresh - now;
+        }
+    };
+    let window = (AHEAD - 2) * 1_000..(AHEAD + 60) * 1_000;
+    assert!(window.contains(&turn), "{turn} ms");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_gone_is_retried_and_its_invalidations_wait_for_it() {
     let mut cluster = RedisCluster::start(3, 0);

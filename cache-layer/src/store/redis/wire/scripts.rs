@@ -19,12 +19,7 @@ use super::{
     names::nonce,
     replies::{exactly, no_answer},
 };
-use crate::{
-    ban::Ban,
-    entry::SoftMark,
-    hex,
-    ramp::{SHORTEST, Turn},
-};
+use crate::{ban::Ban, entry::SoftMark, hex, ramp::Turn};
 
 /// The first line of a script that runs on a server without room as well, since it takes none, or frees some.
 macro_rules! without_room {
@@ -487,22 +482,22 @@ script! {
 }
 
 script! {
-    /// KEYS entry, lease. ARGV the milliseconds until the turn of the key and, in the form of a mark, the beginning of the
-    /// seconds of ramps, and the first mark that is not of a ramp; or nothing: at once. Deletes the lease and marks the entry, at
-    /// the position that its envelope has for that; a value without that position is deleted. See
-    /// [`SoftMark`](crate::entry::SoftMark).
+    /// KEYS entry, lease. ARGV the mark of a soft invalidation at once; and nothing, or the mark of the key's turn in a ramp, and the
+    /// first mark that is not of a ramp. Deletes the lease and marks the entry, at the position that its envelope has for that; a
+    /// value without that position is deleted. See [`SoftMark`](crate::entry::SoftMark).
+    ///
+    /// The caller says when it is, by the clock that judges what is fresh: in a cluster, this server may have another one.
     SOFTEN_ENTRY = "redis.call('DEL', KEYS[2]);
                     local head = redis.pcall('GETRANGE', KEYS[1], 0, 7);
                     if head == '' then return 0 end;
                     if type(head) ~= 'string' or #head < 8 or not head:find('^CLE[\\002\\003]') then
                         return redis.call('DEL', KEYS[1])
                     end;
-                    local t, known = redis.call('TIME'), struct.unpack('>I4', head, 5);
-                    local mark = math.max(t[1] + 1, known + 1);
-                    if ARGV[1] and known < tonumber(ARGV[3]) then
-                        local turn = math.floor(t[1] + (t[2] / 1000 + ARGV[1]) / 1000) - ARGV[2];
-                        if known > 0 then turn = math.min(turn, known - 1) end;
-                        if turn < tonumber(ARGV[3]) then mark = math.max(turn, 1) end
+                    local known = struct.unpack('>I4', head, 5);
+                    local mark = math.max(tonumber(ARGV[1]), known + 1);
+                    if ARGV[2] and known < tonumber(ARGV[3]) then
+                        mark = tonumber(ARGV[2]);
+                        if known > 0 then mark = math.max(math.min(mark, known - 1), 1) end
                     end;
                     redis.call('SETRANGE', KEYS[1], 4, struct.pack('>I4', mark));
                     return 1"
@@ -677,6 +672,15 @@ pub(crate) async fn load(driver: &mut MultiplexedConnection) -> RedisResult<()> 
     Ok(())
 }
 
+/// The window of a soft invalidation, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Window {
+    /// By the clock that judges what is fresh.
+    pub(crate) begin: u64,
+    /// 0 if it is at once.
+    pub(crate) length: u64,
+}
+
 /// Several calls in one round trip, in their order.
 #[derive(Default)]
 pub(crate) struct Batch {
@@ -741,13 +745,13 @@ impl Batch {
         self.call(&STAMP, &[tag], &[nonce.as_bytes(), least, made, extended]);
     }
 
-    /// Softens the entry at `name`, whose key has this turn, over `window` milliseconds, and deletes its lease.
-    pub(crate) fn soften_entry(&mut self, name: &str, lease: &str, window: u64, turn: Turn) {
-        let offset = SoftMark::offset(window, turn).to_string();
-        let (epoch, first) = (SoftMark::RAMP_EPOCH.to_string(), SoftMark::FIRST_TIME.to_string());
-        let ramp = [offset.as_bytes(), epoch.as_bytes(), first.as_bytes()];
-        let arguments = if window < SHORTEST { &[][..] } else { &ramp };
-        self.call(&SOFTEN_ENTRY, &[name, lease], arguments);
+    /// Softens the entry at `name`, whose key has this turn, and deletes its lease.
+    pub(crate) fn soften_entry(&mut self, name: &str, lease: &str, Window { begin, length }: Window, turn: Turn) {
+        let (at_once, first) = (SoftMark::of(begin, 0, turn).to_string(), SoftMark::FIRST_TIME.to_string());
+        let in_turn = SoftMark::ramped(begin, length, turn).map(|mark| mark.to_string());
+        let ramp = in_turn.iter().flat_map(|mark| [mark, &first]);
+        let arguments: Vec<&[u8]> = std::iter::once(&at_once).chain(ramp).map(|number| number.as_bytes()).collect();
+        self.call(&SOFTEN_ENTRY, &[name, lease], &arguments);
     }
 
     /// Deletes the entry at `name`, or makes it stale, by this ban, which covers its key with this turn.

@@ -16,7 +16,7 @@ use super::{
     reclaim::Reclaim,
     replies::{AnyType, Bulk, Count, Flag, Scanned, exactly, no_answer},
     sample::Sample,
-    scripts::{self, Batch},
+    scripts::{self, Batch, Window},
 };
 use crate::{
     ban::{Ban, Bans},
@@ -50,12 +50,11 @@ pub(crate) async fn delete_matching(
     swept(Sweep { names, patterns, purpose: Purpose::Delete(deleted), driver, step: FIRST_STEP, examined: 0 }).await
 }
 
-/// As [`delete_matching`], but makes the entries stale, over a window in milliseconds; variants are stale with their primary
-/// entry.
+/// As [`delete_matching`], but makes the entries stale; variants are stale with their primary entry.
 pub(crate) async fn soften_matching(
     names: &Names,
     patterns: &[&Pattern],
-    window: u64,
+    window: Window,
     softened: &mut (dyn FnMut(KeyId) + Send),
     driver: &mut MultiplexedConnection,
 ) -> RedisResult<u64> {
@@ -141,8 +140,8 @@ enum Purpose<'a> {
     Sample(&'a mut Sample),
     /// They are deleted, and this is called for each as soon as it is.
     Delete(&'a mut (dyn FnMut(KeyId) + Send)),
-    /// They are marked, over this many milliseconds, and this is called for each as soon as it is.
-    Soften(u64, &'a mut (dyn FnMut(KeyId) + Send)),
+    /// They are marked, and this is called for each as soon as it is.
+    Soften(Window, &'a mut (dyn FnMut(KeyId) + Send)),
     Count,
     /// Those that carry the tag are counted.
     CountCarrying(&'a str),
@@ -338,7 +337,7 @@ impl Sweep<'_> {
         Ok(deleted)
     }
 
-    async fn soften(&mut self, window: u64, matching: &[Match<'_>]) -> RedisResult<u64> {
+    async fn soften(&mut self, window: Window, matching: &[Match<'_>]) -> RedisResult<u64> {
         let primaries: Vec<_> = matching.iter().filter(|found| !found.id.is_variant()).collect();
         if primaries.is_empty() {
             return Ok(0);
