@@ -252,7 +252,7 @@ impl Subject {
     }
 
     async fn delete(&self, pattern: &str) -> u64 {
-        self.store.delete_matching(&Pattern::new(pattern)).await.unwrap()
+        self.store.delete_matching(&Pattern::new(pattern)).await.unwrap().deleted
     }
 
     /// Bans matching entries.
@@ -1214,23 +1214,21 @@ impl Schedules {
                             let version = truth.version.fetch_add(1, Ordering::SeqCst) + 1;
                             let tags = Tags::new([&tag]);
                             let soft = match fastrand::u8(..12) {
-                                0 => subject.store.invalidate(Scope::Everything, Hardness::Hard).await.map(|()| false),
-                                1..4 => {
-                                    subject.store.invalidate(Scope::Key(&key), Hardness::Hard).await.map(|()| false)
-                                }
+                                0 => subject.store.invalidate(Scope::Everything, Hardness::Hard).await.map(|_| false),
+                                1..4 => subject.store.invalidate(Scope::Key(&key), Hardness::Hard).await.map(|_| false),
                                 4..7 => {
-                                    subject.store.invalidate(Scope::Tags(&tags), Hardness::Hard).await.map(|()| false)
+                                    subject.store.invalidate(Scope::Tags(&tags), Hardness::Hard).await.map(|_| false)
                                 }
                                 7 if fastrand::bool() => subject.store.delete_matching(&pattern).await.map(|_| false),
                                 7 => {
                                     let scope = Scope::Pattern(&pattern);
                                     let soft = fastrand::u8(..3) == 0;
                                     let hardness = if soft { Hardness::Soft } else { Hardness::Hard };
-                                    subject.store.invalidate(scope, hardness).await.map(|()| soft)
+                                    subject.store.invalidate(scope, hardness).await.map(|_| soft)
                                 }
-                                8 => subject.store.invalidate(Scope::Everything, Hardness::Soft).await.map(|()| true),
-                                9 => subject.store.invalidate(Scope::Key(&key), Hardness::Soft).await.map(|()| true),
-                                _ => subject.store.invalidate(Scope::Tags(&tags), Hardness::Soft).await.map(|()| true),
+                                8 => subject.store.invalidate(Scope::Everything, Hardness::Soft).await.map(|_| true),
+                                9 => subject.store.invalidate(Scope::Key(&key), Hardness::Soft).await.map(|_| true),
+                                _ => subject.store.invalidate(Scope::Tags(&tags), Hardness::Soft).await.map(|_| true),
                             };
                             truth.fresh_floor.fetch_max(version, Ordering::SeqCst);
                             if !soft.unwrap() {
@@ -1321,6 +1319,8 @@ struct Loading {
 
 impl<'a> Algebra<'a> {
     const STEPS: usize = 600;
+    /// No load may lose it by its age, however slow the machine is.
+    const LEASE: Duration = Duration::from_secs(600);
 
     fn new(subject: &'a Subject, seed: u64) -> Self {
         let (places, random) = (std::array::from_fn(|_| Place::default()), fastrand::Rng::with_seed(seed));
@@ -1334,7 +1334,8 @@ impl<'a> Algebra<'a> {
         for step in 0..Self::STEPS {
             self.step = step;
             let place = self.random.usize(..self.places.len());
-            match self.random.u8(..17) {
+            let action = self.random.u8(..17);
+            match action {
                 0..6 => self.begin_or_end(place).await,
                 6..8 => self.invalidate_tags(State::Void).await,
                 8..10 => self.invalidate_tags(State::Stale).await,
@@ -1358,11 +1359,11 @@ impl<'a> Algebra<'a> {
             }
             for (index, place) in self.places.iter().enumerate() {
                 let (expected, name) = (place.state.unwrap_or(State::Void), index.to_string());
-                assert_eq!(self.subject.state(&key(&name)).await, expected, "key {index} after step {step}");
+                assert_eq!(self.subject.state(&key(&name)).await, expected, "key {index} after step {step}, {action}");
                 seen[expected as usize] += 1;
             }
         }
-        assert!(seen.iter().all(|times| *times > Self::STEPS / 20), "{seen:?}");
+        assert!(seen.iter().all(|times| *times > Self::STEPS / 60), "{seen:?}");
         assert!(self.in_doubt * 20 <= self.commits, "{} of {}", self.in_doubt, self.commits);
     }
 
@@ -1374,7 +1375,8 @@ impl<'a> Algebra<'a> {
             let mut granted = None;
             // A refused commit gives its lease back without waiting.
             wait_until("the lease to be free", async || {
-                granted = match self.subject.store.acquire(&key, Seen::Unusable, LEASE, Failures::Heed).await.unwrap() {
+                let acquired = self.subject.store.acquire(&key, Seen::Unusable, Self::LEASE, Failures::Heed).await;
+                granted = match acquired.unwrap() {
                     Acquired::Granted(lease) => Some(lease),
                     _ => None,
                 };
@@ -1511,8 +1513,9 @@ impl<'a> Algebra<'a> {
             return;
         }
         self.subject.lose_token(&format!("tag {tag}"));
-        // All pushes before this reply have been received.
-        self.subject.store.get(&key("nothing")).await.unwrap();
+        // All pushes before this reply have been received. In a cluster it comes from the server that has the tags, as a look-up's need
+        // not.
+        self.subject.store.tag_token("nothing").await.unwrap();
         for place in &mut self.places {
             place.lower(State::Void, |place| place.tags.contains(&tag));
         }

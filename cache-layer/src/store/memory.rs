@@ -17,9 +17,10 @@ use smallvec::SmallVec;
 use tokio::{runtime::Handle, sync::Notify, task::spawn_blocking, time::sleep};
 
 use super::{
-    Acquired, Amended, BoxFuture, Committed, Estimate, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseHolder,
-    LeaseState, LeaseToken, ListedPattern, ListedPatterns, Lookup, Reach, Scope, Seen, Store, StoreBackend, StoreError,
-    Sweep, SweepListener, SweepListeners, Swept, entry_cache::EntryCache, recent_invalidations::RecentInvalidations,
+    Acquired, Amended, BoxFuture, Committed, Estimate, Eviction, Failed, Failures, Fill, Hardness, Invalidated, Lease,
+    LeaseHolder, LeaseState, LeaseToken, ListedPattern, ListedPatterns, Lookup, Reach, Scope, Seen, Store,
+    StoreBackend, StoreError, Sweep, SweepListener, SweepListeners, Swept, entry_cache::EntryCache,
+    recent_invalidations::RecentInvalidations,
 };
 use crate::{
     ban::{Ban, Bans, LONGEST_PATTERN},
@@ -315,12 +316,12 @@ impl MemoryStore {
         &self,
         pattern: &Pattern,
         run: impl FnOnce(&Inner, &Pattern) -> u64 + Send + 'static,
-    ) -> BoxFuture<'static, Result<u64, StoreError>> {
+    ) -> BoxFuture<'static, Result<Invalidated, StoreError>> {
         let (inner, pattern) = (self.0.clone(), pattern.clone());
         let run = move || {
-            let count = run(&inner, &pattern);
+            let deleted = run(&inner, &pattern);
             inner.ended.notify_waiters();
-            count
+            Invalidated { deleted, ..Invalidated::default() }
         };
         Box::pin(async move {
             match Handle::try_current() {
@@ -331,19 +332,18 @@ impl MemoryStore {
     }
 
     /// Bans the entries that match; sweeps them now if there is no room on the list.
-    fn ban(&self, pattern: &Pattern, hardness: Hardness) -> BoxFuture<'static, Result<(), StoreError>> {
+    fn ban(&self, pattern: &Pattern, hardness: Hardness) -> BoxFuture<'static, Result<Invalidated, StoreError>> {
         if self.0.ban(pattern, hardness) {
             self.0.ended.notify_waiters();
             self.begin_to_sweep();
-            return Box::pin(ready(Ok(())));
+            return Box::pin(ready(Ok(Invalidated::default())));
         }
-        let swept = match hardness {
+        match hardness {
             Hardness::Hard => self.aside(pattern, Inner::delete_matching),
             Hardness::Soft | Hardness::Ramp(_) => {
                 self.aside(pattern, move |inner, pattern| inner.soften_matching(pattern, hardness.window()))
             }
-        };
-        Box::pin(async move { swept.await.map(drop) })
+        }
     }
 
     /// Starts a task that sweeps banned entries, unless there is one. Without a runtime, or if that ends, bans stay listed until
@@ -989,7 +989,7 @@ impl StoreBackend for MemoryStore {
         })
     }
 
-    fn invalidate(&self, scope: Scope<'_>, hardness: Hardness) -> BoxFuture<'static, Result<(), StoreError>> {
+    fn invalidate(&self, scope: Scope<'_>, hardness: Hardness) -> BoxFuture<'static, Result<Invalidated, StoreError>> {
         if let Scope::Pattern(pattern) = scope {
             return self.ban(pattern, hardness);
         }
@@ -1003,10 +1003,10 @@ impl StoreBackend for MemoryStore {
             Hardness::Soft | Hardness::Ramp(_) => self.0.soft_invalidate(scope, hardness.window()),
         }
         self.0.ended.notify_waiters();
-        Box::pin(ready(Ok(())))
+        Box::pin(ready(Ok(Invalidated::default())))
     }
 
-    fn delete_matching(&self, pattern: &Pattern) -> BoxFuture<'static, Result<u64, StoreError>> {
+    fn delete_matching(&self, pattern: &Pattern) -> BoxFuture<'static, Result<Invalidated, StoreError>> {
         self.aside(pattern, Inner::delete_matching)
     }
 

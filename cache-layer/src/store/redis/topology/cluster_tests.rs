@@ -4,11 +4,16 @@ use std::{collections::HashSet, time::Instant};
 
 use tests::{RedisCluster, RedisServer, slot, wait_until};
 
-use crate::store::TieredStore;
 use crate::store::redis::{
     fleet_tests::*,
     tracking::dataset_guard_tests::{cut_replicas_off, fill_when_possible},
     *,
+};
+use crate::{
+    Cache,
+    store::TieredStore,
+    sync::Mutex,
+    telemetry::{Event, InvalidationKind, Observer},
 };
 
 /// The name of a tag's token.
@@ -201,11 +206,30 @@ async fn where_the_tags_have_moved_a_pattern_and_a_ramp_cover_no_more_than_they_
     for name in cluster.primaries()[from].keys().iter().filter(|name| slot(name) == slot(&token("t"))) {
         let _: String = cluster.primaries()[from].command(&["MIGRATE", "127.0.0.1", &port, name, "0", "5000"]);
     }
-    StoreBackend::invalidate(&store, Scope::Pattern(&Pattern::new("redis:a*")), Hardness::Hard).await.unwrap();
-    assert_eq!(store.state().hardened_invalidations, 1);
+    let heard = Heard::default();
+    let cache = Cache::builder(store.clone()).observer(heard.clone()).build();
+    cache.delete_pattern("redis:a*").await.unwrap();
+    cache.soft_invalidate_tag("t").over(Duration::from_secs(60)).await.unwrap();
+    cache.invalidate_tag("t").await.unwrap();
+    assert_eq!(store.state().hardened_invalidations, 2);
+    let hard = |kind, hardened| Event::Invalidation { kind, soft: false, delivered: true, hardened };
+    let (all, tag) = (InvalidationKind::All, InvalidationKind::Tag);
+    assert_eq!(*heard.0.lock(), [hard(all, true), hard(tag, true), hard(tag, false)]);
     cluster.finish_to_move_slot(slot(&token("t")), from, to);
     wait_until("the cluster to be used again", async || store.get(&key("b")).await.is_ok()).await;
     assert_eq!(read(&store, &key("b")).await, None);
+}
+
+/// The events of invalidations.
+#[derive(Clone, Default)]
+struct Heard(Arc<Mutex<Vec<Event>>>);
+
+impl Observer for Heard {
+    fn observe(&self, event: Event) {
+        if matches!(event, Event::Invalidation { .. }) {
+            self.0.lock().push(event);
+        }
+    }
 }
 
 /// Servers are swept in the order of their slots.
@@ -227,7 +251,7 @@ async fn what_moves_to_a_server_that_was_swept_already_is_swept_all_the_same() {
             async move {
                 match is_listed {
                     true => StoreBackend::invalidate(&store, Scope::Pattern(&pattern), Hardness::Hard).await,
-                    false => StoreBackend::delete_matching(&store, &pattern).await.map(drop),
+                    false => StoreBackend::delete_matching(&store, &pattern).await,
                 }
             }
         });

@@ -353,10 +353,10 @@ async fn an_invalidation_that_went_to_another_database_is_not_lost_when_the_old_
         .await;
         swap(&server);
         match by {
-            "key" => writer.invalidate(Scope::Key(&key("a")), Hardness::Hard).await.unwrap(),
-            "tag" => writer.invalidate(Scope::Tags(&tags), Hardness::Hard).await.unwrap(),
-            "softened key" => writer.invalidate(Scope::Key(&key("a")), Hardness::Soft).await.unwrap(),
-            "softened tag" => writer.invalidate(Scope::Tags(&tags), Hardness::Soft).await.unwrap(),
+            "key" => writer.invalidate(Scope::Key(&key("a")), Hardness::Hard).await.map(drop).unwrap(),
+            "tag" => writer.invalidate(Scope::Tags(&tags), Hardness::Hard).await.map(drop).unwrap(),
+            "softened key" => writer.invalidate(Scope::Key(&key("a")), Hardness::Soft).await.map(drop).unwrap(),
+            "softened tag" => writer.invalidate(Scope::Tags(&tags), Hardness::Soft).await.map(drop).unwrap(),
             // Otherwise it is kept, and delivered before anything is read.
             "pattern" => drop(writer.delete_matching(&Pattern::new("redis:*")).await),
             _ => {

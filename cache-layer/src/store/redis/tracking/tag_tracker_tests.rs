@@ -11,7 +11,7 @@ use crate::{
     clock::Clock,
     entry::{Deadlines, EntryId},
     ramp::{MOST, Ramp, Turn},
-    store::{TieredStore, Writes},
+    store::{Invalidated, TieredStore, Writes},
     tag::{TagRecord, TagToken},
 };
 
@@ -357,7 +357,7 @@ async fn a_record_of_another_version_is_no_token() {
         keep(&store, &key("a"), 600_000, &["t"]).await;
         let () = server.command(&["SET", name, &format!("{}s{odd}", &token[..31]), "PX", "600000"]);
         let softened = store.invalidate(Scope::Tags(&Tags::new(["t"])), Hardness::Ramp(LEASE)).await;
-        assert_eq!(softened, Ok(()));
+        assert_eq!(softened, Ok(Invalidated::default()));
         let written: String = server.command(&["GET", name]);
         assert!(written.len() == 32 && written[16..31] != token[16..31], "{odd}: {written} after {token}");
     }

@@ -39,14 +39,14 @@ const LURKER_PAUSE: std::ops::RangeInclusive<Duration> = Duration::from_millis(1
 /// How long one step may take before the connection is given up.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Deletes the entries on one server that any of the patterns matches; returns how many primary keys had one. `deleted` is called
-/// with the id of each entry that matched, variants included.
+/// Deletes the entries on one server that any of the patterns matches; returns how many primary keys had one, or nothing if
+/// everything was invalidated instead. `deleted` is called with the id of each entry that matched, variants included.
 pub(crate) async fn delete_matching(
     names: &Names,
     patterns: &[&Pattern],
     deleted: &mut (dyn FnMut(KeyId) + Send),
     driver: &mut MultiplexedConnection,
-) -> RedisResult<u64> {
+) -> RedisResult<Option<u64>> {
     swept(Sweep { names, patterns, purpose: Purpose::Delete(deleted), driver, step: FIRST_STEP, examined: 0 }).await
 }
 
@@ -57,21 +57,21 @@ pub(crate) async fn soften_matching(
     window: Window,
     softened: &mut (dyn FnMut(KeyId) + Send),
     driver: &mut MultiplexedConnection,
-) -> RedisResult<u64> {
+) -> RedisResult<Option<u64>> {
     let purpose = Purpose::Soften(window, softened);
     swept(Sweep { names, patterns, purpose, driver, step: FIRST_STEP, examined: 0 }).await
 }
 
-async fn swept(mut sweep: Sweep<'_>) -> RedisResult<u64> {
+async fn swept(mut sweep: Sweep<'_>) -> RedisResult<Option<u64>> {
     match sweep.run().await {
         Err(error) if is_not_allowed(&error) => {
             // If it were kept, it would be refused for ever, and nothing would be read again.
             let Sweep { names, driver, .. } = sweep;
             // Not the pattern, which may contain most of a key.
             tracing::warn!(%error, "Redis refuses to scan for a pattern; everything is invalidated instead");
-            invalidate(names, driver, Scope::Everything).await.map(|_| 0)
+            invalidate(names, driver, Scope::Everything).await.map(|_| None)
         }
-        result => result,
+        result => result.map(Some),
     }
 }
 
