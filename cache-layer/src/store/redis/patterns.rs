@@ -6,13 +6,11 @@ use redis::aio::MultiplexedConnection;
 
 use super::{
     RedisStore,
-    connection::{
-        handle::{Connection, Limit},
-        session::Session,
-    },
-    tracking::local_tier::LocalTier,
+    connection::handle::{Connection, Limit},
+    election::Over,
     wire::{
         invalidation::with_dataset_id,
+        names::Names,
         operation::Operation,
         replies::Flag,
         scripts::{Batch, Window},
@@ -23,6 +21,12 @@ use crate::{
     pattern::Pattern,
     store::{Extent, Hardness, Invalidated, Scope, StoreError},
 };
+
+/// How often a sweep goes over all servers. In a cluster, a name may move from one server to another while they are swept one after
+/// the other, but not twice.
+pub(super) fn rounds(names: &Names) -> usize {
+    if names.is_clustered() { 2 } else { 1 }
+}
 
 impl RedisStore {
     /// Records that matching entries are void, or stale; readers obey that until those are swept. If there is no room for the
@@ -63,43 +67,80 @@ impl RedisStore {
         patterns: &[&Pattern],
         hardness: Hardness,
     ) -> Result<Invalidated, StoreError> {
-        if self.0.context.names.sealing().hides_names() {
+        let context = &self.0.context;
+        if context.names.sealing().hides_names() {
             // A pattern can't be matched against hidden names.
             return self.deliver(Scope::Everything, hardness).await.map(|_| Extent::EVERYTHING.into());
         }
-        let local_tier = self.0.context.local_tier.get().map(|tier| &**tier);
-        let mut deleted = Ok(Invalidated::default());
-        // In a cluster, a name may move from one server to another while they are swept one after the other, but not twice.
-        let rounds = if self.0.context.names.is_clustered() { 2 } else { 1 };
-        for connection in std::iter::repeat_n(self.0.topology.one_of_each_server(), rounds).flatten() {
-            let here = match connection.session() {
-                Ok(session) => self.sweep(&connection, &session, (patterns, hardness), local_tier).await,
-                Err(error) => Err(error),
-            };
-            deleted = deleted.and_then(|before| here.map(|here| before.and(here)));
-        }
-        if deleted.is_err() {
+        // A sweep takes a while, in which a server may fail over.
+        patterns.iter().for_each(|pattern| context.guard.remember(Scope::Pattern(pattern)));
+        let swept = self.sweep_every_server(patterns, hardness).await;
+        if swept.is_err() {
             for pattern in patterns {
-                local_tier.into_iter().for_each(|tier| tier.void_matching(pattern));
-                self.0.context.outbox.add(Scope::Pattern(pattern));
+                context.local_tier.get().into_iter().for_each(|tier| tier.void_matching(pattern));
+                context.outbox.add(Scope::Pattern(pattern));
             }
             self.connections().iter().for_each(|connection| connection.reset());
         }
-        deleted
+        swept
+    }
+
+    /// The servers besides those that were `swept`, each of whose sessions must last for the whole sweep.
+    pub(super) fn servers_besides(&self, swept: &[Over]) -> Result<Vec<Over>, StoreError> {
+        let is_swept = |connection: &Arc<Connection>| {
+            let beside = self.0.topology.beside(connection);
+            swept.iter().any(|(swept, _)| beside.iter().any(|one| Arc::ptr_eq(one, swept)))
+        };
+        let new = self.0.topology.one_of_each_server().into_iter().filter(|connection| !is_swept(connection));
+        new.map(|connection| connection.session().map(|session| (connection, session))).collect()
+    }
+
+    async fn sweep_every_server(&self, patterns: &[&Pattern], hardness: Hardness) -> Result<Invalidated, StoreError> {
+        let (mut servers, mut all) = (Vec::new(), Invalidated::default());
+        loop {
+            let new = self.servers_besides(&servers)?;
+            if new.is_empty() {
+                return Ok(all);
+            }
+            for server in std::iter::repeat_n(&new, rounds(&self.0.context.names)).flatten() {
+                all = all.and(self.sweep(server, patterns, hardness).await?);
+            }
+            servers.extend(new);
+            if !self.0.topology.shows_every_server().await {
+                return Ok(all.and(self.void_what_moves(patterns, hardness).await?.into()));
+            }
+        }
+    }
+
+    /// Some of what matches may be on a server that gets its first slot, or that does not answer. The caller does not wait for that:
+    /// readers obey a ban, until the lurker has found every server. Without room for it, everything is invalidated.
+    async fn void_what_moves(&self, patterns: &[&Pattern], hardness: Hardness) -> Result<Extent, StoreError> {
+        let mut extent = Extent::default();
+        for pattern in patterns {
+            extent = match self.deliver_if_there_is_room(Scope::Pattern(pattern), hardness).await? {
+                Some(listed) => extent.and(listed),
+                None => {
+                    self.deliver(Scope::Everything, Hardness::Hard).await?;
+                    self.0.context.counters.hardened();
+                    return Ok(Extent::EVERYTHING.and(Extent::hard_for(hardness)));
+                }
+            };
+        }
+        self.begin_to_lurk();
+        Ok(extent)
     }
 
     async fn sweep(
         &self,
-        connection: &Connection,
-        session: &Arc<Session>,
-        (patterns, hardness): (&[&Pattern], Hardness),
-        local_tier: Option<&LocalTier>,
+        (connection, session): &Over,
+        patterns: &[&Pattern],
+        hardness: Hardness,
     ) -> Result<Invalidated, StoreError> {
-        let names = &self.0.context.names;
-        let window = Window { begin: self.0.context.clock.now(), length: hardness.window() };
+        let context = &self.0.context;
+        let (names, window) = (&context.names, Window { begin: context.clock.now(), length: hardness.window() });
         let delete = async |mut driver: MultiplexedConnection| {
             // Deleted entries leave the first tier before the caller gets the result.
-            let mut void = |id| local_tier.into_iter().for_each(|tier| tier.void(id));
+            let mut void = |id| context.local_tier.get().into_iter().for_each(|tier| tier.void(id));
             let deleted = match hardness {
                 Hardness::Hard => delete_matching(names, patterns, &mut void, &mut driver).await?,
                 Hardness::Soft | Hardness::Ramp(_) => {

@@ -415,6 +415,20 @@ async fn what_is_filled_after_a_flush_stays_and_no_connection_is_lost_for_it() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_dump_hears_again_of_a_pattern_that_was_counted() {
+    let mut server = RedisServer::start();
+    let store = connect_with(builder(server.url()).on_restored(Restored::Replay(Duration::from_secs(60)))).await;
+    for name in ["a", "b"] {
+        fill(&store, &key(name), "old", &[]).await;
+    }
+    let () = server.command(&["SAVE"]);
+    assert_eq!(store.delete_matching(&Pattern::new("redis:a*")).await.unwrap().deleted, 1);
+    restart(&mut server, &[&store]).await;
+    assert_eq!(read(&store, &key("a")).await, None);
+    assert_eq!(read(&store, &key("b")).await.as_deref(), Some("old"));
+}
+
 /// Its token of everything is then younger than all that this process knows, and of the same line as before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_swapped_data_set_that_first_hears_of_a_soft_invalidation_is_cleared_all_the_same() {

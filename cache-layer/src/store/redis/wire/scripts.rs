@@ -462,8 +462,8 @@ script! {
 
 script! {
     /// KEYS entry. ARGV the time of a ban that covers it; and nothing, or the soft mark that the entry gets, and the lowest soft
-    /// mark that is not of a ramp. Deletes the entry, or marks it, unless its load knew of that ban, or it is marked as well
-    /// already; returns whether it did.
+    /// mark that is not of a ramp. Deletes the entry, or marks it, unless its load knew of that ban, or its mark says as
+    /// much already; returns whether it did.
     SWEEP_ENTRY = concat!(
         without_room!(),
         "local head = redis.pcall('GETRANGE', KEYS[1], 0, 7);
