@@ -426,6 +426,12 @@ impl Shard for Node {
         }
     }
 
+    fn hold_up_tags(&self) {
+        let map = self.cluster.upgrade().map(|cluster| (cluster.map(), cluster.slot_of_tags));
+        let member = map.as_ref().and_then(|(map, slot)| map.member(*slot));
+        member.into_iter().flat_map(|member| &member.connections).for_each(|connection| connection.reset());
+    }
+
     fn refresh_topology(&self) {
         if let Some(cluster) = self.cluster.upgrade() {
             cluster.wake.notify_one();

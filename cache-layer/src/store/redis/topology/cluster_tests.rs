@@ -310,6 +310,39 @@ async fn a_primary_that_dies_is_replaced_and_nothing_stale_is_served_by_its_repl
     }
 }
 
+/// Whether the pattern was swept at once, or as a ban that is off the list by then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_missed_a_pattern_hears_of_it_again_though_the_tags_are_elsewhere() {
+    for is_counted in [true, false] {
+        let mut cluster = RedisCluster::start(3, 1);
+        let replaying = Restored::Replay(Duration::from_secs(600));
+        let store = connect_with(builder(cluster.url()).on_restored(replaying).lurker_at_once()).await;
+        let (home, name) = (cluster.index_of(&token("t")), |key: &Key| store.0.context.names.entry(key));
+        let key = (0..).map(|i: u32| key(&i.to_string())).find(|key| cluster.index_of(&name(key)) != home).unwrap();
+        let index = cluster.index_of(&name(&key));
+        let replica = 3 + index;
+        fill_when_possible(&store, &key, "old", &[]).await;
+        wait_until("the replica to have it", async || !cluster.node_mut(replica).keys().is_empty()).await;
+        cut_replicas_off(&cluster.primaries()[index]);
+        let pattern = Pattern::new("redis:*");
+        if is_counted {
+            StoreBackend::delete_matching(&store, &pattern).await.unwrap();
+        } else {
+            StoreBackend::invalidate(&store, Scope::Pattern(&pattern), Hardness::Hard).await.unwrap();
+            wait_until("the ban to be taken off", async || !store.has_bans().await).await;
+        }
+        cluster.node_mut(index).kill();
+        wait_until("the replica to be promoted", async || {
+            cluster.node_mut(replica).info("replication", "role") == "master"
+        })
+        .await;
+        wait_until("the replica to be used", async || store.get(&key).await.is_ok()).await;
+        assert_eq!(read(&store, &key).await, None, "counted: {is_counted}");
+        fill_when_possible(&store, &key, "new", &[]).await;
+        assert_eq!(read(&store, &key).await.as_deref(), Some("new"));
+    }
+}
+
 /// Of two nodes, the one that has the tags is asked for the time: by its clock, processes judge what is fresh.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_ramp_of_a_key_is_dated_by_the_clock_that_judges_it() {
