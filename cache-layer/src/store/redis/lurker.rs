@@ -7,6 +7,9 @@
 //! leases first: a load that did not know of the ban has lost its lease when that pass ends, or has put its entry where the
 //! second pass finds it. So once both passes have ended on every server, no entry that the ban covers is left, and none can come.
 //! A ban that is listed while the sweep is under way has a time of its own, and stays.
+//!
+//! **What it may take in vain.** If everything is invalidated while a sweep is under way, the list is gone, and what is loaded
+//! since knows of no ban: the sweep takes it as well if it matches, which costs one more load.
 
 use std::{
     sync::{Arc, Weak, atomic::Ordering},
@@ -66,6 +69,12 @@ impl RedisStore {
         batch.unlink([self.0.context.names.entry(key)]);
         let unlinked: Result<(Count,), StoreError> = over.0.run(Operation::Unlink, &over.1, &batch).await;
         unlinked.is_ok() && take_off(&self.0.context, &over, &bans).await.is_ok()
+    }
+
+    /// Whether the lurker of this process is at work.
+    #[cfg(test)]
+    pub(in crate::store) fn is_lurking(&self) -> bool {
+        self.0.context.is_lurking.load(Ordering::SeqCst)
     }
 
     /// Whether any ban is listed on the server now.
