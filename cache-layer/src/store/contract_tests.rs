@@ -1304,6 +1304,8 @@ struct Place {
     banned: bool,
     /// The same, and then everything was made void: the sweep may take what was loaded since, which knows of no ban.
     may_be_swept: bool,
+    /// Whether such a sweep may have taken the lease that a look-up claimed for the next load.
+    claim_may_be_swept: bool,
 }
 
 /// A load under way, and the invalidations that overtook it.
@@ -1416,12 +1418,13 @@ impl<'a> Algebra<'a> {
                 any_ban: false,
                 began,
                 after_invalidation,
-                may_be_swept: false,
+                may_be_swept: std::mem::take(&mut place.claim_may_be_swept),
             });
             return;
         };
         let Loading { lease, voided, any_tag, tags, made, made_before, any_ban, began, .. } = loading;
-        self.places[index].invalidated = false;
+        // A look-up may have claimed the lease for the next load as soon as this one had lost it.
+        self.places[index].invalidated = voided || loading.may_be_swept;
         let carried: Vec<usize> = (0..3).filter(|_| self.random.bool()).collect();
         let names: Vec<String> = carried.iter().map(|tag| format!("tag {tag}")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -1552,6 +1555,7 @@ impl Place {
 
     fn end_sweep(&mut self) {
         self.pass_doubt_on();
+        self.claim_may_be_swept |= self.may_be_swept;
         (self.banned, self.may_be_swept) = (false, false);
     }
 
