@@ -287,7 +287,7 @@ impl Hardness {
 
 /// What a store has made of an invalidation, if it is more than was asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Extent {
+pub(crate) struct Extent {
     /// It was to be soft, and became a hard one.
     pub(crate) hard: bool,
     /// It was to be of a pattern, and became one of everything.
