@@ -21,6 +21,9 @@ pub(crate) struct Ban {
     /// Distinguishes the bans of a list, and orders them by age: the time of the ban by the store's clock, in microseconds since
     /// the Unix epoch; if that clock was set back, one more than the ban before.
     pub(crate) at: u64,
+    /// When covered entries begin to become stale, in the same unit: `at` or, in a store that dates bans apart from their order, an
+    /// earlier time, after the clock was set back.
+    pub(crate) begin: u64,
     /// The window in milliseconds over which covered entries become stale; `None` if they are void.
     pub(crate) soft_over: Option<u64>,
     pub(crate) pattern: Pattern,
@@ -28,11 +31,11 @@ pub(crate) struct Ban {
 
 impl Ban {
     fn state_of(&self, turn: Turn) -> TagState {
-        let at = self.at / 1000;
+        let begin = self.begin / 1000;
         match self.soft_over {
             None => TagState::Banned,
-            Some(window) if window < SHORTEST => TagState::StaleSince(at),
-            Some(window) => TagState::StaleFrom(turn.second_within(at, window) * 1000 + turn.within_second()),
+            Some(window) if window < SHORTEST => TagState::StaleSince(begin),
+            Some(window) => TagState::StaleFrom(turn.second_within(begin, window) * 1000 + turn.within_second()),
         }
     }
 
@@ -130,7 +133,7 @@ mod tests {
     use crate::key::Key;
 
     fn ban(at: u64, soft_over: Option<u64>, pattern: &str) -> Ban {
-        Ban { at, soft_over, pattern: Pattern::new(pattern) }
+        Ban { at, begin: at, soft_over, pattern: Pattern::new(pattern) }
     }
 
     fn listed(bans: &[Ban]) -> Bans {

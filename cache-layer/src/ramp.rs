@@ -43,7 +43,7 @@ impl Turn {
 pub(crate) struct Ramp {
     /// When it was made: it covers entries whose token is older.
     pub(crate) at: u64,
-    /// The beginning of its window: `at` or, if it was merged with an older ramp, earlier.
+    /// The beginning of its window: `at` or, if it was merged with an older ramp, or the clock was set back, earlier.
     pub(crate) start: u64,
     /// The length of its window: zero for an invalidation at once.
     pub(crate) window: u64,
@@ -53,7 +53,7 @@ impl Ramp {
     /// When the ramp makes a key stale, in milliseconds since the Unix epoch.
     fn state_of(&self, turn: Turn) -> TagState {
         match self.window {
-            0 => TagState::StaleSince(self.at / 1000),
+            0 => TagState::StaleSince(self.start / 1000),
             window => TagState::StaleFrom(self.start.saturating_add(turn.of(window)) / 1000),
         }
     }
@@ -95,13 +95,13 @@ impl Ramps {
         ((1..=MOST).contains(&ramps.len()) && in_order && possible).then_some(Self(ramps))
     }
 
-    /// The ramps `before`, and one more that is made at `at`.
+    /// The ramps `before`, and one more.
     #[cfg(feature = "memory")]
-    pub(crate) fn with(before: &[Ramp], at: u64, window: u64) -> Self {
+    pub(crate) fn with(before: &[Ramp], ramp: Ramp) -> Self {
         // A ramp that is over has made all older entries stale, so that the ramps before it are not needed any more.
-        let over = before.iter().rposition(|ramp| ramp.end() <= at).unwrap_or(0);
+        let over = before.iter().rposition(|older| older.end() <= ramp.start).unwrap_or(0);
         let mut ramps = before[over..].to_vec();
-        ramps.push(Ramp { at, start: at, window });
+        ramps.push(ramp);
         while ramps.len() > MOST {
             let apart = |older: &usize| ramps[*older].apart(&ramps[older + 1]);
             let older = (0..ramps.len() - 1).min_by_key(apart).expect("there are several");
@@ -137,6 +137,10 @@ mod tests {
 
     const SECOND: u64 = 1_000_000;
 
+    fn from(at: u64, window: u64) -> Ramp {
+        Ramp { at, start: at, window }
+    }
+
     fn moment(state: TagState) -> u64 {
         match state {
             TagState::StaleSince(moment) | TagState::StaleFrom(moment) => moment,
@@ -171,8 +175,8 @@ mod tests {
 
     #[test]
     fn a_second_ramp_moves_nothing_of_the_first_back_and_spreads_what_came_between() {
-        let first = Ramps::with(&[], 100 * SECOND, 60 * SECOND);
-        let both = Ramps::with(first.as_slice(), 130 * SECOND, 60 * SECOND);
+        let first = Ramps::with(&[], from(100 * SECOND, 60 * SECOND));
+        let both = Ramps::with(first.as_slice(), from(130 * SECOND, 60 * SECOND));
         let (early, late) = (Turn(1 << 30), Turn(3 << 30));
         assert_eq!(first.state_of(7, early), TagState::StaleFrom(115_000));
         assert_eq!(both.state_of(7, early), TagState::StaleFrom(115_000), "it was stale, and stays so");
@@ -182,11 +186,11 @@ mod tests {
 
     #[test]
     fn what_is_over_is_told_by_the_newest_of_it() {
-        let one = Ramps::with(&[], 100 * SECOND, 10 * SECOND);
-        let two = Ramps::with(one.as_slice(), 200 * SECOND, 10 * SECOND);
-        let three = Ramps::with(two.as_slice(), 205 * SECOND, 0);
+        let one = Ramps::with(&[], from(100 * SECOND, 10 * SECOND));
+        let two = Ramps::with(one.as_slice(), from(200 * SECOND, 10 * SECOND));
+        let three = Ramps::with(two.as_slice(), from(205 * SECOND, 0));
         assert_eq!(two.as_slice().len(), 2);
-        let four = Ramps::with(three.as_slice(), 300 * SECOND, 10 * SECOND);
+        let four = Ramps::with(three.as_slice(), from(300 * SECOND, 10 * SECOND));
         assert_eq!(four.as_slice().len(), 2, "what was soft at once is the newest that is over");
         assert_eq!(four.state_of(7, Turn(9)), TagState::StaleSince(205_000));
     }
@@ -206,9 +210,9 @@ mod tests {
     /// The greatest part of the turns of what was loaded between two ramps that a ramp brings forward to the instant at which it
     /// comes, if there is one over an hour each `pause` seconds.
     fn brought_forward(pause: u64) -> f64 {
-        let (mut ramps, mut loaded, mut most) = (Ramps::with(&[], 0, 3_600 * SECOND), vec![0], 0.0_f64);
+        let (mut ramps, mut loaded, mut most) = (Ramps::with(&[], from(0, 3_600 * SECOND)), vec![0], 0.0_f64);
         for at in (1..2 * 3_600 / pause).map(|step| step * pause * SECOND) {
-            let next = Ramps::with(ramps.as_slice(), at, 3_600 * SECOND);
+            let next = Ramps::with(ramps.as_slice(), from(at, 3_600 * SECOND));
             loaded.retain(|made| made + 3_700 * SECOND > at);
             for made in &loaded {
                 let before = if *made < ramps.newest() { share_due(&ramps, *made, at) } else { 0.0 };
@@ -245,7 +249,7 @@ mod tests {
             let mut before = u64::MAX;
             for (pause, window) in steps {
                 at += pause * SECOND;
-                let next = Ramps::with(ramps.as_ref().map_or(&[][..], Ramps::as_slice), at, window * SECOND);
+                let next = Ramps::with(ramps.as_ref().map_or(&[][..], Ramps::as_slice), from(at, window * SECOND));
                 prop_assert!(next.as_slice().len() <= MOST);
                 all.push(Ramp { at, start: at, window: window * SECOND });
                 if made < at {

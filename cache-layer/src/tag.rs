@@ -255,11 +255,13 @@ impl TagRecord {
     }
 
     /// Written by a soft invalidation. For loads, it is like an [`invalidated`](TagToken::invalidated) token, but entries with
-    /// the token before it only become stale: at once, or at their turns within `window` microseconds.
+    /// the token before it only become stale: at once, or at their turns in the ramp.
     #[cfg(feature = "memory")]
-    pub(crate) fn soft_invalidated(at: u64, window: u64, before: Option<Self>) -> Self {
-        let token = TagToken::soft_invalidated(at, before.as_ref().map(|before| before.token));
-        let Some(before) = before.filter(|_| window > 0) else { return token.into() };
+    pub(crate) fn soft_invalidated(ramp: Ramp, before: Option<Self>) -> Self {
+        let token = TagToken::soft_invalidated(ramp.at, before.as_ref().map(|before| before.token));
+        // At once, the token says when that was, unless the clock was set back.
+        let says_more = ramp.window > 0 || ramp.start / 1000 < token.time();
+        let Some(before) = before.filter(|_| says_more) else { return token.into() };
         let at_once = Ramp { at: before.token.micros(), start: before.token.micros(), window: 0 };
         let earlier = match &before.ramps {
             Some(ramps) => ramps.as_slice(),
@@ -267,7 +269,7 @@ impl TagRecord {
             // No token of this line is older.
             None => &[],
         };
-        Self { ramps: Some(Arc::new(Ramps::with(earlier, at, window))), ..token.into() }
+        Self { ramps: Some(Arc::new(Ramps::with(earlier, ramp))), ..token.into() }
     }
 
     /// Parses a store's reply; `None` if it can't be a record.
@@ -326,7 +328,7 @@ impl TagRecord {
         }
         if let Some(bans) = self.bans() {
             text.push_str(&format!("|{:016x}", bans.newest()));
-            for Ban { at, soft_over, pattern } in bans.as_slice() {
+            for Ban { at, soft_over, pattern, .. } in bans.as_slice() {
                 let (kind, window) = soft_over.map_or(('h', 0), |window| ('s', window));
                 text.push_str(&format!("{at:016x}{kind}{window:08x}{:04x}{pattern}", pattern.as_str().len()));
             }
@@ -355,7 +357,8 @@ fn parse_bans(bytes: &[u8]) -> Option<Bans> {
         };
         // What another program has written there may be no text, which matches no key, then.
         let pattern = Pattern::new(&String::from_utf8_lossy(pattern));
-        bans.push(Ban { at: hex::parse(&head[..16])?, soft_over, pattern });
+        let at = hex::parse(&head[..16])?;
+        bans.push(Ban { at, begin: at, soft_over, pattern });
     }
     Bans::new(bans, newest)
 }
@@ -398,7 +401,7 @@ mod tests {
 
     #[cfg(feature = "memory")]
     fn softened(at: u64, window: u64, before: Option<&TagRecord>) -> TagRecord {
-        TagRecord::soft_invalidated(at, window, before.cloned())
+        TagRecord::soft_invalidated(Ramp { at, start: at, window }, before.cloned())
     }
 
     #[cfg(feature = "memory")]
@@ -486,7 +489,7 @@ mod tests {
     #[test]
     fn the_bans_of_a_record_are_read_as_they_were_written_behind_its_ramps() {
         let token = TagRecord::from(TagToken::created(1_000_000));
-        let ban = |at, soft_over, pattern: &str| Ban { at, soft_over, pattern: Pattern::new(pattern) };
+        let ban = |at, soft_over, pattern: &str| Ban { at, begin: at, soft_over, pattern: Pattern::new(pattern) };
         let bans = Bans::new(vec![ban(7, None, "a|b*"), ban(8, Some(0), ""), ban(9, Some(60_000), "ä")], 9).unwrap();
         for record in [token.clone(), softened(2_000_000, 60_000_000, Some(&token))] {
             let record = TagRecord { bans: Some(Arc::new(bans.clone())), ..record };

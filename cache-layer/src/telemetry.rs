@@ -333,6 +333,9 @@ pub enum Event {
         soft: bool,
         /// Whether the store has received it.
         delivered: bool,
+        /// Whether it has become more than was asked for: a hard one instead of a soft one, or one of everything instead of a pattern,
+        /// as `kind` and `soft` say. For instance because a slot of a Redis Cluster was being moved.
+        hardened: bool,
     },
     /// The store's lurker, in this process, has swept entries that were void already: this gives their room back, and no answer
     /// depends on it. Over Redis, one process of a fleet sweeps at a time. Each cache over the store reports it.
@@ -500,7 +503,7 @@ pub enum Named<'a> {
     /// [`Event::Invalidation`].
     #[non_exhaustive]
     Invalidation {
-        /// What it covers.
+        /// What it was to cover.
         covers: Covers<'a>,
         /// Whether it makes entries stale, rather than unusable.
         soft: bool,
@@ -508,6 +511,9 @@ pub enum Named<'a> {
         over: Duration,
         /// Whether the store has received it; otherwise it is kept to be retried.
         delivered: bool,
+        /// Whether it has become more than was asked for: of a pattern, or of keys or tags that were to be stale, nothing is used
+        /// again; and instead of a pattern, it may cover everything, as the `kind` of the event says.
+        hardened: bool,
     },
 }
 

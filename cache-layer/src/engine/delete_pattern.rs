@@ -66,7 +66,8 @@ impl DeletePattern {
     ///
     /// It examines the name of every key, in small steps that leave the store time for other work: with millions of keys, it
     /// takes seconds. Once it has returned, no entry is served that matches and was loaded before the call; an entry that is
-    /// loaded during the call may be deleted as well. The deletion continues even if its caller doesn't wait.
+    /// loaded during the call may be deleted as well. The deletion continues even if its caller doesn't wait. What is on a node of
+    /// a cluster that is just getting its first slot is void, and not counted.
     ///
     /// ```
     /// # use cache_layer::{Cache, store::MemoryStore};

@@ -24,8 +24,8 @@ use crate::{
     key::Key,
     pattern::Pattern,
     store::{
-        Acquired, BoxFuture, Committed, Estimate, Failed, Failures, Fill, Hardness, Lease, LeaseState, LeaseToken,
-        Lookup, MemoryStore, Reach, Scope, Seen, Store, StoreBackend, StoreError,
+        Acquired, BoxFuture, Committed, Estimate, Failed, Failures, Fill, Hardness, Invalidated, Lease, LeaseState,
+        LeaseToken, Lookup, MemoryStore, Reach, Scope, Seen, Store, StoreBackend, StoreError,
     },
     switches::{SwitchState, Switches},
     tag::{TagToken, Tags},
@@ -150,11 +150,11 @@ impl StoreBackend for Elsewhere {
         Box::pin(async {})
     }
 
-    fn invalidate(&self, scope: Scope<'_>, hardness: Hardness) -> BoxFuture<'static, Result<(), StoreError>> {
+    fn invalidate(&self, scope: Scope<'_>, hardness: Hardness) -> BoxFuture<'static, Result<Invalidated, StoreError>> {
         self.store.invalidate(scope, hardness)
     }
 
-    fn delete_matching(&self, pattern: &Pattern) -> BoxFuture<'static, Result<u64, StoreError>> {
+    fn delete_matching(&self, pattern: &Pattern) -> BoxFuture<'static, Result<Invalidated, StoreError>> {
         self.store.delete_matching(pattern)
     }
 

@@ -15,9 +15,9 @@ use super::cache::Cache;
 use crate::{
     key::Key,
     pattern::Pattern,
-    store::{BoxFuture, Hardness, OwnedScope, Scope, StoreError},
+    store::{BoxFuture, Extent, Hardness, Invalidated, OwnedScope, Scope, StoreError},
     tag::Tags,
-    telemetry::{Covers, Event, Named},
+    telemetry::{Covers, Event, InvalidationKind, Named},
 };
 
 /// What an invalidation covers, and whether it makes entries void or stale.
@@ -29,15 +29,15 @@ struct Invalidation<'a> {
 
 /// An invalidation that the store has begun, and whose end is reported once: by the caller that waits for it, or if that leaves,
 /// by a task in its place.
-struct Begun<T: Send + 'static> {
+struct Begun {
     cache: Cache,
     /// What it covers, and the store's result; `None` once that is reported.
-    left: Option<(OwnedScope, BoxFuture<'static, Result<T, StoreError>>)>,
+    left: Option<(OwnedScope, BoxFuture<'static, Result<Invalidated, StoreError>>)>,
     hardness: Hardness,
 }
 
-impl<T: Send + 'static> Future for Begun<T> {
-    type Output = Result<T, InvalidateError>;
+impl Future for Begun {
+    type Output = Result<Invalidated, InvalidateError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let Some((_, result)) = &mut self.left else { return Poll::Pending };
@@ -47,7 +47,7 @@ impl<T: Send + 'static> Future for Begun<T> {
     }
 }
 
-impl<T: Send + 'static> Drop for Begun<T> {
+impl Drop for Begun {
     fn drop(&mut self) {
         let Some((scope, mut result)) = self.left.take() else { return };
         let (cache, hardness) = (self.cache.clone(), self.hardness);
@@ -107,7 +107,7 @@ impl Cache {
     /// Bans a pattern, hard or soft.
     pub(super) async fn run_on_pattern(&self, pattern: &str, hardness: Hardness) -> Result<(), InvalidateError> {
         let pattern = Pattern::new(pattern);
-        self.begin(Invalidation { scope: Scope::Pattern(&pattern), hardness }).await
+        self.begin(Invalidation { scope: Scope::Pattern(&pattern), hardness }).await.map(drop)
     }
 
     /// Deletes the matching entries, and counts them.
@@ -116,7 +116,7 @@ impl Cache {
         let pattern = Pattern::new(pattern);
         let deleted = self.0.store.delete_matching(&pattern);
         let left = Some((OwnedScope::Pattern(pattern), deleted));
-        Begun { cache: self.clone(), left, hardness: Hardness::Hard }.await
+        Begun { cache: self.clone(), left, hardness: Hardness::Hard }.await.map(|swept| swept.deleted)
     }
 
     /// Invalidates everything that carries one of `tags`, and these keys, such as those of a URI, with one result.
@@ -140,22 +140,22 @@ impl Cache {
     }
 
     pub(super) async fn run_on_key(&self, key: &Key, hardness: Hardness) -> Result<(), InvalidateError> {
-        self.begin(Invalidation { scope: Scope::Key(&self.named(key)), hardness }).await
+        self.begin(Invalidation { scope: Scope::Key(&self.named(key)), hardness }).await.map(drop)
     }
 
     pub(super) async fn run_on_all(&self, hardness: Hardness) -> Result<(), InvalidateError> {
-        self.begin(Invalidation { scope: Scope::Everything, hardness }).await
+        self.begin(Invalidation { scope: Scope::Everything, hardness }).await.map(drop)
     }
 
     pub(super) async fn run_on_tags(&self, tags: &Tags, hardness: Hardness) -> Result<(), InvalidateError> {
         if tags.is_empty() {
             return Ok(());
         }
-        self.begin(Invalidation { scope: Scope::Tags(tags), hardness }).await
+        self.begin(Invalidation { scope: Scope::Tags(tags), hardness }).await.map(drop)
     }
 
     /// Begins an invalidation, which is under way from here on, whether its result is waited for or not.
-    fn begin(&self, Invalidation { scope, hardness }: Invalidation<'_>) -> Begun<()> {
+    fn begin(&self, Invalidation { scope, hardness }: Invalidation<'_>) -> Begun {
         self.0.invalidations.fetch_add(1, Ordering::SeqCst);
         let result = self.0.store.invalidate(scope, hardness);
         Begun { cache: self.clone(), left: Some((scope.to_owned(), result)), hardness }
@@ -174,17 +174,22 @@ impl Cache {
         }
     }
 
-    /// The end of an invalidation: what was learned of the loads that a hard one covers is forgotten, and observers are told.
-    fn delivered<T>(
+    /// The end of an invalidation: what was learned of the loads that a hard one covers is forgotten, and observers are told what the
+    /// store has made of it.
+    fn delivered(
         &self,
-        result: Result<T, StoreError>,
+        result: Result<Invalidated, StoreError>,
         scope: Scope<'_>,
         hardness: Hardness,
-    ) -> Result<T, InvalidateError> {
+    ) -> Result<Invalidated, InvalidateError> {
+        let extent = result.as_ref().map_or(Extent::default(), |invalidated| invalidated.extent);
+        let covered = if extent.everything { Scope::Everything } else { scope };
+        let hardness = if extent.hard { Hardness::Hard } else { hardness };
         if hardness == Hardness::Hard {
-            self.forget_what_was_learned(scope);
+            self.forget_what_was_learned(covered);
         }
-        let (kind, soft, delivered) = (scope.into(), hardness.is_soft(), result.is_ok());
+        let (kind, hardened) = (InvalidationKind::from(covered), extent != Extent::default());
+        let (soft, delivered) = (hardness.is_soft(), result.is_ok());
         let covers = match scope {
             Scope::Key(key) => Covers::Key(key),
             Scope::Tags(tags) => Covers::Tags(tags),
@@ -192,8 +197,8 @@ impl Cache {
             Scope::Everything => Covers::All,
         };
         let over = Duration::from_millis(hardness.window());
-        self.emit(Event::Invalidation { kind, soft, delivered });
-        self.0.telemetry.name(&Named::Invalidation { covers, soft, over, delivered });
+        self.emit(Event::Invalidation { kind, soft, delivered, hardened });
+        self.0.telemetry.name(&Named::Invalidation { covers, soft, over, delivered, hardened });
         result.map_err(InvalidateError::from)
     }
 }

@@ -73,7 +73,7 @@ impl SoftMark {
     }
 
     /// The mark of a ramp; `None` if the ramp is too short to tell its turns apart, or begins at a time that a mark can't express.
-    fn ramped(at: u64, window: u64, turn: Turn) -> Option<u32> {
+    pub(crate) fn ramped(at: u64, window: u64, turn: Turn) -> Option<u32> {
         let second = turn.second_within(at, window).checked_sub(Self::RAMP_EPOCH)?;
         let second = u32::try_from(second).ok().filter(|second| *second < Self::FIRST_TIME && window >= SHORTEST)?;
         Some(second.max(1))
@@ -88,13 +88,6 @@ impl SoftMark {
             Some(second) if self.0 < Self::FIRST_TIME => Self(second.min(self.0 - 1).max(1)),
             _ => self.next(now),
         }
-    }
-
-    /// The turn of a key within a ramp's window, in milliseconds from the beginning. The last turn ends with the window, although
-    /// the turns of each second are spread over that second.
-    #[cfg(feature = "redis")]
-    pub(crate) fn offset(window: u64, turn: Turn) -> u64 {
-        turn.of(window.saturating_sub(1000))
     }
 }
 

@@ -257,7 +257,7 @@ impl Metrics {
             .f64_observable_gauge("cache_layer.bans.held_up")
             .with_unit("s")
             .with_description(
-                "How long swept patterns have stayed listed because a slot of the cluster is being handed over; else 0",
+                "How long swept patterns have stayed listed because a node without slots gets one, or a node does not answer; else 0",
             )
             .with_callback(move |gauge| {
                 gauge.observe(held_up.state().bans_held_up.unwrap_or_default().as_secs_f64(), &[]);
@@ -359,7 +359,7 @@ impl Events {
             invalidations: counter(
                 "cache_layer.invalidations",
                 "{invalidation}",
-                "Invalidations, by what they cover and whether they arrived",
+                "Invalidations, by what they cover and whether they arrived, or became more than was asked for",
             ),
             rejected: counter("cache_layer.rejected_entries", "{entry}", "Stored bytes that were turned away, by why"),
             refreshes: counter(
@@ -443,8 +443,12 @@ impl Observer for Events {
             Event::Fill(outcome) => self.count_by(&self.fills, "outcome", outcome.as_str()),
             Event::Kept { bytes } => self.entry_size.record(bytes as f64, std::slice::from_ref(&self.cache)),
             Event::Rejected(reason) => self.count_by(&self.rejected, "reason", reason.as_str()),
-            Event::Invalidation { kind, delivered, .. } => {
-                let outcome = if delivered { "delivered" } else { "pending" };
+            Event::Invalidation { kind, delivered, hardened, .. } => {
+                let outcome = match (delivered, hardened) {
+                    (true, true) => "hardened",
+                    (true, false) => "delivered",
+                    (false, _) => "pending",
+                };
                 self.count_by_both(&self.invalidations, [("kind", kind.as_str()), ("outcome", outcome)]);
             }
             Event::Encoded { coding, content, coded, duration } => {

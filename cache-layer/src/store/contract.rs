@@ -225,11 +225,11 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
     /// are in flight. Once this has returned `Ok`, no store returns them, or none returns them as fresh. Once it has returned an
     /// error, this store no longer returns them, even if the invalidation was soft, and it goes on trying. It is under way once
     /// this is called, whether its result is waited for or not.
-    fn invalidate(&self, scope: Scope<'_>, hardness: Hardness) -> BoxFuture<'static, Result<(), StoreError>>;
+    fn invalidate(&self, scope: Scope<'_>, hardness: Hardness) -> BoxFuture<'static, Result<Invalidated, StoreError>>;
 
-    /// Deletes the entries whose readable key matches, now and one by one, voids fills of them that are in flight, and returns
-    /// how many primary keys had one. Otherwise as [`invalidate`](Self::invalidate), which only records what is void.
-    fn delete_matching(&self, pattern: &Pattern) -> BoxFuture<'static, Result<u64, StoreError>>;
+    /// Deletes the entries whose readable key matches, now and one by one, voids fills of them that are in flight, and counts the
+    /// primary keys that had one. Otherwise as [`invalidate`](Self::invalidate), which only records what is void.
+    fn delete_matching(&self, pattern: &Pattern) -> BoxFuture<'static, Result<Invalidated, StoreError>>;
 
     /// The valid entries of `keys`, in their order, at the cost of one look-up.
     fn get_many<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Lookup, StoreError>>>;
@@ -287,6 +287,51 @@ impl Hardness {
             Self::Hard | Self::Soft => 0,
             Self::Ramp(window) => millis(window).min(LONGEST),
         }
+    }
+}
+
+/// What a store has made of an invalidation, if it is more than was asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Extent {
+    /// It was to be soft, and became a hard one.
+    pub(crate) hard: bool,
+    /// It was to be of a pattern, and became one of everything.
+    pub(crate) everything: bool,
+}
+
+#[cfg(feature = "redis")]
+impl Extent {
+    pub(crate) const EVERYTHING: Self = Self { hard: false, everything: true };
+
+    /// For an invalidation that was to be of this hardness, and became a hard one.
+    pub(crate) fn hard_for(hardness: Hardness) -> Self {
+        Self { hard: hardness.is_soft(), everything: false }
+    }
+
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self { hard: self.hard | other.hard, everything: self.everything | other.everything }
+    }
+}
+
+/// An invalidation that has reached the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Invalidated {
+    pub(crate) extent: Extent,
+    /// The primary keys that had an entry that was deleted, if that is counted.
+    pub(crate) deleted: u64,
+}
+
+impl Invalidated {
+    #[cfg(feature = "redis")]
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self { extent: self.extent.and(other.extent), deleted: self.deleted + other.deleted }
+    }
+}
+
+#[cfg(feature = "redis")]
+impl From<Extent> for Invalidated {
+    fn from(extent: Extent) -> Self {
+        Self { extent, deleted: 0 }
     }
 }
 

@@ -17,9 +17,10 @@ use smallvec::SmallVec;
 use tokio::{runtime::Handle, sync::Notify, task::spawn_blocking, time::sleep};
 
 use super::{
-    Acquired, Amended, BoxFuture, Committed, Estimate, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseHolder,
-    LeaseState, LeaseToken, ListedPattern, ListedPatterns, Lookup, Reach, Scope, Seen, Store, StoreBackend, StoreError,
-    Sweep, SweepListener, SweepListeners, Swept, entry_cache::EntryCache, recent_invalidations::RecentInvalidations,
+    Acquired, Amended, BoxFuture, Committed, Estimate, Eviction, Failed, Failures, Fill, Hardness, Invalidated, Lease,
+    LeaseHolder, LeaseState, LeaseToken, ListedPattern, ListedPatterns, Lookup, Reach, Scope, Seen, Store,
+    StoreBackend, StoreError, Sweep, SweepListener, SweepListeners, Swept, entry_cache::EntryCache,
+    recent_invalidations::RecentInvalidations,
 };
 use crate::{
     ban::{Ban, Bans, LONGEST_PATTERN},
@@ -28,7 +29,7 @@ use crate::{
     hex,
     key::{Hashed, Key, KeyHash, readable_in_full},
     pattern::Pattern,
-    ramp::Ramps,
+    ramp::{Ramp, Ramps},
     switches::{SwitchState, Switches},
     sync::{Mutex, RwLock},
     tag::{TagRecord, TagStamp, TagState, TagToken, Tags},
@@ -165,6 +166,14 @@ struct Failure {
 impl Fills {
     fn tick(&mut self) -> u64 {
         self.tick_at(Clock::system().now())
+    }
+
+    /// A ramp from now on, over `window` milliseconds; 0 is at once. Its number keeps the order, also if the clock was set back, and
+    /// the clock says when it begins.
+    fn ramp(&mut self, window: u64) -> Ramp {
+        let now = Clock::system().now();
+        let at = self.tick_at(now);
+        Ramp { at, start: at.min(now.saturating_mul(1000)), window: window * 1000 }
     }
 
     /// As [`tick`](Self::tick), but as early as possible after all others: a lease only has to be told from what came before it
@@ -307,12 +316,12 @@ impl MemoryStore {
         &self,
         pattern: &Pattern,
         run: impl FnOnce(&Inner, &Pattern) -> u64 + Send + 'static,
-    ) -> BoxFuture<'static, Result<u64, StoreError>> {
+    ) -> BoxFuture<'static, Result<Invalidated, StoreError>> {
         let (inner, pattern) = (self.0.clone(), pattern.clone());
         let run = move || {
-            let count = run(&inner, &pattern);
+            let deleted = run(&inner, &pattern);
             inner.ended.notify_waiters();
-            count
+            Invalidated { deleted, ..Invalidated::default() }
         };
         Box::pin(async move {
             match Handle::try_current() {
@@ -323,19 +332,18 @@ impl MemoryStore {
     }
 
     /// Bans the entries that match; sweeps them now if there is no room on the list.
-    fn ban(&self, pattern: &Pattern, hardness: Hardness) -> BoxFuture<'static, Result<(), StoreError>> {
+    fn ban(&self, pattern: &Pattern, hardness: Hardness) -> BoxFuture<'static, Result<Invalidated, StoreError>> {
         if self.0.ban(pattern, hardness) {
             self.0.ended.notify_waiters();
             self.begin_to_sweep();
-            return Box::pin(ready(Ok(())));
+            return Box::pin(ready(Ok(Invalidated::default())));
         }
-        let swept = match hardness {
+        match hardness {
             Hardness::Hard => self.aside(pattern, Inner::delete_matching),
             Hardness::Soft | Hardness::Ramp(_) => {
                 self.aside(pattern, move |inner, pattern| inner.soften_matching(pattern, hardness.window()))
             }
-        };
-        Box::pin(async move { swept.await.map(drop) })
+        }
     }
 
     /// Starts a task that sweeps banned entries, unless there is one. Without a runtime, or if that ends, bans stay listed until
@@ -686,14 +694,14 @@ impl Inner {
     /// Soft-invalidates at once, or over `window` milliseconds.
     fn soft_invalidate(&self, scope: Scope<'_>, window: u64) {
         let mut fills = self.fills();
-        let now = fills.tick();
+        let ramp = fills.ramp(window);
         match scope {
             Scope::Pattern(_) => unreachable!("a pattern is banned"),
-            Scope::Key(key) => self.soften(&mut fills, key.hash(), now, window),
+            Scope::Key(key) => self.soften(&mut fills, key.hash(), ramp.start / 1000, window),
             Scope::Tags(tags) => {
                 for tag in tags.as_slice() {
-                    fills.invalidated(tag, now);
-                    let record = TagRecord::soft_invalidated(now, window * 1000, self.tokens.get(tag));
+                    fills.invalidated(tag, ramp.at);
+                    let record = TagRecord::soft_invalidated(ramp, self.tokens.get(tag));
                     self.tokens.insert(tag.clone(), record);
                 }
             }
@@ -701,9 +709,9 @@ impl Inner {
                 fills.leases.clear();
                 let mut ramps = self.all_ramps.write();
                 let before = ramps.take();
-                *ramps = Some(Ramps::with(before.as_ref().map_or(&[], Ramps::as_slice), now, window * 1000));
+                *ramps = Some(Ramps::with(before.as_ref().map_or(&[], Ramps::as_slice), ramp));
                 drop(ramps);
-                self.last_over_all.store(now, Ordering::SeqCst);
+                self.last_over_all.store(ramp.at, Ordering::SeqCst);
             }
         }
     }
@@ -712,8 +720,8 @@ impl Inner {
     fn ban(&self, pattern: &Pattern, hardness: Hardness) -> bool {
         let mut fills = self.fills();
         let soft_over = hardness.is_soft().then(|| hardness.window());
-        let ban = Ban { at: fills.tick(), soft_over, pattern: pattern.clone() };
-        let at = ban.at;
+        let Ramp { at, start, .. } = fills.ramp(hardness.window());
+        let ban = Ban { at, begin: start, soft_over, pattern: pattern.clone() };
         {
             let mut bans = self.bans.write();
             let Some(with) = bans.with(ban).filter(|_| pattern.as_str().len() <= LONGEST_PATTERN) else { return false };
@@ -724,11 +732,12 @@ impl Inner {
         true
     }
 
+    /// Marks the entry of a key as of `now`, in milliseconds since the Unix epoch.
     fn soften(&self, fills: &mut Fills, key: KeyHash, now: u64, window: u64) {
         let primary = KeyHash { variant: KeyHash::PRIMARY, ..key };
         fills.void(primary);
         if let Some((entry, stored)) = self.entries.get(primary) {
-            self.entries.insert(primary, entry.marked_anew(now / 1000, window, primary.turn()), stored);
+            self.entries.insert(primary, entry.marked_anew(now, window, primary.turn()), stored);
         }
     }
 
@@ -781,7 +790,7 @@ impl Inner {
             } else {
                 // Variants are marked as well: their primary entry may be replaced before its turn.
                 let soften = |entry: &Entry, ban: &&Ban| {
-                    entry.marked_anew(ban.at / 1000, ban.soft_over.unwrap_or_default(), id.turn())
+                    entry.marked_anew(ban.begin / 1000, ban.soft_over.unwrap_or_default(), id.turn())
                 };
                 let softened =
                     |entry: &Entry| covering.iter().rev().fold(entry.clone(), |entry, ban| soften(&entry, ban));
@@ -808,8 +817,7 @@ impl Inner {
         let found = self.entries.ids_where(|id, entry| !id.is_variant() && matches(entry.canonical()));
         for id in &found {
             let mut fills = self.fills();
-            let now = fills.tick();
-            self.soften(&mut fills, *id, now, window);
+            self.soften(&mut fills, *id, Clock::system().now(), window);
         }
         found.len() as u64
     }
@@ -993,7 +1001,7 @@ impl StoreBackend for MemoryStore {
         })
     }
 
-    fn invalidate(&self, scope: Scope<'_>, hardness: Hardness) -> BoxFuture<'static, Result<(), StoreError>> {
+    fn invalidate(&self, scope: Scope<'_>, hardness: Hardness) -> BoxFuture<'static, Result<Invalidated, StoreError>> {
         if let Scope::Pattern(pattern) = scope {
             return self.ban(pattern, hardness);
         }
@@ -1007,10 +1015,10 @@ impl StoreBackend for MemoryStore {
             Hardness::Soft | Hardness::Ramp(_) => self.0.soft_invalidate(scope, hardness.window()),
         }
         self.0.ended.notify_waiters();
-        Box::pin(ready(Ok(())))
+        Box::pin(ready(Ok(Invalidated::default())))
     }
 
-    fn delete_matching(&self, pattern: &Pattern) -> BoxFuture<'static, Result<u64, StoreError>> {
+    fn delete_matching(&self, pattern: &Pattern) -> BoxFuture<'static, Result<Invalidated, StoreError>> {
         self.aside(pattern, Inner::delete_matching)
     }
 
@@ -1079,6 +1087,28 @@ mod tests {
             store.release(&lease, Some(Duration::from_secs(60)));
         }
         assert!((1..=REMEMBERED_CAP).contains(&store.0.fills().uncacheable.len()));
+    }
+
+    /// The store's own count of moments goes on from where it was.
+    #[tokio::test]
+    async fn after_the_clock_was_set_back_a_ramp_begins_at_once_and_an_entry_is_stale_at_once() {
+        const HOUR: u64 = 3_600_000;
+        let (store, key, tags) = (MemoryStore::new(1 << 20), Key::new(["k"]), Tags::new(["t"]));
+        store.0.fills().tick_at(Clock::system().now() + HOUR);
+        let pattern = Pattern::new("k*");
+        for scope in [Scope::Key(&key), Scope::Tags(&tags), Scope::Pattern(&pattern), Scope::Everything] {
+            for window in [0, 10_000] {
+                let deadlines = Deadlines::fresh_until(Clock::system().now() + 2 * HOUR);
+                let entry = Entry::new(EntryId::random(), &key, deadlines, Bytes::new(), Bytes::new());
+                store.put(vec![(key.clone(), entry)], &tags).await.unwrap();
+                let hardness = if window == 0 { Hardness::Soft } else { Hardness::Ramp(Duration::from_millis(window)) };
+                StoreBackend::invalidate(&store, scope, hardness).await.unwrap();
+                let Lookup::Found(found) = store.get(&key).await.unwrap() else { panic!("it is there") };
+                let until = Clock::system().now() + window + 1_000;
+                let turn = found.deadlines().fresh;
+                assert!(turn <= until, "{scope:?} over {window}: {} ms too late", turn - until);
+            }
+        }
     }
 
     async fn ban(store: &MemoryStore, pattern: &str) {

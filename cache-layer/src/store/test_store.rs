@@ -6,8 +6,8 @@ use tokio::{runtime::Handle, sync::oneshot, time::sleep};
 use tracing::Instrument as _;
 
 use super::{
-    Acquired, BoxFuture, Committed, Estimate, Failed, Failures, Fill, Hardness, Lease, LeaseState, LeaseToken,
-    ListedPatterns, Lookup, MemoryStore, OwnedScope, Reach, Scope, Seen, Store, StoreBackend, StoreError,
+    Acquired, BoxFuture, Committed, Estimate, Failed, Failures, Fill, Hardness, Invalidated, Lease, LeaseState,
+    LeaseToken, ListedPatterns, Lookup, MemoryStore, OwnedScope, Reach, Scope, Seen, Store, StoreBackend, StoreError,
     SweepListener,
 };
 use crate::{
@@ -393,7 +393,7 @@ impl StoreBackend for TestStore {
         self.0.store.lease_ended(key)
     }
 
-    fn invalidate(&self, scope: Scope<'_>, hardness: Hardness) -> BoxFuture<'static, Result<(), StoreError>> {
+    fn invalidate(&self, scope: Scope<'_>, hardness: Hardness) -> BoxFuture<'static, Result<Invalidated, StoreError>> {
         let (store, scope) = (self.clone(), scope.to_owned());
         detached(async move {
             if let Err(error) = store.answers().await {
@@ -405,7 +405,7 @@ impl StoreBackend for TestStore {
         })
     }
 
-    fn delete_matching(&self, pattern: &Pattern) -> BoxFuture<'static, Result<u64, StoreError>> {
+    fn delete_matching(&self, pattern: &Pattern) -> BoxFuture<'static, Result<Invalidated, StoreError>> {
         let (store, pattern) = (self.clone(), pattern.clone());
         detached(async move {
             if let Err(error) = store.answers().await {

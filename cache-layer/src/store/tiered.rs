@@ -6,9 +6,9 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 
 use super::{
-    Acquired, Amended, BoxFuture, Committed, Estimate, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseState,
-    LeaseToken, ListedPatterns, Lookup, Reach, RedisStore, Reserved, Scope, Seen, Store, StoreBackend, StoreError,
-    SweepListener, redis::LocalTier,
+    Acquired, Amended, BoxFuture, Committed, Estimate, Eviction, Failed, Failures, Fill, Hardness, Invalidated, Lease,
+    LeaseState, LeaseToken, ListedPatterns, Lookup, Reach, RedisStore, Reserved, Scope, Seen, Store, StoreBackend,
+    StoreError, SweepListener, redis::LocalTier,
 };
 use crate::{
     clock::Clock,
@@ -256,11 +256,11 @@ impl StoreBackend for TieredStore {
         self.redis.lease_ended(key)
     }
 
-    fn invalidate(&self, scope: Scope<'_>, hardness: Hardness) -> BoxFuture<'static, Result<(), StoreError>> {
+    fn invalidate(&self, scope: Scope<'_>, hardness: Hardness) -> BoxFuture<'static, Result<Invalidated, StoreError>> {
         self.redis.invalidate(scope, hardness)
     }
 
-    fn delete_matching(&self, pattern: &Pattern) -> BoxFuture<'static, Result<u64, StoreError>> {
+    fn delete_matching(&self, pattern: &Pattern) -> BoxFuture<'static, Result<Invalidated, StoreError>> {
         self.redis.delete_matching(pattern)
     }
 

@@ -89,7 +89,7 @@ async fn everything_works(store: &RedisStore) {
     assert_eq!(commit(store, granted.unwrap(), "two", &[]).await, Committed::Stored);
     store.invalidate(Scope::Key(&key("b")), Hardness::Hard).await.unwrap();
     store.put(vec![(key("c"), entry(&key("c")))], &Tags::new(["t"])).await.unwrap();
-    assert_eq!(store.delete_matching(&Pattern::new("redis:c*")).await.unwrap(), 1);
+    assert_eq!(store.delete_matching(&Pattern::new("redis:c*")).await.unwrap().deleted, 1);
     assert_eq!(read(store, &key("c")).await, None);
 
     // Two variants, and then a new primary entry.

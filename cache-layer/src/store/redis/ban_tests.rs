@@ -18,7 +18,7 @@ use crate::{
 };
 
 async fn ban(store: &impl StoreBackend, pattern: &str, hardness: Hardness) -> Result<(), StoreError> {
-    store.invalidate(Scope::Pattern(&Pattern::new(pattern)), hardness).await
+    store.invalidate(Scope::Pattern(&Pattern::new(pattern)), hardness).await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -102,7 +102,7 @@ pub(super) async fn read(store: &(impl StoreBackend + ?Sized), key: &Key) -> Opt
 }
 
 pub(super) async fn invalidate_tag(store: &(impl StoreBackend + ?Sized), tag: &str) -> Result<(), StoreError> {
-    store.invalidate(Scope::Tags(&Tags::new([tag])), Hardness::Hard).await
+    store.invalidate(Scope::Tags(&Tags::new([tag])), Hardness::Hard).await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -254,7 +254,7 @@ async fn who_waits_for_another_nodes_lease_is_woken_by_a_push() {
                 assert_eq!(commit(&nodes.holder, lease, "one", &[]).await, Committed::Stored);
             }
             "release" => nodes.holder.release(&lease, None),
-            "invalidation" => nodes.holder.invalidate(Scope::Key(&key("a")), Hardness::Hard).await.unwrap(),
+            "invalidation" => nodes.holder.invalidate(Scope::Key(&key("a")), Hardness::Hard).await.map(drop).unwrap(),
             "expiry" => {
                 let name = nodes.holder.0.context.names.lease(&key("a"));
                 assert_eq!(nodes.server.command::<i64>(&["PEXPIRE", &name, "1"]), 1);
@@ -352,9 +352,9 @@ async fn a_first_tier_lets_go_of_what_another_node_changes() {
         assert_eq!(read(&reader, &key("a")).await.unwrap(), "one");
         wait_until("the entry to be near", async || read(&reader, &key("a")).await.is_some() && is_near()).await;
         match change {
-            "key" => writer.invalidate(Scope::Key(&key("a")), Hardness::Hard).await.unwrap(),
+            "key" => writer.invalidate(Scope::Key(&key("a")), Hardness::Hard).await.map(drop).unwrap(),
             "tag" => invalidate_tag(&writer, "t").await.unwrap(),
-            "everything" => writer.invalidate(Scope::Everything, Hardness::Hard).await.unwrap(),
+            "everything" => writer.invalidate(Scope::Everything, Hardness::Hard).await.map(drop).unwrap(),
             "another fill" => {
                 fill(&writer, &key("a"), "two", &["t"]).await;
             }

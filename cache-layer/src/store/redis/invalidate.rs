@@ -9,6 +9,7 @@ use super::topology::{cluster::Cluster, routes::Topology};
 use super::{
     RedisStore,
     connection::{
+        context::Context,
         deliver::wait_for_delivery,
         handle::{Connection, Limit},
         session::Session,
@@ -17,25 +18,26 @@ use super::{
         invalidation::{ban, invalidate, soften},
         names::EVERYTHING,
         operation::Operation,
+        scripts::Window,
     },
 };
-use crate::store::{Hardness, Scope, StoreError};
+use crate::store::{Extent, Hardness, Scope, StoreError};
 
 /// How often an invalidation is sent: databases may be swapped while it is on its way.
 const ATTEMPTS: usize = 3;
 
 impl RedisStore {
     /// Delivers a hard or soft invalidation; one that can't be delivered is kept as a hard one.
-    pub(super) async fn deliver(&self, scope: Scope<'_>, hardness: Hardness) -> Result<(), StoreError> {
-        self.deliver_if_there_is_room(scope, hardness).await.map(drop)
+    pub(super) async fn deliver(&self, scope: Scope<'_>, hardness: Hardness) -> Result<Extent, StoreError> {
+        self.deliver_if_there_is_room(scope, hardness).await.map(Option::unwrap_or_default)
     }
 
-    /// As [`deliver`](Self::deliver); `false` if there is no room for it, which is possible for a pattern.
+    /// As [`deliver`](Self::deliver); `None` if there is no room for it, which is possible for a pattern.
     pub(super) async fn deliver_if_there_is_room(
         &self,
         scope: Scope<'_>,
         hardness: Hardness,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Option<Extent>, StoreError> {
         let outbox = &self.0.context.outbox;
         let connection = self.connection_of(scope);
         let delivered = match connection.session() {
@@ -63,11 +65,11 @@ impl RedisStore {
             _ => self.forget(scope),
         }
         // A kept invalidation is remembered, too: it will have been delivered by the time that a data set is restored.
-        self.0.context.guard.remember(scope);
-        match delivered {
-            Err(error) => self.wait_for_delivery(scope).await.then_some(true).ok_or(error),
-            delivered => delivered,
+        if !matches!(delivered, Ok(None)) {
+            self.0.context.guard.remember(scope);
         }
+        let Err(error) = delivered else { return delivered };
+        self.wait_for_delivery(scope).await.then_some(Some(Extent::hard_for(hardness))).ok_or(error)
     }
 
     /// Delivers what a server has redirected: to the server that has its keys by now, as the invalidation that it is; while these
@@ -78,8 +80,10 @@ impl RedisStore {
         cluster: &Cluster,
         scope: Scope<'_>,
         hardness: Hardness,
-    ) -> Result<bool, StoreError> {
-        let would_be_more = hardness.is_soft() || matches!(scope, Scope::Pattern(_));
+    ) -> Result<Option<Extent>, StoreError> {
+        let is_pattern = matches!(scope, Scope::Pattern(_));
+        let extent = Extent { everything: is_pattern, ..Extent::hard_for(hardness) };
+        let would_be_more = extent != Extent::default();
         for _ in 0..if would_be_more { ATTEMPTS } else { 0 } {
             cluster.look_again().await;
             let connection = self.connection_of(scope);
@@ -93,7 +97,7 @@ impl RedisStore {
         if would_be_more {
             self.0.context.counters.hardened();
         }
-        Ok(true)
+        Ok(Some(extent))
     }
 
     /// Delivers over an existing connection, to the data set that the connection is known to lead to.
@@ -103,8 +107,8 @@ impl RedisStore {
         session: &Arc<Session>,
         scope: Scope<'_>,
         hardness: Hardness,
-    ) -> Result<bool, StoreError> {
-        let names = &self.0.context.names;
+    ) -> Result<Option<Extent>, StoreError> {
+        let Context { names, clock, .. } = &*self.0.context;
         let soft_over = hardness.is_soft().then(|| hardness.window());
         for _ in 0..ATTEMPTS {
             let reached = connection
@@ -115,13 +119,16 @@ impl RedisStore {
                     async |mut driver: MultiplexedConnection| match (scope, soft_over) {
                         (Scope::Pattern(pattern), _) => ban(names, &mut driver, pattern, soft_over).await,
                         (_, None) => invalidate(names, &mut driver, scope).await.map(Some),
-                        (_, Some(window)) => soften(names, &mut driver, scope, window).await.map(Some),
+                        (_, Some(length)) => {
+                            let window = Window { begin: clock.now(), length };
+                            soften(names, &mut driver, scope, window).await.map(Some)
+                        }
                     },
                 )
                 .await?;
-            let Some(reached) = reached else { return Ok(false) };
+            let Some(reached) = reached else { return Ok(None) };
             if connection.leads_to(session, reached.as_deref()).await? {
-                return Ok(true);
+                return Ok(Some(Extent::default()));
             }
         }
         Err(StoreError::Unavailable)

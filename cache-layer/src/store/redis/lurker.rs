@@ -7,6 +7,9 @@
 //! leases first: a load that did not know of the ban has lost its lease when that pass ends, or has put its entry where the
 //! second pass finds it. So once both passes have ended on every server, no entry that the ban covers is left, and none can come.
 //! A ban that is listed while the sweep is under way has a time of its own, and stays.
+//!
+//! **What it may take in vain.** If everything is invalidated while a sweep is under way, the list is gone, and what is loaded
+//! since knows of no ban: the sweep takes it as well if it matches, which costs one more load.
 
 use std::{
     sync::{Arc, Weak, atomic::Ordering},
@@ -18,11 +21,9 @@ use tokio::time::sleep;
 
 use super::{
     RedisStore,
-    connection::{
-        context::Context,
-        handle::{Connection, Limit},
-    },
+    connection::{context::Context, handle::Limit},
     election::{Over, Term},
+    patterns::rounds,
     store::Inner,
     wire::{
         names::EVERYTHING,
@@ -68,6 +69,12 @@ impl RedisStore {
         batch.unlink([self.0.context.names.entry(key)]);
         let unlinked: Result<(Count,), StoreError> = over.0.run(Operation::Unlink, &over.1, &batch).await;
         unlinked.is_ok() && take_off(&self.0.context, &over, &bans).await.is_ok()
+    }
+
+    /// Whether the lurker of this process is at work.
+    #[cfg(test)]
+    pub(in crate::store) fn is_lurking(&self) -> bool {
+        self.0.context.is_lurking.load(Ordering::SeqCst)
     }
 
     /// Whether any ban is listed on the server now.
@@ -191,26 +198,23 @@ async fn sweep_once(store: &Weak<Inner>, context: &Arc<Context>) -> Result<Outco
 /// Sweeps every server, and takes the bans off the list.
 async fn sweep_all(store: &Weak<Inner>, term: &Term<'_>, listed: &Listed) -> Result<Swept, StoreError> {
     let context = term.context();
-    // In a cluster, a name may move from one server to another while they are swept one after the other, but not twice.
-    let rounds = if context.names.is_clustered() { 2 } else { 1 };
     let (mut servers, mut all) = (Vec::new(), Swept::default());
     loop {
-        let new = servers_besides(store, &servers)?;
+        let new = store.upgrade().map(RedisStore).ok_or(StoreError::Unavailable)?.servers_besides(&servers)?;
         if new.is_empty() {
             break;
         }
-        for (connection, session) in std::iter::repeat_n(&new, rounds).flatten() {
-            let (names, (bans, token)) = (&context.names, listed);
-            let sweep = async |mut driver: MultiplexedConnection| sweep_banned(names, bans, token, &mut driver).await;
-            all = all.and(connection.run_with(Operation::Scan, session, Limit::Steps, sweep).await?);
-        }
+        all = all.and(sweep_servers(context, &new, listed).await?);
         servers.extend(new);
         if !context.names.is_clustered() {
             break;
         }
         sleep(SETTLING).await;
         // A name may have moved to a server that had none before.
-        look_again(store).await;
+        let looked = store.upgrade().map(|store| store.topology.look_until_every_server_is_shown());
+        if let Some(looked) = looked {
+            looked.await;
+        }
     }
     let taken_off = take_off(context, term.tags(), listed).await?;
     context.counters.swept_bans(taken_off);
@@ -218,24 +222,18 @@ async fn sweep_all(store: &Weak<Inner>, term: &Term<'_>, listed: &Listed) -> Res
     Ok(all)
 }
 
-/// The servers that are not among those that were `swept`. Each session must last from the beginning of its sweep to the end.
-fn servers_besides(store: &Weak<Inner>, swept: &[Over]) -> Result<Vec<Over>, StoreError> {
-    let store = store.upgrade().map(RedisStore).ok_or(StoreError::Unavailable)?;
-    let topology = &store.0.topology;
-    let is_swept = |connection: &Arc<Connection>| {
-        let beside = topology.beside(connection);
-        swept.iter().any(|(swept, _)| beside.iter().any(|one| Arc::ptr_eq(one, swept)))
-    };
-    let new = topology.one_of_each_server().into_iter().filter(|connection| !is_swept(connection));
-    new.map(|connection| connection.session().map(|session| (connection, session))).collect()
-}
-
-/// Learns which servers there are by now, once no slot is on its way to one that may have none yet.
-async fn look_again(store: &Weak<Inner>) {
-    let looked = store.upgrade().map(|store| store.topology.look_again_when_still());
-    if let Some(looked) = looked {
-        looked.await;
+/// Sweeps these servers, in as many rounds as it takes. What the first one leaves is looked at again, and not counted again.
+async fn sweep_servers(context: &Context, servers: &[Over], (bans, token): &Listed) -> Result<Swept, StoreError> {
+    let (names, mut all) = (&context.names, Swept::default());
+    for round in 0..rounds(names) {
+        for (connection, session) in servers {
+            let sweep = async |mut driver: MultiplexedConnection| sweep_banned(names, bans, token, &mut driver).await;
+            let swept = connection.run_with(Operation::Scan, session, Limit::Steps, sweep).await?;
+            let examined = if round == 0 { swept.examined } else { 0 };
+            all = all.and(Swept { examined, ..swept });
+        }
     }
+    Ok(all)
 }
 
 async fn is_anything_listed(store: &Weak<Inner>, context: &Context) -> bool {

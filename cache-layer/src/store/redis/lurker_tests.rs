@@ -191,6 +191,25 @@ async fn a_look_up_that_is_no_longer_polled_stops_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_that_several_bans_cover_counts_once() {
+    let server = RedisServer::start();
+    let node = idle(server.url()).await;
+    for name in ["a", "ab", "c"] {
+        fill(&node, &key(name), "x", &[]).await;
+    }
+    for (pattern, hardness) in [
+        ("redis:a*", Hardness::Soft),
+        ("redis:ab", Hardness::Ramp(Duration::from_secs(3_600))),
+        ("redis:*b", Hardness::Soft),
+    ] {
+        node.invalidate(Scope::Pattern(&Pattern::new(pattern)), hardness).await.unwrap();
+    }
+    let sweeps = sweep_all(server.url()).await;
+    let removed: u64 = sweeps.iter().map(|sweep| sweep.swept.removed).sum();
+    assert_eq!((sweeps[0].swept.examined, removed), (3, 2), "{sweeps:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_tags_made_void_is_reclaimed_and_nothing_else() {
     let server = RedisServer::start();
     let (node, other) = (idle(server.url()).await, idle(server.url()).await);
@@ -335,7 +354,10 @@ mod cluster {
     use tests::{RedisCluster, slot};
 
     use super::*;
-    use crate::store::{Restored, TieredStore, redis::fleet_tests::connect};
+    use crate::store::{
+        Restored, TieredStore,
+        redis::{fleet_tests::connect, tracking::dataset_guard_tests::fill_when_possible},
+    };
 
     /// A node that gets its first slot while bans are swept has entries that no sweep has seen.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -370,6 +392,87 @@ mod cluster {
         assert!(!cluster.node_mut(added).keys().contains(&name));
         wait_until("the node to be used", async || node.get(&key("a")).await.is_ok()).await;
         assert_eq!(read(&node, &key("a")).await, None);
+    }
+
+    /// Neither a sweep that is counted nor one for want of room on the list knows of the node that gets its first slot.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_moves_to_a_node_without_slots_is_void_for_a_pattern_that_is_swept_at_once() {
+        let mut cluster = RedisCluster::start(3, 0);
+        let added = cluster.add_node();
+        let node = connect_with(builder(cluster.url()).on_restored(Restored::Trust).lurker(false)).await;
+        let name = node.0.context.names.entry(&key("a"));
+        let (moving, from) = (slot(&name), cluster.index_of(&name));
+        let port = cluster.node_mut(added).port().to_string();
+        let too_long = Pattern::new(&format!("redis:[a{}]", "b".repeat(1_100)));
+        for is_counted in [true, false] {
+            wait_until("the added node to have no slot", async || node.0.topology.one_of_each_server().len() == 3)
+                .await;
+            fill_when_possible(&node, &key("a"), "old", &[]).await;
+            cluster.begin_to_move_slot(moving, from, added);
+            let _: String = cluster.primaries()[from].command(&["MIGRATE", "127.0.0.1", &port, &name, "0", "5000"]);
+            if is_counted {
+                assert_eq!(node.delete_matching(&Pattern::new("redis:*")).await.unwrap().deleted, 0);
+            } else {
+                node.invalidate(Scope::Pattern(&too_long), Hardness::Hard).await.unwrap();
+            }
+            cluster.finish_to_move_slot(moving, from, added);
+            wait_until("the node to be used", async || node.get(&key("a")).await.is_ok()).await;
+            assert_eq!(read(&node, &key("a")).await, None, "counted: {is_counted}");
+            cluster.move_slot(moving, added, from);
+        }
+    }
+
+    /// It can't say whether it hands a slot over.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn while_a_node_does_not_answer_no_ban_is_taken_off() {
+        let mut cluster = RedisCluster::start(3, 0);
+        let added = cluster.add_node();
+        for index in 0..=added {
+            cluster.node_mut(index).command::<()>(&["CONFIG", "SET", "cluster-node-timeout", "120000"]);
+        }
+        let url = cluster.url();
+        let trusting = || builder(url.clone()).on_restored(Restored::Trust);
+        let node = connect_with(trusting().lurker(false)).await;
+        let name = |key: &Key| node.0.context.names.entry(key);
+        let tags = cluster.index_of(&node.0.context.names.tag(EVERYTHING));
+        let moved = (0..).map(|n: u32| key(&n.to_string())).find(|key| cluster.index_of(&name(key)) != tags).unwrap();
+        fill(&node, &moved, "old", &[]).await;
+        let (moved_name, from) = (name(&moved), cluster.index_of(&name(&moved)));
+        cluster.begin_to_move_slot(slot(&moved_name), from, added);
+        let port = cluster.node_mut(added).port().to_string();
+        let _: String = cluster.primaries()[from].command(&["MIGRATE", "127.0.0.1", &port, &moved_name, "0", "5000"]);
+        ban(&node, "redis:*").await;
+
+        let lurker = connect_with(trusting().lurker_at_once()).await;
+        lurker.begin_to_lurk();
+        let scans = || lurker.round_trips().find(|(name, _)| *name == "SCAN").map_or(0, |(_, count)| count);
+        wait_until("the other nodes to be swept", async || scans() >= 6).await;
+        // Its sweep is over.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        cluster.node_mut(from).stop();
+        wait_until("an operator to hear of it", async || lurker.state().bans_held_up.is_some()).await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert!(lurker.has_bans().await, "the entry is on a node that was not swept");
+        cluster.node_mut(from).cont();
+        cluster.finish_to_move_slot(slot(&moved_name), from, added);
+        wait_until("the ban to be taken off", async || !lurker.has_bans().await).await;
+        wait_until("the node to be used", async || node.get(&moved).await.is_ok()).await;
+        assert_eq!(read(&node, &moved).await, None);
+    }
+
+    /// A name that both rounds find counts once.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_sweep_that_goes_round_twice_counts_once() {
+        let cluster = RedisCluster::start(3, 0);
+        let node = connect_with(builder(cluster.url()).lurker(false)).await;
+        for n in 0..12 {
+            fill(&node, &key(&n.to_string()), "x", &[]).await;
+        }
+        for pattern in ["redis:1*", "redis:*"] {
+            node.invalidate(Scope::Pattern(&Pattern::new(pattern)), Hardness::Soft).await.unwrap();
+        }
+        let sweeps = sweep_all(cluster.url()).await;
+        assert_eq!(sweeps[0].swept, crate::store::Swept { examined: 12, removed: 12 });
     }
 
     /// The server that has the tags says that a ban was taken off; the sweep of another server is not heard of.

@@ -18,8 +18,8 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 
 use super::{
-    Acquired, BoxFuture, Committed, Estimate, Failed, Failures, Fill, Hardness, Lease, LeaseState, LeaseToken,
-    ListedPatterns, Lookup, Reach, Reserved, Scope, Seen, Store, StoreBackend, StoreError, SweepListener,
+    Acquired, BoxFuture, Committed, Estimate, Failed, Failures, Fill, Hardness, Invalidated, Lease, LeaseState,
+    LeaseToken, ListedPatterns, Lookup, Reach, Reserved, Scope, Seen, Store, StoreBackend, StoreError, SweepListener,
 };
 use crate::{
     clock::Clock,
@@ -233,17 +233,18 @@ impl StoreBackend for RedisStore {
         Box::pin(self.lease_may_have_ended(key))
     }
 
-    fn invalidate(&self, scope: Scope<'_>, hardness: Hardness) -> BoxFuture<'static, Result<(), StoreError>> {
+    fn invalidate(&self, scope: Scope<'_>, hardness: Hardness) -> BoxFuture<'static, Result<Invalidated, StoreError>> {
         let (store, scope) = (self.clone(), scope.to_owned());
         self.spawn_detached(async move {
-            match scope.borrow() {
-                Scope::Pattern(pattern) => store.ban(pattern, hardness).await,
-                scope => store.deliver(scope, hardness).await,
-            }
+            let extent = match scope.borrow() {
+                Scope::Pattern(pattern) => store.ban(pattern, hardness).await?,
+                scope => store.deliver(scope, hardness).await?,
+            };
+            Ok(extent.into())
         })
     }
 
-    fn delete_matching(&self, pattern: &Pattern) -> BoxFuture<'static, Result<u64, StoreError>> {
+    fn delete_matching(&self, pattern: &Pattern) -> BoxFuture<'static, Result<Invalidated, StoreError>> {
         let (store, pattern) = (self.clone(), pattern.clone());
         self.spawn_detached(async move { store.invalidate_patterns(&[&pattern], Hardness::Hard).await })
     }

@@ -60,9 +60,13 @@ async fn another_nodes_first_tier_lets_go_of_what_a_pattern_deletes() {
         for _ in 0..2 {
             assert_eq!(read(&reader, &key("a")).await.unwrap(), round.to_string());
         }
-        let own = if round % 2 == 0 { reader.delete_matching(&Pattern::new("redis:*")).await } else { Ok(0) };
+        let own = if round % 2 == 0 {
+            reader.delete_matching(&Pattern::new("redis:*")).await
+        } else {
+            Ok(Invalidated::default())
+        };
         let others = writer.delete_matching(&Pattern::new("redis:*")).await.unwrap();
-        assert_eq!(own.unwrap() + others, 1);
+        assert_eq!(own.unwrap().and(others).deleted, 1);
         // All pushes before this reply have been received.
         reader.get(&key("nothing")).await.unwrap();
         assert!(reader.peek(&key("a")).is_none(), "round {round}");
@@ -75,7 +79,7 @@ async fn who_may_not_scan_invalidates_everything_instead() {
     server.command::<()>(&["ACL", "SETUSER", "plain", "on", ">secret", "~*", "&*", "+@all", "-scan"]);
     let store = connect(server.url().replace("redis://", "redis://plain:secret@")).await;
     fill(&store, &key("a"), "one", &[]).await;
-    assert_eq!(store.delete_matching(&Pattern::new("redis:a")).await.unwrap(), 0);
+    assert_eq!(store.delete_matching(&Pattern::new("redis:a")).await.unwrap().deleted, 0);
     assert_eq!(read(&store, &key("a")).await, None);
     assert!(store.connected(), "it is no reason to give up the connection");
 }
@@ -269,7 +273,7 @@ async fn cost(total: usize) -> [Stalls; 3] {
     server.command::<()>(&["CONFIG", "RESETSTAT"]);
     let (deleted, took, pattern) =
         stalls_during(&server, store.delete_matching(&Pattern::new("products:list:*"))).await;
-    assert_eq!(deleted.unwrap(), total as u64 / 5);
+    assert_eq!(deleted.unwrap().deleted, total as u64 / 5);
     let counted = calls(&server);
     println!(
         "pattern over the same: {took:?}, longest stall {:?}, 99.9 % of {} pings within {:?}",
@@ -333,7 +337,7 @@ async fn cost_of_bans(total: usize) -> (Duration, Stalls) {
     assert!(left < total - total / 5 + 20, "{left}");
 
     let begun = Instant::now();
-    let deleted = store.delete_matching(&Pattern::new("products:detail:?*1")).await.unwrap();
+    let deleted = store.delete_matching(&Pattern::new("products:detail:?*1")).await.unwrap().deleted;
     let counted = begun.elapsed();
     println!("a call that sweeps and counts {deleted} of what is left: {counted:?}");
     println!(

@@ -53,13 +53,13 @@ pub struct RedisState {
     /// Patterns that this process has swept and taken off the list.
     pub swept_bans: u64,
     /// For how long this process has waited to take swept patterns off the list, because a node of the cluster says that it hands
-    /// a slot over; `None` if it does not wait. One process of a fleet sweeps at a time. A slot that was left so, by a move that
-    /// was given up, keeps the patterns listed until `redis-cli --cluster fix` ends it.
+    /// a slot over to a node that has none, or does not answer; `None` if it does not wait. One process of a fleet sweeps at a
+    /// time. A slot that was left so, by a move that was given up, keeps the patterns listed until `redis-cli --cluster fix` ends it.
     pub bans_held_up: Option<Duration>,
     /// Patterns of this process that were swept at once, because the list had no room for them.
     pub overflowed_bans: u64,
     /// Soft invalidations of this process that were delivered as hard ones, and patterns that were delivered as everything, because
-    /// a slot of the cluster was being moved.
+    /// a slot of the cluster was being moved. [`Event::Invalidation`](crate::telemetry::Event::Invalidation) tells it of each.
     pub hardened_invalidations: u64,
 }
 

@@ -4,7 +4,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     pattern::Pattern,
-    store::{Hardness, StoreError},
+    store::{Extent, Hardness, StoreError},
     sync::Mutex,
 };
 
@@ -20,12 +20,12 @@ pub(super) struct Waiting {
     pub(super) pattern: Pattern,
     pub(super) hardness: Hardness,
     /// Gets the result of the sweep.
-    pub(super) done: oneshot::Sender<Result<(), StoreError>>,
+    pub(super) done: oneshot::Sender<Result<Extent, StoreError>>,
 }
 
 impl WaitingPatterns {
     /// Adds a pattern, and returns how it is told of its sweep.
-    pub(super) fn add(&self, pattern: &Pattern, hardness: Hardness) -> oneshot::Receiver<Result<(), StoreError>> {
+    pub(super) fn add(&self, pattern: &Pattern, hardness: Hardness) -> oneshot::Receiver<Result<Extent, StoreError>> {
         let (done, swept) = oneshot::channel();
         self.waiting.lock().push(Waiting { pattern: pattern.clone(), hardness, done });
         swept

@@ -123,8 +123,9 @@ fn every_event() -> Vec<Event> {
     }
     for &kind in InvalidationKind::ALL {
         for (soft, delivered) in [(false, false), (false, true), (true, false), (true, true)] {
-            events.push(Event::Invalidation { kind, soft, delivered });
+            events.push(Event::Invalidation { kind, soft, delivered, hardened: false });
         }
+        events.push(Event::Invalidation { kind, soft: false, delivered: true, hardened: true });
     }
     events
 }

@@ -58,7 +58,7 @@ pub(crate) struct Counters {
     overflow: Throttle,
     hardened: AtomicU64,
     swept_bans: AtomicU64,
-    /// When the lurker began to wait for a slot to be handed over, in milliseconds after `begun` and at least 1; 0 if it does not.
+    /// When the lurker began to wait for the topology to show every node, in milliseconds after `begun` and at least 1; 0 if it does not.
     held_up: AtomicU64,
     round_trips: [AtomicU64; Operation::ALL.len()],
     pushes: [AtomicU64; Push::ALL.len()],
@@ -128,7 +128,6 @@ impl Counters {
     }
 
     /// Counts an invalidation that was delivered as a hard one of more, because its keys were being moved.
-    #[cfg(feature = "cluster")]
     pub(crate) fn hardened(&self) {
         self.hardened.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(
@@ -154,13 +153,13 @@ impl Counters {
     pub(crate) fn hold_up_bans(&self) -> HeldUp<'_> {
         self.held_up.store(millis(self.begun.elapsed()).max(1), Ordering::Relaxed);
         tracing::warn!(
-            "bans stay listed until no slot of the Redis cluster is being handed over. If none is being moved, one was left so: \
-             `redis-cli --cluster fix` ends that"
+            "bans stay listed until every node of the Redis cluster answers, and none hands a slot over to a node without slots. If \
+             no slot is being moved, one was left so: `redis-cli --cluster fix` ends that"
         );
         HeldUp(self)
     }
 
-    /// For how long bans have stayed listed because a slot is being handed over.
+    /// For how long bans have stayed listed because a node may have keys that the topology does not show.
     pub(crate) fn bans_held_up(&self) -> Option<Duration> {
         match self.held_up.load(Ordering::Relaxed) {
             0 => None,

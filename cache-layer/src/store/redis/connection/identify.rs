@@ -108,7 +108,7 @@ impl Identify<'_> {
         tags: &mut MultiplexedConnection,
     ) -> RedisResult<Option<Known>> {
         if let Some(identity) = identity {
-            self.guard.replay_unless_met(&identity.id, |scope| self.repeat(scope));
+            self.repeat(|again| self.guard.replay_unless_met(&identity.id, again));
         }
         let server = identity.map(|identity| identity.id.clone());
         // Another server's clock is not comparable here, and the connection that found that server first has done what is
@@ -122,7 +122,7 @@ impl Identify<'_> {
                     tracing::warn!("this data set may be older than an invalidation: everything was invalidated");
                 }
                 if known.is_some_and(|known| known.id != id) {
-                    self.guard.replay(|scope| self.repeat(scope));
+                    self.repeat(|again| self.guard.replay(again));
                 }
                 Ok(Some(Known { server, id, seen }))
             }
@@ -163,9 +163,20 @@ impl Identify<'_> {
         unlink.query_async::<Count>(tags).await?.at_most(4).map(|_| ())
     }
 
-    fn repeat(&self, scope: Scope<'_>) {
-        if self.shard.covers(scope) {
-            self.outbox.add(scope);
+    /// Leaves what this server must hear again in the outbox.
+    fn repeat(&self, replay: impl FnOnce(&mut dyn FnMut(Scope<'_>))) {
+        let mut is_for_tags = false;
+        replay(&mut |scope| {
+            let is_covered = self.shard.covers(scope);
+            // A ban, wherever it is listed, is obeyed for the entries of this server.
+            let is_pattern = matches!(scope, Scope::Pattern(_));
+            if is_covered || is_pattern {
+                self.outbox.add(scope);
+            }
+            is_for_tags |= is_pattern && !is_covered;
+        });
+        if is_for_tags {
+            self.shard.hold_up_tags();
         }
     }
 }

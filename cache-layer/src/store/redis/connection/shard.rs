@@ -22,6 +22,10 @@ pub(crate) trait Shard: fmt::Debug + Send + Sync {
         true
     }
 
+    /// Nothing more is read from the server that has the tags before it has received what is kept for it; if that is this server, it
+    /// receives that anyway.
+    fn hold_up_tags(&self) {}
+
     /// A key was not where it was expected, or its server did not answer: the topology must be read again.
     fn refresh_topology(&self) {}
 

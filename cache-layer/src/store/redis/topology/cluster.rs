@@ -35,6 +35,7 @@ use crate::store::redis::connection::{
     session::Session,
     shard::{Everything, Shard},
 };
+use crate::store::redis::wire::errors::is_not_allowed;
 use crate::{
     key::Key,
     store::{BoxFuture, Scope, StoreError},
@@ -202,34 +203,39 @@ impl Cluster {
         let _ = timeout(PATIENCE, looked).await;
     }
 
-    /// As [`look_again`](Self::look_again), once no node hands a slot over. The node that gets it may have no slot yet, so that the
-    /// topology does not show it, although it has keys.
-    pub(crate) async fn look_again_when_still(&self) {
+    /// Returns once the topology [shows every node](Self::shows_every_node) that has keys.
+    pub(crate) async fn look_until_every_node_is_shown(&self) {
         let mut held_up = None;
-        while !self.stop.is_cancelled() && self.is_handing_over().await {
+        while !self.stop.is_cancelled() && !self.shows_every_node().await {
             held_up.get_or_insert_with(|| self.context.counters.hold_up_bans());
+            self.look_again().await;
             sleep(PATIENCE).await;
         }
-        drop(held_up);
-        self.look_again().await;
     }
 
-    /// Whether any primary says that it hands a slot over. One that does not say is taken not to: its user may lack the permission.
-    async fn is_handing_over(&self) -> bool {
-        for member in &self.map().members {
+    /// Whether the topology shows every node that has keys, as each primary knows of its own slots. A node that gets its first slot
+    /// has keys before it has the slot. `false` if any primary does not answer; one that may not say is not waited for.
+    pub(crate) async fn shows_every_node(&self) -> bool {
+        let map = self.map();
+        let is_shown = |id: &str| map.members.iter().any(|member| member.primary.name == id);
+        for member in &map.members {
             let Some(session) = member.connections.iter().find_map(|connection| connection.session().ok()) else {
-                continue;
+                return false;
             };
-            let ask = async {
-                let nodes: RedisResult<String> =
-                    redis::cmd("CLUSTER").arg("NODES").query_async(&mut session.driver()).await;
-                nodes.is_ok_and(|nodes| hands_over(&nodes))
+            let nodes = async { redis::cmd("CLUSTER").arg("NODES").query_async(&mut session.driver()).await };
+            let nodes: RedisResult<String> = match timeout(PATIENCE, nodes).await {
+                Ok(nodes) => nodes,
+                Err(_) => return false,
             };
-            if timeout(PATIENCE, ask).await.unwrap_or(false) {
-                return true;
+            let shows = match nodes {
+                Ok(nodes) => with_keys(&nodes).all(is_shown),
+                Err(error) => is_not_allowed(&error),
+            };
+            if !shows {
+                return false;
             }
         }
-        false
+        true
     }
 
     async fn run(self: Arc<Self>) {
@@ -420,6 +426,12 @@ impl Shard for Node {
         }
     }
 
+    fn hold_up_tags(&self) {
+        let map = self.cluster.upgrade().map(|cluster| (cluster.map(), cluster.slot_of_tags));
+        let member = map.as_ref().and_then(|(map, slot)| map.member(*slot));
+        member.into_iter().flat_map(|member| &member.connections).for_each(|connection| connection.reset());
+    }
+
     fn refresh_topology(&self) {
         if let Some(cluster) = self.cluster.upgrade() {
             cluster.wake.notify_one();
@@ -453,13 +465,36 @@ async fn is_well(driver: &mut MultiplexedConnection) -> RedisResult<()> {
     Err((ErrorKind::Io, "the node finds its cluster down").into())
 }
 
-/// Whether the node that gave this reply to `CLUSTER NODES` is handing a slot over: its own line then has `[<slot>->-<node>]`.
-fn hands_over(nodes: &str) -> bool {
-    nodes.lines().any(|line| line.contains("myself") && line.contains("->-"))
+/// The ids of the nodes that have keys, by this reply to `CLUSTER NODES`: those that have slots, and those to which the node that
+/// replied hands one over. A line has the id of its node, seven more fields, and the slots. Among those of the node that replied
+/// are `[<slot>->-<id>]`, if it hands a slot over, and `[<slot>-<-<id>]`, if it gets one.
+fn with_keys(nodes: &str) -> impl Iterator<Item = &str> {
+    nodes.lines().flat_map(|line| {
+        let mut fields = line.split(' ');
+        let id = fields.next().filter(|_| fields.clone().skip(7).any(|slots| !slots.starts_with('[')));
+        let handed = fields.skip(7).filter_map(|slots| slots.strip_suffix(']')?.split_once("->-"));
+        id.into_iter().chain(handed.map(|(_, id)| id))
+    })
 }
 
 async fn ask(mut driver: MultiplexedConnection, host: &str) -> RedisResult<Slots> {
     is_well(&mut driver).await?;
     let reply: Value = redis::cmd("CLUSTER").arg("SLOTS").query_async(&mut driver).await?;
     Slots::parse(&reply, host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_keys_is_what_has_slots_or_gets_some() {
+        let nodes = "\
+            a 127.0.0.1:1@11 myself,master - 0 0 1 connected 0-5460 [77->-d] [93-<-e]\n\
+            b 127.0.0.1:2@12,host master - 0 0 2 connected 5461-10922 10924\n\
+            c 127.0.0.1:3@13 slave b 0 0 2 connected\n\
+            d 127.0.0.1:4@14 master - 0 0 0 connected\n";
+        assert_eq!(with_keys(nodes).collect::<Vec<_>>(), ["a", "d", "b"]);
+        assert_eq!(with_keys("").count(), 0);
+    }
 }

@@ -4,11 +4,16 @@ use std::{collections::HashSet, time::Instant};
 
 use tests::{RedisCluster, RedisServer, slot, wait_until};
 
-use crate::store::TieredStore;
 use crate::store::redis::{
     fleet_tests::*,
     tracking::dataset_guard_tests::{cut_replicas_off, fill_when_possible},
     *,
+};
+use crate::{
+    Cache,
+    store::TieredStore,
+    sync::Mutex,
+    telemetry::{Event, InvalidationKind, Observer},
 };
 
 /// The name of a tag's token.
@@ -201,11 +206,30 @@ async fn where_the_tags_have_moved_a_pattern_and_a_ramp_cover_no_more_than_they_
     for name in cluster.primaries()[from].keys().iter().filter(|name| slot(name) == slot(&token("t"))) {
         let _: String = cluster.primaries()[from].command(&["MIGRATE", "127.0.0.1", &port, name, "0", "5000"]);
     }
-    StoreBackend::invalidate(&store, Scope::Pattern(&Pattern::new("redis:a*")), Hardness::Hard).await.unwrap();
-    assert_eq!(store.state().hardened_invalidations, 1);
+    let heard = Heard::default();
+    let cache = Cache::builder(store.clone()).observer(heard.clone()).build();
+    cache.delete_pattern("redis:a*").await.unwrap();
+    cache.soft_invalidate_tag("t").over(Duration::from_secs(60)).await.unwrap();
+    cache.invalidate_tag("t").await.unwrap();
+    assert_eq!(store.state().hardened_invalidations, 2);
+    let hard = |kind, hardened| Event::Invalidation { kind, soft: false, delivered: true, hardened };
+    let (all, tag) = (InvalidationKind::All, InvalidationKind::Tag);
+    assert_eq!(*heard.0.lock(), [hard(all, true), hard(tag, true), hard(tag, false)]);
     cluster.finish_to_move_slot(slot(&token("t")), from, to);
     wait_until("the cluster to be used again", async || store.get(&key("b")).await.is_ok()).await;
     assert_eq!(read(&store, &key("b")).await, None);
+}
+
+/// The events of invalidations.
+#[derive(Clone, Default)]
+struct Heard(Arc<Mutex<Vec<Event>>>);
+
+impl Observer for Heard {
+    fn observe(&self, event: Event) {
+        if matches!(event, Event::Invalidation { .. }) {
+            self.0.lock().push(event);
+        }
+    }
 }
 
 /// Servers are swept in the order of their slots.
@@ -227,7 +251,7 @@ async fn what_moves_to_a_server_that_was_swept_already_is_swept_all_the_same() {
             async move {
                 match is_listed {
                     true => StoreBackend::invalidate(&store, Scope::Pattern(&pattern), Hardness::Hard).await,
-                    false => StoreBackend::delete_matching(&store, &pattern).await.map(drop),
+                    false => StoreBackend::delete_matching(&store, &pattern).await,
                 }
             }
         });
@@ -284,6 +308,67 @@ async fn a_primary_that_dies_is_replaced_and_nothing_stale_is_served_by_its_repl
         fill_when_possible(&store, &key, "new", &["t"]).await;
         assert_eq!(read(&store, &key).await.unwrap(), "new");
     }
+}
+
+/// Whether the pattern was swept at once, or as a ban that is off the list by then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_missed_a_pattern_hears_of_it_again_though_the_tags_are_elsewhere() {
+    for is_counted in [true, false] {
+        let mut cluster = RedisCluster::start(3, 1);
+        let replaying = Restored::Replay(Duration::from_secs(600));
+        let store = connect_with(builder(cluster.url()).on_restored(replaying).lurker_at_once()).await;
+        let (home, name) = (cluster.index_of(&token("t")), |key: &Key| store.0.context.names.entry(key));
+        let key = (0..).map(|i: u32| key(&i.to_string())).find(|key| cluster.index_of(&name(key)) != home).unwrap();
+        let index = cluster.index_of(&name(&key));
+        let replica = 3 + index;
+        fill_when_possible(&store, &key, "old", &[]).await;
+        wait_until("the replica to have it", async || !cluster.node_mut(replica).keys().is_empty()).await;
+        cut_replicas_off(&cluster.primaries()[index]);
+        let pattern = Pattern::new("redis:*");
+        if is_counted {
+            StoreBackend::delete_matching(&store, &pattern).await.unwrap();
+        } else {
+            StoreBackend::invalidate(&store, Scope::Pattern(&pattern), Hardness::Hard).await.unwrap();
+            wait_until("the ban to be taken off", async || !store.has_bans().await).await;
+        }
+        cluster.node_mut(index).kill();
+        wait_until("the replica to be promoted", async || {
+            cluster.node_mut(replica).info("replication", "role") == "master"
+        })
+        .await;
+        wait_until("the replica to be used", async || store.get(&key).await.is_ok()).await;
+        assert_eq!(read(&store, &key).await, None, "counted: {is_counted}");
+        fill_when_possible(&store, &key, "new", &[]).await;
+        assert_eq!(read(&store, &key).await.as_deref(), Some("new"));
+    }
+}
+
+/// Of two nodes, the one that has the tags is asked for the time: by its clock, processes judge what is fresh.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ramp_of_a_key_is_dated_by_the_clock_that_judges_it() {
+    const AHEAD: u64 = 3_600;
+    let cluster = RedisCluster::start(3, 0);
+    let store = connect(cluster.url()).await;
+    let clock = &store.0.context.clock;
+    let ahead = || clock.offset().is_some_and(|offset| offset.millis > 1_800_000);
+    let turn = loop {
+        let now = Clock::system().now();
+        let deadlines = crate::entry::Deadlines::fresh_until(now + 3 * AHEAD * 1_000);
+        let entry = Entry::new(crate::entry::EntryId::random(), &key("a"), deadlines, Bytes::new(), Bytes::new());
+        store.put(vec![(key("a"), entry)], &Tags::default()).await.unwrap();
+        // As a heartbeat does.
+        clock.note(crate::clock::Uptime::now(), (now / 1_000 + AHEAD, 0));
+        let ramp = Hardness::Ramp(Duration::from_secs(10));
+        let was_ahead = ahead();
+        StoreBackend::invalidate(&store, Scope::Key(&key("a")), ramp).await.unwrap();
+        // Otherwise a heartbeat has come before it.
+        if was_ahead && ahead() {
+            let Ok(Lookup::Found(entry)) = store.get(&key("a")).await else { panic!("it is there") };
+            break entry.deadlines().fresh - now;
+        }
+    };
+    let window = (AHEAD - 2) * 1_000..(AHEAD + 60) * 1_000;
+    assert!(window.contains(&turn), "{turn} ms");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

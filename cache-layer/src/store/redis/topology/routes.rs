@@ -95,15 +95,25 @@ impl Topology {
         }
     }
 
-    /// Reads the topology again, once no slot is being handed over; without a cluster, there is nothing to read.
-    pub(crate) fn look_again_when_still(&self) -> BoxFuture<'static, ()> {
+    /// Returns once the topology shows every server that has keys.
+    pub(crate) fn look_until_every_server_is_shown(&self) -> BoxFuture<'static, ()> {
         match self {
             Self::One(_) => Box::pin(ready(())),
             #[cfg(feature = "cluster")]
             Self::Cluster(cluster) => {
                 let cluster = cluster.clone();
-                Box::pin(async move { cluster.look_again_when_still().await })
+                Box::pin(async move { cluster.look_until_every_node_is_shown().await })
             }
+        }
+    }
+
+    /// Whether the topology shows every server that has keys, as far as is known.
+    #[cfg_attr(not(feature = "cluster"), expect(clippy::unused_async))]
+    pub(crate) async fn shows_every_server(&self) -> bool {
+        match self {
+            Self::One(_) => true,
+            #[cfg(feature = "cluster")]
+            Self::Cluster(cluster) => cluster.shows_every_node().await,
         }
     }
 

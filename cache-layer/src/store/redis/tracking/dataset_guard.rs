@@ -70,20 +70,26 @@ impl DatasetGuard {
 
     /// As [`replay`](Self::replay), unless this process has met that server before.
     pub(crate) fn replay_unless_met(&self, server: &Arc<str>, again: impl FnMut(Scope<'_>)) {
-        let replays = matches!(self.policy, Restored::Replay(_));
-        if replays && self.recent.lock().met.insert(server.clone()) {
-            self.replay(again);
+        let Restored::Replay(last) = self.policy else { return };
+        let mut recent = self.recent.lock();
+        // Another connection to that server waits here until all is kept that it has to deliver.
+        if recent.met.insert(server.clone()) {
+            recent.replay(last, again);
         }
     }
 
     /// Goes through the invalidations that must be repeated in a data set that may be older.
-    pub(crate) fn replay(&self, mut again: impl FnMut(Scope<'_>)) {
+    pub(crate) fn replay(&self, again: impl FnMut(Scope<'_>)) {
         let Restored::Replay(last) = self.policy else { return };
-        for (when, scope) in &self.recent.lock().invalidations {
-            if when.elapsed() <= last {
-                again(scope.borrow());
-            }
-        }
+        self.recent.lock().replay(last, again);
+    }
+}
+
+impl Recent {
+    /// Goes through what is no older than `last`.
+    fn replay(&self, last: Duration, mut again: impl FnMut(Scope<'_>)) {
+        let young = self.invalidations.iter().filter(|(when, _)| when.elapsed() <= last);
+        young.for_each(|(_, scope)| again(scope.borrow()));
     }
 }
 

@@ -353,10 +353,10 @@ async fn an_invalidation_that_went_to_another_database_is_not_lost_when_the_old_
         .await;
         swap(&server);
         match by {
-            "key" => writer.invalidate(Scope::Key(&key("a")), Hardness::Hard).await.unwrap(),
-            "tag" => writer.invalidate(Scope::Tags(&tags), Hardness::Hard).await.unwrap(),
-            "softened key" => writer.invalidate(Scope::Key(&key("a")), Hardness::Soft).await.unwrap(),
-            "softened tag" => writer.invalidate(Scope::Tags(&tags), Hardness::Soft).await.unwrap(),
+            "key" => writer.invalidate(Scope::Key(&key("a")), Hardness::Hard).await.map(drop).unwrap(),
+            "tag" => writer.invalidate(Scope::Tags(&tags), Hardness::Hard).await.map(drop).unwrap(),
+            "softened key" => writer.invalidate(Scope::Key(&key("a")), Hardness::Soft).await.map(drop).unwrap(),
+            "softened tag" => writer.invalidate(Scope::Tags(&tags), Hardness::Soft).await.map(drop).unwrap(),
             // Otherwise it is kept, and delivered before anything is read.
             "pattern" => drop(writer.delete_matching(&Pattern::new("redis:*")).await),
             _ => {
@@ -413,6 +413,34 @@ async fn what_is_filled_after_a_flush_stays_and_no_connection_is_lost_for_it() {
         assert_eq!(read(store, &key("a")).await.unwrap(), "two");
         assert_eq!(store.state().lost_connections, 0);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_dump_hears_again_of_a_pattern_that_was_counted() {
+    let mut server = RedisServer::start();
+    let store = connect_with(builder(server.url()).on_restored(Restored::Replay(Duration::from_secs(60)))).await;
+    for name in ["a", "b"] {
+        fill(&store, &key(name), "old", &[]).await;
+    }
+    let () = server.command(&["SAVE"]);
+    assert_eq!(store.delete_matching(&Pattern::new("redis:a*")).await.unwrap().deleted, 1);
+    restart(&mut server, &[&store]).await;
+    assert_eq!(read(&store, &key("a")).await, None);
+    assert_eq!(read(&store, &key("b")).await.as_deref(), Some("old"));
+}
+
+/// Its token of everything is then younger than all that this process knows, and of the same line as before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_swapped_data_set_that_first_hears_of_a_soft_invalidation_is_cleared_all_the_same() {
+    let server = RedisServer::start();
+    let older = connect(format!("{}/1", server.url())).await;
+    fill(&older, &key("a"), "old", &["t"]).await;
+    drop(older);
+    let store = connect(server.url()).await;
+    swap(&server);
+    let ramp = Hardness::Ramp(Duration::from_secs(3_600));
+    StoreBackend::invalidate(&store, Scope::Everything, ramp).await.unwrap();
+    assert_eq!(read(&store, &key("a")).await, None);
 }
 
 /// A user without the permission to ask for the server's identity.

@@ -10,8 +10,8 @@ use crate::store::redis::{
 use crate::{
     clock::Clock,
     entry::{Deadlines, EntryId},
-    ramp::{MOST, Turn},
-    store::{TieredStore, Writes},
+    ramp::{MOST, Ramp, Turn},
+    store::{Invalidated, TieredStore, Writes},
     tag::{TagRecord, TagToken},
 };
 
@@ -240,7 +240,9 @@ async fn a_server_writes_the_ramps_that_a_store_in_memory_has() {
             store.invalidate(Scope::Tags(&Tags::new([&tag])), hardness).await.unwrap();
             let written = found(&tag);
             let of_line = expected.clone();
-            let mirrored = TagRecord::soft_invalidated(written.token.micros(), window * 1000, of_line);
+            let at = written.token.micros();
+            let ramp = Ramp { at, start: at, window: window * 1000 };
+            let mirrored = TagRecord::soft_invalidated(ramp, of_line);
             assert_eq!(written.token.0[..16], mirrored.token.0[..16]);
             assert_eq!(written.to_text()[32..], mirrored.to_text()[32..], "{written:?} {mirrored:?}");
             longest = longest.max(written.to_text().len());
@@ -355,7 +357,7 @@ async fn a_record_of_another_version_is_no_token() {
         keep(&store, &key("a"), 600_000, &["t"]).await;
         let () = server.command(&["SET", name, &format!("{}s{odd}", &token[..31]), "PX", "600000"]);
         let softened = store.invalidate(Scope::Tags(&Tags::new(["t"])), Hardness::Ramp(LEASE)).await;
-        assert_eq!(softened, Ok(()));
+        assert_eq!(softened, Ok(Invalidated::default()));
         let written: String = server.command(&["GET", name]);
         assert!(written.len() == 32 && written[16..31] != token[16..31], "{odd}: {written} after {token}");
     }

@@ -6,7 +6,7 @@ use super::{
     errors::is_out_of_memory,
     names::{EVERYTHING, Names, nonce},
     replies::{Banned, Count, Flag, Maybe, Moment, OfTwo, exactly, no_answer, text},
-    scripts::{self, Batch},
+    scripts::{self, Batch, Window},
     token_life::life_invalidated,
 };
 use crate::{ban::LONGEST_PATTERN, key::Key, pattern::Pattern, store::Scope};
@@ -51,14 +51,14 @@ pub(crate) async fn invalidate_keys(
     with_dataset_id::<OfTwo>(names, batch, keys.len(), driver).await
 }
 
-/// One soft invalidation, in one round trip: over `window` milliseconds, or at once.
+/// One soft invalidation, in one round trip. What the server has a token for is dated by the server.
 pub(crate) async fn soften(
     names: &Names,
     driver: &mut MultiplexedConnection,
     scope: Scope<'_>,
-    window: u64,
+    window: Window,
 ) -> RedisResult<DatasetId> {
-    let over = &window.to_string()[..];
+    let over = &window.length.to_string()[..];
     match scope {
         Scope::Key(key) => {
             let key = key.primary();

@@ -19,12 +19,7 @@ use super::{
     names::nonce,
     replies::{exactly, no_answer},
 };
-use crate::{
-    ban::Ban,
-    entry::SoftMark,
-    hex,
-    ramp::{SHORTEST, Turn},
-};
+use crate::{ban::Ban, entry::SoftMark, hex, ramp::Turn};
 
 /// The first line of a script that runs on a server without room as well, since it takes none, or frees some.
 macro_rules! without_room {
@@ -469,7 +464,8 @@ script! {
 
 script! {
     /// KEYS entry. ARGV the time of a ban that covers it; and nothing, or the soft mark that the entry gets, and the lowest soft
-    /// mark that is not of a ramp. Deletes the entry, or marks it, unless its load knew of that ban; returns whether it did.
+    /// mark that is not of a ramp. Deletes the entry, or marks it, unless its load knew of that ban, or its mark says as
+    /// much already; returns whether it did.
     SWEEP_ENTRY = concat!(
         without_room!(),
         "local head = redis.pcall('GETRANGE', KEYS[1], 0, 7);
@@ -481,29 +477,29 @@ script! {
          end;
          local mark, first, known = tonumber(ARGV[2]), tonumber(ARGV[3]), struct.unpack('>I4', head, 5);
          -- It is stale already, or will be no later; also if this ban said so the last time.
-         if known >= first or (mark < first and known > 0 and known <= mark) then return 1 end;
+         if known >= first or (mark < first and known > 0 and known <= mark) then return 0 end;
          redis.call('SETRANGE', KEYS[1], 4, struct.pack('>I4', mark));
          return 1"
     )
 }
 
 script! {
-    /// KEYS entry, lease. ARGV the milliseconds until the turn of the key and, in the form of a mark, the beginning of the
-    /// seconds of ramps, and the first mark that is not of a ramp; or nothing: at once. Deletes the lease and marks the entry, at
-    /// the position that its envelope has for that; a value without that position is deleted. See
-    /// [`SoftMark`](crate::entry::SoftMark).
+    /// KEYS entry, lease. ARGV the mark of a soft invalidation at once; and nothing, or the mark of the key's turn in a ramp, and the
+    /// first mark that is not of a ramp. Deletes the lease and marks the entry, at the position that its envelope has for that; a
+    /// value without that position is deleted. See [`SoftMark`](crate::entry::SoftMark).
+    ///
+    /// The caller says when it is, by the clock that judges what is fresh: in a cluster, this server may have another one.
     SOFTEN_ENTRY = "redis.call('DEL', KEYS[2]);
                     local head = redis.pcall('GETRANGE', KEYS[1], 0, 7);
                     if head == '' then return 0 end;
                     if type(head) ~= 'string' or #head < 8 or not head:find('^CLE[\\002\\003]') then
                         return redis.call('DEL', KEYS[1])
                     end;
-                    local t, known = redis.call('TIME'), struct.unpack('>I4', head, 5);
-                    local mark = math.max(t[1] + 1, known + 1);
-                    if ARGV[1] and known < tonumber(ARGV[3]) then
-                        local turn = math.floor(t[1] + (t[2] / 1000 + ARGV[1]) / 1000) - ARGV[2];
-                        if known > 0 then turn = math.min(turn, known - 1) end;
-                        if turn < tonumber(ARGV[3]) then mark = math.max(turn, 1) end
+                    local known = struct.unpack('>I4', head, 5);
+                    local mark = math.max(tonumber(ARGV[1]), known + 1);
+                    if ARGV[2] and known < tonumber(ARGV[3]) then
+                        mark = tonumber(ARGV[2]);
+                        if known > 0 then mark = math.max(math.min(mark, known - 1), 1) end
                     end;
                     redis.call('SETRANGE', KEYS[1], 4, struct.pack('>I4', mark));
                     return 1"
@@ -542,8 +538,9 @@ script! {
     ///
     /// A data set with another server's identity, without an id, or without the id that its caller knows, may have missed
     /// invalidations. So everything in it gets a new token, unless the present token is younger than the caller's knowledge: then
-    /// every valid entry is younger, too, and any invalidation of it was made here. The same holds for the note that refuses
-    /// loads which began before.
+    /// every valid entry is younger, too, and any invalidation of it was made here. That does not hold for the token of a soft
+    /// invalidation, which leaves older entries valid. The note that refuses loads which began before is written anew as well,
+    /// unless it is younger.
     IDENTIFY = concat!(
         now!(),
         "local server, id = redis.pcall('GET', KEYS[1]), redis.pcall('GET', KEYS[2]);",
@@ -559,8 +556,8 @@ script! {
         "end;",
         "local younger = function(time) return type(time) == 'string' and ARGV[7] ~= '' and time > ARGV[7] end;",
         "local everything, note = redis.pcall('GET', KEYS[3]), redis.pcall('GET', KEYS[4]);",
-        "local clear = ARGV[3] == 'clear' and everything",
-        "  and not younger(type(everything) == 'string' and everything:sub(1, 16));",
+        "local hard = type(everything) == 'string' and everything:sub(32, 32) ~= 's';",
+        "local clear = ARGV[3] == 'clear' and everything and not (hard and younger(everything:sub(1, 16)));",
         "if ARGV[7] == '' or (note and not younger(note)) then redis.call('SET', KEYS[4], now) end;",
         "if clear then redis.call('SET', KEYS[3], now .. ARGV[4] .. 'i', 'PX', ARGV[5]) end;",
         "if ARGV[1] ~= '' then redis.call('SET', KEYS[1], ARGV[1]) end;",
@@ -677,6 +674,15 @@ pub(crate) async fn load(driver: &mut MultiplexedConnection) -> RedisResult<()> 
     Ok(())
 }
 
+/// The window of a soft invalidation, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Window {
+    /// By the clock that judges what is fresh.
+    pub(crate) begin: u64,
+    /// 0 if it is at once.
+    pub(crate) length: u64,
+}
+
 /// Several calls in one round trip, in their order.
 #[derive(Default)]
 pub(crate) struct Batch {
@@ -741,13 +747,13 @@ impl Batch {
         self.call(&STAMP, &[tag], &[nonce.as_bytes(), least, made, extended]);
     }
 
-    /// Softens the entry at `name`, whose key has this turn, over `window` milliseconds, and deletes its lease.
-    pub(crate) fn soften_entry(&mut self, name: &str, lease: &str, window: u64, turn: Turn) {
-        let offset = SoftMark::offset(window, turn).to_string();
-        let (epoch, first) = (SoftMark::RAMP_EPOCH.to_string(), SoftMark::FIRST_TIME.to_string());
-        let ramp = [offset.as_bytes(), epoch.as_bytes(), first.as_bytes()];
-        let arguments = if window < SHORTEST { &[][..] } else { &ramp };
-        self.call(&SOFTEN_ENTRY, &[name, lease], arguments);
+    /// Softens the entry at `name`, whose key has this turn, and deletes its lease.
+    pub(crate) fn soften_entry(&mut self, name: &str, lease: &str, Window { begin, length }: Window, turn: Turn) {
+        let (at_once, first) = (SoftMark::of(begin, 0, turn).to_string(), SoftMark::FIRST_TIME.to_string());
+        let in_turn = SoftMark::ramped(begin, length, turn).map(|mark| mark.to_string());
+        let ramp = in_turn.iter().flat_map(|mark| [mark, &first]);
+        let arguments: Vec<&[u8]> = std::iter::once(&at_once).chain(ramp).map(|number| number.as_bytes()).collect();
+        self.call(&SOFTEN_ENTRY, &[name, lease], &arguments);
     }
 
     /// Deletes the entry at `name`, or makes it stale, by this ban, which covers its key with this turn.

@@ -16,7 +16,7 @@ use super::{
     reclaim::Reclaim,
     replies::{AnyType, Bulk, Count, Flag, Scanned, exactly, no_answer},
     sample::Sample,
-    scripts::{self, Batch},
+    scripts::{self, Batch, Window},
 };
 use crate::{
     ban::{Ban, Bans},
@@ -39,45 +39,44 @@ const LURKER_PAUSE: std::ops::RangeInclusive<Duration> = Duration::from_millis(1
 /// How long one step may take before the connection is given up.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Deletes the entries on one server that any of the patterns matches; returns how many primary keys had one. `deleted` is called
-/// with the id of each entry that matched, variants included.
+/// Deletes the entries on one server that any of the patterns matches; returns how many primary keys had one, or nothing if
+/// everything was invalidated instead. `deleted` is called with the id of each entry that matched, variants included.
 pub(crate) async fn delete_matching(
     names: &Names,
     patterns: &[&Pattern],
     deleted: &mut (dyn FnMut(KeyId) + Send),
     driver: &mut MultiplexedConnection,
-) -> RedisResult<u64> {
+) -> RedisResult<Option<u64>> {
     swept(Sweep { names, patterns, purpose: Purpose::Delete(deleted), driver, step: FIRST_STEP, examined: 0 }).await
 }
 
-/// As [`delete_matching`], but makes the entries stale, over a window in milliseconds; variants are stale with their primary
-/// entry.
+/// As [`delete_matching`], but makes the entries stale; variants are stale with their primary entry.
 pub(crate) async fn soften_matching(
     names: &Names,
     patterns: &[&Pattern],
-    window: u64,
+    window: Window,
     softened: &mut (dyn FnMut(KeyId) + Send),
     driver: &mut MultiplexedConnection,
-) -> RedisResult<u64> {
+) -> RedisResult<Option<u64>> {
     let purpose = Purpose::Soften(window, softened);
     swept(Sweep { names, patterns, purpose, driver, step: FIRST_STEP, examined: 0 }).await
 }
 
-async fn swept(mut sweep: Sweep<'_>) -> RedisResult<u64> {
+async fn swept(mut sweep: Sweep<'_>) -> RedisResult<Option<u64>> {
     match sweep.run().await {
         Err(error) if is_not_allowed(&error) => {
             // If it were kept, it would be refused for ever, and nothing would be read again.
             let Sweep { names, driver, .. } = sweep;
             // Not the pattern, which may contain most of a key.
             tracing::warn!(%error, "Redis refuses to scan for a pattern; everything is invalidated instead");
-            invalidate(names, driver, Scope::Everything).await.map(|_| 0)
+            invalidate(names, driver, Scope::Everything).await.map(|_| None)
         }
-        result => result,
+        result => result.map(Some),
     }
 }
 
 /// Sweeps entries on one server that are covered by these bans, which are listed under `token`; the leases come first. Returns how
-/// many entries were deleted, or made stale. There is no fallback: an error leaves the bans on the list.
+/// many entries were deleted, or marked anew. There is no fallback: an error leaves the bans on the list.
 pub(crate) async fn sweep_banned(
     names: &Names,
     bans: &Bans,
@@ -141,8 +140,8 @@ enum Purpose<'a> {
     Sample(&'a mut Sample),
     /// They are deleted, and this is called for each as soon as it is.
     Delete(&'a mut (dyn FnMut(KeyId) + Send)),
-    /// They are marked, over this many milliseconds, and this is called for each as soon as it is.
-    Soften(u64, &'a mut (dyn FnMut(KeyId) + Send)),
+    /// They are marked, and this is called for each as soon as it is.
+    Soften(Window, &'a mut (dyn FnMut(KeyId) + Send)),
     Count,
     /// Those that carry the tag are counted.
     CountCarrying(&'a str),
@@ -338,7 +337,7 @@ impl Sweep<'_> {
         Ok(deleted)
     }
 
-    async fn soften(&mut self, window: u64, matching: &[Match<'_>]) -> RedisResult<u64> {
+    async fn soften(&mut self, window: Window, matching: &[Match<'_>]) -> RedisResult<u64> {
         let primaries: Vec<_> = matching.iter().filter(|found| !found.id.is_variant()).collect();
         if primaries.is_empty() {
             return Ok(0);
@@ -372,9 +371,10 @@ impl Sweep<'_> {
         Ok(swept.iter().filter(|Flag(swept)| *swept).count() as u64)
     }
 
-    /// Each entry is swept by itself, and only if a ban still covers it: entries that were loaded since stay.
+    /// Each entry is swept by itself, and only if a ban still covers it: entries that were loaded since stay. Counts an entry once,
+    /// by however many bans it is covered.
     async fn sweep_banned(&mut self, bans: &Bans, matching: &[Match<'_>]) -> RedisResult<u64> {
-        let (mut batch, mut asked) = (Batch::default(), 0);
+        let (mut batch, mut swept_names) = (Batch::default(), Vec::new());
         for Match { name, id, readable } in matching {
             let covering: Vec<&Ban> = bans.covering(0, readable).collect();
             let hard = covering.iter().find(|ban| ban.soft_over.is_none());
@@ -382,14 +382,17 @@ impl Sweep<'_> {
             // Variants are marked as well: their primary entry may be replaced before its turn, and then knows of the ban.
             for ban in hard.into_iter().chain(younger.rev()) {
                 batch.sweep_entry(name, ban, id.turn());
-                asked += 1;
+                swept_names.push(name);
             }
         }
-        if asked == 0 {
+        if swept_names.is_empty() {
             return Ok(0);
         }
-        let swept: Vec<Flag> = exactly(asked, in_time(batch.run(self.driver)).await?)?;
-        Ok(swept.iter().filter(|Flag(swept)| *swept).count() as u64)
+        let swept: Vec<Flag> = exactly(swept_names.len(), in_time(batch.run(self.driver)).await?)?;
+        let mut changed = swept.iter();
+        swept_names.retain(|_| changed.next().is_some_and(|Flag(changed)| *changed));
+        swept_names.dedup();
+        Ok(swept_names.len() as u64)
     }
 
     /// Those of the `capped` names whose entry has a key that matches.
