@@ -50,7 +50,7 @@ impl Deadlines {
     }
 
     /// A moment before any entry was made.
-    #[cfg_attr(not(any(feature = "redis", feature = "typed")), allow(dead_code))]
+    #[cfg_attr(not(feature = "redis"), allow(dead_code))]
     pub(crate) const UNKNOWN: u64 = 0;
 
     /// The deadlines to compare with `now`. The clock that set them may be another process's, or this one's before it was

@@ -442,6 +442,20 @@ impl<V> Ask<V> {
                 };
             }
         };
+        self.go_on_after(outcome, miss, patience, span).await
+    }
+
+    /// How a follower continues after the load.
+    async fn go_on_after<E: Clone + 'static>(
+        &mut self,
+        outcome: FlightOutcome,
+        miss: &mut Miss,
+        patience: &mut Patience,
+        span: &mut LookupSpan,
+    ) -> Next<V, E>
+    where
+        V: DeserializeOwned + 'static,
+    {
         let has_begun_since = self.refresh == Refresh::Waited;
         match (self.refresh, &outcome) {
             (Refresh::First, _) => {
