@@ -37,6 +37,8 @@ use crate::{
 pub(crate) enum FlightOutcome {
     /// The entry is in the store.
     Stored,
+    /// An entry that another load has stored is in the store: that load may have begun before the flight did.
+    Found,
     /// The entries could not be stored: they are for followers that can't reach the store either.
     Unstored(Arc<[(Key, Entry)]>),
     /// The result is not stored, but is as good for the followers that were present at the end as for the leader; there may be no
@@ -60,7 +62,7 @@ impl FlightOutcome {
     /// How the followers were released.
     pub(crate) fn release(&self) -> Release {
         match self {
-            Self::Stored | Self::Unstored(_) | Self::Transient(_) => Release::Done,
+            Self::Stored | Self::Found | Self::Unstored(_) | Self::Transient(_) => Release::Done,
             Self::Uncacheable => Release::GiveUp,
             #[cfg(feature = "typed")]
             Self::Superseded => Release::GiveUp,

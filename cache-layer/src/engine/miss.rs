@@ -121,7 +121,7 @@ impl Cache {
             // Boxed, so that the future of a load that looks no second time is smaller.
             *miss = match Box::pin(find()).await {
                 Found::Fresh(hit) => {
-                    flight.finish(FlightOutcome::Stored);
+                    flight.finish(FlightOutcome::Found);
                     return AcquireOutcome::Found(hit);
                 }
                 Found::Stale(_, miss) | Found::Missing(miss) => miss,
@@ -280,13 +280,13 @@ impl Cache {
 }
 
 impl Follower {
-    /// Waits until the load has ended, or until `join` accepts the arriving body; at most until `deadline`, or as much `longer` as
-    /// is said then.
+    /// Waits until the load has ended, or until `join` accepts the arriving body; at most until `deadline`. At that moment `longer`
+    /// may name a later one, and so on.
     pub(crate) async fn follow<T>(
         mut self,
         wait: Wait,
         deadline: Instant,
-        longer: impl FnOnce() -> Option<Instant>,
+        mut longer: impl FnMut() -> Option<Instant>,
         join: impl FnOnce(&InProgress) -> Option<T>,
     ) -> Followed<T> {
         let mut following = pin!(async {
@@ -296,10 +296,10 @@ impl Follower {
             }
         });
         let mut followed = timeout_at(deadline, &mut following).await;
-        if followed.is_err()
+        while followed.is_err()
             && let Some(deadline) = longer()
         {
-            followed = timeout_at(deadline, following).await;
+            followed = timeout_at(deadline, &mut following).await;
         }
         let followed = followed.unwrap_or(Followed::TimedOut);
         wait.ended(match &followed {

@@ -268,7 +268,7 @@ impl WritePermit {
         lease_guard.ends(Release::Done, LoadOutcome::Loaded);
         lease_guard.answered = true;
         drop(lease_guard);
-        flight.finish(FlightOutcome::Stored);
+        flight.finish(FlightOutcome::Found);
     }
 
     /// Sets the purpose of the load of `key`.

@@ -568,7 +568,7 @@ impl RequestLookup<'_> {
                     None => Some(self.forward(NoCacheReason::StoreUnavailable, miss)),
                 }
             }
-            FlightOutcome::Stored | FlightOutcome::Unstored(_) | FlightOutcome::Void
+            FlightOutcome::Stored | FlightOutcome::Found | FlightOutcome::Unstored(_) | FlightOutcome::Void
                 if self.patience.again(LONGEST_PAUSE, Duration::ZERO).await =>
             {
                 None

@@ -428,9 +428,14 @@ impl<V> Ask<V> {
         if let Some(place) = place {
             follower.lend(place.clone());
         }
-        // If the call loaded by itself, it would have to wait for a place behind the load that it waits for now.
+        // If the call loaded by itself, it would have to wait for a place, behind the load that it waits for now. It looks now and
+        // then whether that is so.
         let queues = || soft.is_none() && place.is_none() && self.cache.load_limit().is_full();
-        let longer = || queues().then(|| deadline + self.cache.longest_load());
+        let longest = deadline + self.cache.longest_load();
+        let longer = || {
+            let now = Instant::now();
+            (now < longest && queues()).then(|| longest.min(now + LONGEST_PAUSE))
+        };
         let outcome = match follower.follow(wait, deadline, longer, |_| None::<V>).await {
             Followed::Ended(outcome) => outcome,
             Followed::Joined(_) | Followed::TimedOut => {
@@ -480,7 +485,11 @@ impl<V> Ask<V> {
                 let result = self.while_backing_off::<E, ()>(miss, ());
                 self.settled(result, span).map_or(Next::LoadUncached, Next::Return)
             }
-            FlightOutcome::Stored | FlightOutcome::Unstored(_) | FlightOutcome::Transient(_) | FlightOutcome::Void
+            FlightOutcome::Stored
+            | FlightOutcome::Found
+            | FlightOutcome::Unstored(_)
+            | FlightOutcome::Transient(_)
+            | FlightOutcome::Void
                 if patience.again(LONGEST_PAUSE, Duration::ZERO).await =>
             {
                 Next::LookAgain

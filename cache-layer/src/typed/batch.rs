@@ -193,7 +193,7 @@ where
     for (mut led, found) in looking.into_iter().zip(find_again::<V>(&cache, &keys).await) {
         match found {
             Found::Fresh(hit) => {
-                led.flight.finish(FlightOutcome::Stored);
+                led.flight.finish(FlightOutcome::Found);
                 led.reply_to.send(LoadResult::Found(hit));
             }
             Found::Stale(_, miss) | Found::Missing(miss) => {

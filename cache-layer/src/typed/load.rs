@@ -212,8 +212,7 @@ where
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let Self { mut ask, load, hard_timeout } = self;
-        ask.enclosing = EnclosingLoads::here();
+        let Self { ask, load, hard_timeout } = self;
         match hard_timeout {
             None if !ask.stand_in.has_fallback() => Box::pin(ask.answer(load)),
             hard_timeout => Box::pin(ask.answer_in_time(load, hard_timeout)),
@@ -286,10 +285,12 @@ where
         }
     }
 
-    async fn answer<E>(self, load: Load<V, E>) -> Result<V, E>
+    async fn answer<E>(mut self, load: Load<V, E>) -> Result<V, E>
     where
         E: Clone + Send + Sync + 'static,
     {
+        // Of the task that awaits it, which may be another one than made it.
+        self.enclosing = EnclosingLoads::here();
         let lookup = self.cache.lookup_span(&self.key);
         let span = lookup.span();
         self.fetch(load, lookup).instrument(span).await

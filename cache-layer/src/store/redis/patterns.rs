@@ -72,9 +72,11 @@ impl RedisStore {
             // A pattern can't be matched against hidden names.
             return self.deliver(Scope::Everything, hardness).await.map(|_| Extent::EVERYTHING.into());
         }
-        // A sweep takes a while, in which a server may fail over.
-        patterns.iter().for_each(|pattern| context.guard.remember(Scope::Pattern(pattern)));
+        // A server may fail over during the sweep, which takes a while, or soon after it.
+        let remember = || patterns.iter().for_each(|pattern| context.guard.remember(Scope::Pattern(pattern)));
+        remember();
         let swept = self.sweep_every_server(patterns, hardness).await;
+        remember();
         if swept.is_err() {
             for pattern in patterns {
                 context.local_tier.get().into_iter().for_each(|tier| tier.void_matching(pattern));
@@ -119,11 +121,7 @@ impl RedisStore {
         for pattern in patterns {
             extent = match self.deliver_if_there_is_room(Scope::Pattern(pattern), hardness).await? {
                 Some(listed) => extent.and(listed),
-                None => {
-                    self.deliver(Scope::Everything, Hardness::Hard).await?;
-                    self.0.context.counters.hardened();
-                    return Ok(Extent::EVERYTHING.and(Extent::hard_for(hardness)));
-                }
+                None => return Ok(Extent::EVERYTHING.and(self.deliver(Scope::Everything, hardness).await?)),
             };
         }
         self.begin_to_lurk();
@@ -137,14 +135,16 @@ impl RedisStore {
         hardness: Hardness,
     ) -> Result<Invalidated, StoreError> {
         let context = &self.0.context;
-        let (names, window) = (&context.names, Window { begin: context.clock.now(), length: hardness.window() });
+        let names = &context.names;
+        // A sweep may take longer than the stale windows of the entries that it reaches last.
+        let window = || Window { begin: context.clock.now(), length: hardness.window() };
         let delete = async |mut driver: MultiplexedConnection| {
             // Deleted entries leave the first tier before the caller gets the result.
             let mut void = |id| context.local_tier.get().into_iter().for_each(|tier| tier.void(id));
             let deleted = match hardness {
                 Hardness::Hard => delete_matching(names, patterns, &mut void, &mut driver).await?,
                 Hardness::Soft | Hardness::Ramp(_) => {
-                    soften_matching(names, patterns, window, &mut void, &mut driver).await?
+                    soften_matching(names, patterns, &window, &mut void, &mut driver).await?
                 }
             };
             // A node of a cluster has no data set id to read, and takes no empty batch.

@@ -128,6 +128,7 @@ impl Counters {
     }
 
     /// Counts an invalidation that was delivered as a hard one of more, because its keys were being moved.
+    #[cfg(feature = "cluster")]
     pub(crate) fn hardened(&self) {
         self.hardened.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(

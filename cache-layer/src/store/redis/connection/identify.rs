@@ -108,7 +108,7 @@ impl Identify<'_> {
         tags: &mut MultiplexedConnection,
     ) -> RedisResult<Option<Known>> {
         if let Some(identity) = identity {
-            self.repeat(|again| self.guard.replay_unless_met(&identity.id, again));
+            self.repeat(!identity.empty, |again| self.guard.replay_unless_met(&identity.id, again));
         }
         let server = identity.map(|identity| identity.id.clone());
         // Another server's clock is not comparable here, and the connection that found that server first has done what is
@@ -122,7 +122,7 @@ impl Identify<'_> {
                     tracing::warn!("this data set may be older than an invalidation: everything was invalidated");
                 }
                 if known.is_some_and(|known| known.id != id) {
-                    self.repeat(|again| self.guard.replay(again));
+                    self.repeat(true, |again| self.guard.replay(again));
                 }
                 Ok(Some(Known { server, id, seen }))
             }
@@ -163,20 +163,20 @@ impl Identify<'_> {
         unlink.query_async::<Count>(tags).await?.at_most(4).map(|_| ())
     }
 
-    /// Leaves what this server must hear again in the outbox.
-    fn repeat(&self, replay: impl FnOnce(&mut dyn FnMut(Scope<'_>))) {
-        let mut is_for_tags = false;
+    /// Leaves what this server must hear again in the outbox. `has_entries`: it has some that may be older than a pattern.
+    fn repeat(&self, has_entries: bool, replay: impl FnOnce(&mut dyn FnMut(Scope<'_>))) {
+        let mut holds_up_tags = false;
         replay(&mut |scope| {
             let is_covered = self.shard.covers(scope);
             // A ban, wherever it is listed, is obeyed for the entries of this server.
-            let is_pattern = matches!(scope, Scope::Pattern(_));
-            if is_covered || is_pattern {
+            let is_for_tags = !is_covered && has_entries && matches!(scope, Scope::Pattern(_));
+            if is_covered || is_for_tags {
                 self.outbox.add(scope);
             }
-            is_for_tags |= is_pattern && !is_covered;
+            // Within the replay, for whose end another connection to this server waits.
+            if is_for_tags && !std::mem::replace(&mut holds_up_tags, true) {
+                self.shard.hold_up_tags();
+            }
         });
-        if is_for_tags {
-            self.shard.hold_up_tags();
-        }
     }
 }

@@ -35,7 +35,7 @@ use crate::store::redis::connection::{
     session::Session,
     shard::{Everything, Shard},
 };
-use crate::store::redis::wire::errors::is_not_allowed;
+use crate::store::redis::wire::errors::is_refused;
 use crate::{
     key::Key,
     store::{BoxFuture, Scope, StoreError},
@@ -206,17 +206,34 @@ impl Cluster {
     /// Returns once the topology [shows every node](Self::shows_every_node) that has keys.
     pub(crate) async fn look_until_every_node_is_shown(&self) {
         let mut held_up = None;
-        while !self.stop.is_cancelled() && !self.shows_every_node().await {
-            held_up.get_or_insert_with(|| self.context.counters.hold_up_bans());
+        loop {
+            // First: if no node may say which others there are, the topology at least is a new one.
             self.look_again().await;
+            if self.stop.is_cancelled() || self.shows_every_node().await {
+                return;
+            }
+            held_up.get_or_insert_with(|| self.context.counters.hold_up_bans());
             sleep(PATIENCE).await;
         }
     }
 
+    /// As [`shows_every_node`](Self::shows_every_node), by a second look if the first one says otherwise: what nodes know of each
+    /// other differs for a moment, and one may just have been slow.
+    pub(crate) async fn shows_every_node_at_last(&self) -> bool {
+        if self.shows_every_node().await {
+            return true;
+        }
+        self.look_again().await;
+        self.shows_every_node().await
+    }
+
     /// Whether the topology shows every node that has keys, as each primary knows of its own slots. A node that gets its first slot
-    /// has keys before it has the slot. `false` if any primary does not answer; one that may not say is not waited for.
+    /// has keys before it has the slot. `false` if any primary does not answer; one that may not say, or can't, is not waited for.
     pub(crate) async fn shows_every_node(&self) -> bool {
         let map = self.map();
+        if map.members.iter().any(|member| !member.primary.has_id()) {
+            return true;
+        }
         let is_shown = |id: &str| map.members.iter().any(|member| member.primary.name == id);
         for member in &map.members {
             let Some(session) = member.connections.iter().find_map(|connection| connection.session().ok()) else {
@@ -229,7 +246,7 @@ impl Cluster {
             };
             let shows = match nodes {
                 Ok(nodes) => with_keys(&nodes).all(is_shown),
-                Err(error) => is_not_allowed(&error),
+                Err(error) => is_refused(&error),
             };
             if !shows {
                 return false;

@@ -113,7 +113,7 @@ impl Topology {
         match self {
             Self::One(_) => true,
             #[cfg(feature = "cluster")]
-            Self::Cluster(cluster) => cluster.shows_every_node().await,
+            Self::Cluster(cluster) => cluster.shows_every_node_at_last().await,
         }
     }
 

@@ -41,6 +41,13 @@ pub(crate) struct Primary {
     pub(crate) port: u16,
 }
 
+impl Primary {
+    /// Whether it is known by its node id.
+    pub(crate) fn has_id(&self) -> bool {
+        !self.name.contains(':')
+    }
+}
+
 /// Which primary has which slot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Slots {

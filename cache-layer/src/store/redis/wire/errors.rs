@@ -23,6 +23,12 @@ pub(crate) fn is_not_allowed(error: &RedisError) -> bool {
     error.code() == Some("NOPERM") || (error.code() == Some("ERR") && unknown())
 }
 
+/// Whether the server does not answer this command, now or later: it is allowed to no user, or unknown, or not supported.
+#[cfg(feature = "cluster")]
+pub(crate) fn is_refused(error: &RedisError) -> bool {
+    is_not_allowed(error) || error.code() == Some("ERR")
+}
+
 /// Whether the server refuses to store more. Several calls in one round trip fail with the first one's error.
 pub(crate) fn is_out_of_memory(error: &RedisError) -> bool {
     has_code(error, "OOM")

@@ -50,11 +50,12 @@ pub(crate) async fn delete_matching(
     swept(Sweep { names, patterns, purpose: Purpose::Delete(deleted), driver, step: FIRST_STEP, examined: 0 }).await
 }
 
-/// As [`delete_matching`], but makes the entries stale; variants are stale with their primary entry.
+/// As [`delete_matching`], but makes the entries stale, each in the `window` of the moment when it is reached; variants are stale
+/// with their primary entry.
 pub(crate) async fn soften_matching(
     names: &Names,
     patterns: &[&Pattern],
-    window: Window,
+    window: &(dyn Fn() -> Window + Sync),
     softened: &mut (dyn FnMut(KeyId) + Send),
     driver: &mut MultiplexedConnection,
 ) -> RedisResult<Option<u64>> {
@@ -141,7 +142,7 @@ enum Purpose<'a> {
     /// They are deleted, and this is called for each as soon as it is.
     Delete(&'a mut (dyn FnMut(KeyId) + Send)),
     /// They are marked, and this is called for each as soon as it is.
-    Soften(Window, &'a mut (dyn FnMut(KeyId) + Send)),
+    Soften(&'a (dyn Fn() -> Window + Sync), &'a mut (dyn FnMut(KeyId) + Send)),
     Count,
     /// Those that carry the tag are counted.
     CountCarrying(&'a str),
@@ -257,7 +258,7 @@ impl Sweep<'_> {
             Purpose::Count => Ok(matching.iter().filter(|found| !found.id.is_variant()).count() as u64),
             Purpose::CountCarrying(tag) => self.count_carrying(&matching, tag).await,
             _ if matching.is_empty() => return Ok(0),
-            Purpose::Soften(window, _) if kind == Kind::Entry => self.soften(window, &matching).await,
+            Purpose::Soften(window, _) if kind == Kind::Entry => self.soften(window(), &matching).await,
             Purpose::Lurk(bans, _) if kind == Kind::Entry => self.sweep_banned(bans, &matching).await,
             Purpose::Lurk(bans, token) => self.sweep_leases(bans, token, &matching).await,
             Purpose::Delete(_) | Purpose::Soften(..) | Purpose::Reclaim(_) => self.delete(kind, &matching).await,
