@@ -100,8 +100,9 @@ impl CacheBuilder {
     /// future, or the rest of its body. Zero drops it soon after the last client has left.
     ///
     /// A load ends sooner if its result can't be stored any more, or if a request waits for its place at the application
-    /// ([`CacheLayer::max_loads`](crate::CacheLayer::max_loads)); a load that waits for a place itself has none to give up. A background refresh, which never has a client that waits,
-    /// continues for as long as a load may keep its place: a minute, or twelve [lock timeouts](Self::lock_timeout).
+    /// ([`CacheLayer::max_loads`](crate::CacheLayer::max_loads)); a load that waits for a place itself has none to give up. A
+    /// background refresh, which never has a client that waits, continues for as long as a load may keep its place: a minute, or
+    /// twelve [lock timeouts](Self::lock_timeout).
     pub fn abandoned_load(mut self, bound: Duration) -> Self {
         self.abandoned_load = bound;
         self
@@ -120,8 +121,8 @@ impl CacheBuilder {
     /// The loads that a load starts in its own task are part of it, of values and of responses: a handler that loads values, or
     /// sends requests through another layer over the cache, needs no further places, and neither does the body of its response,
     /// while it is read to be stored. Such loads keep the handler's place if it does not wait for them to the end. The exceptions are
-    /// background refreshes, which need places of their own, and the loads of *another* cache with a limit, each of which needs
-    /// one of that cache's places.
+    /// background refreshes, which need places of their own, the loads of *another* cache with a limit, each of which needs
+    /// one of that cache's places, and requests through another layer with a [limit of its own](crate::CacheLayer::max_loads).
     ///
     /// A load keeps its place until its result is stored.
     ///

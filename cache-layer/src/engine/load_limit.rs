@@ -156,7 +156,8 @@ impl LoadLimit {
             return Some(permit);
         }
         let _ends = Waiting(wait);
-        // The order is the same everywhere: no load holds a place of the cache while it waits for one of its front end.
+        // In this order, no load holds a place of the cache while it waits for one of its front end, unless it is part of another
+        // load, whose place of the cache it has.
         let own = Limit::wait(self.own.as_ref(), deadline, wait).await?;
         let permit = tokio::select! {
             biased;

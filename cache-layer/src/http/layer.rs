@@ -481,7 +481,8 @@ impl CacheLayer {
     ///
     /// [`CacheBuilder::max_loads`](crate::CacheBuilder::max_loads) limits the loads of all layers over a cache together with
     /// those of values; a layer's own limit applies in addition. A request within a load that has a place needs none at the same
-    /// limit.
+    /// limit. Where loads send requests through another layer of this process that has a limit of its own, they do wait for a
+    /// place there, and hold that of the cache meanwhile: let the cache have the lower limit, or none.
     ///
     /// When all places are taken, a request waits, first come, first served, for
     /// [`lock_timeout`](crate::CacheBuilder::lock_timeout) at most. Then it is answered with a stale response that may be used on
