@@ -63,7 +63,8 @@ impl Hints {
     }
 
     /// How long to keep the response if the application states no freshness, in place of the time that a rule or the layer sets;
-    /// zero means not at all. It is not remembered that such a response could not be stored. When several requests share a load, the hints of the leader count.
+    /// zero means not at all. It is not remembered that such a response could not be stored. When several requests share a load,
+    /// the hints of the leader count.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
