@@ -43,7 +43,7 @@
 //!
 //! A histogram has a series for each of its buckets, so histograms have few labels: loads and sizes are distributed differently
 //! in each cache, the duration of a look-up depends on the tier that answers it, and that of a wait on the process that loads.
-//! The metrics of Redis belong to the process, whichever caches share it. 20 caches stay below 2,200 series; a view can limit
+//! The metrics of Redis belong to the process, whichever caches share it. 20 caches stay below 2,300 series; a view can limit
 //! the many reasons of [`UNCACHEABLE`].
 //!
 //! The time that invalidations take to reach other processes is not measured: a push from Redis carries no time, and two clocks

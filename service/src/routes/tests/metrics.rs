@@ -175,7 +175,7 @@ async fn every_request(service: &Service) {
 }
 
 #[tokio::test]
-async fn twenty_caches_and_their_service_stay_below_2_200_series() {
+async fn twenty_caches_and_their_service_stay_below_2_300_series() {
     const CACHES: [&str; 20] =
         ["products", "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p", "q", "r", "s"];
     let service = Service::new().await;
@@ -200,7 +200,7 @@ async fn twenty_caches_and_their_service_stay_below_2_200_series() {
     let text = metrics.text().unwrap();
     let total = series(&text).count();
     println!("{total} series");
-    assert!(total < 2_200, "{total} series:\n{text}");
+    assert!(total < 2_300, "{total} series:\n{text}");
     // It is not small because something is missing.
     for name in CACHES {
         for metric in ["lookups_total", "loads_total", "load_duration_seconds_bucket", "l1_evictions_total"] {
