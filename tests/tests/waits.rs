@@ -108,6 +108,14 @@ impl Source {
             Ok(missing.into_iter().map(|key| (key, call)).collect::<Vec<_>>())
         })
     }
+
+    fn fail_many(&self, cache: &Cache) -> GetOrLoadMany<&'static str, usize, Failed> {
+        let source = self.clone();
+        cache.get_or_load_many(["a", "b"], async move |_| {
+            source.called();
+            Err::<Vec<_>, _>(Failed::Broken)
+        })
+    }
 }
 
 fn open() -> Gate {
@@ -554,11 +562,12 @@ async fn values_that_become_too_old_during_the_wait_are_not_returned() {
 /// A value whose refresh in the background came to nothing, so that the next call waits for its own.
 async fn retried(source: &Source) -> (Cache, Clock) {
     let (cache, clock) = with_clock().await;
-    let ask = |ttl| source.count(&cache).ttl(ttl).stale_while_revalidate(10 * MINUTE);
-    assert_eq!(ask(MINUTE).await, Ok(1));
+    let first = source.count(&cache).ttl(MINUTE).stale_while_revalidate(10 * MINUTE);
+    assert_eq!(first.await, Ok(1));
     settled(&cache).await;
     clock.advance(2 * MINUTE);
-    assert_eq!(ask(Duration::ZERO).await, Ok(1));
+    let second = source.fail_after(&cache, || {}).ttl(MINUTE).stale_while_revalidate(10 * MINUTE);
+    assert_eq!(second.failure_backoff(Duration::ZERO, Duration::ZERO).await, Ok(1));
     settled(&cache).await;
     assert_eq!(source.calls(), 2);
     (cache, clock)
@@ -596,14 +605,15 @@ async fn a_retried_refresh_is_waited_for_until_the_sooner_of_both_timeouts() {
 async fn a_retried_refresh_of_many_is_waited_for_until_the_sooner_of_both_timeouts() {
     for (soft, expected) in [(SECOND, SECOND), (LIMIT, LOCK_TIMEOUT)] {
         let (source, gate, (cache, clock)) = (Source::default(), Gate::closed(), with_clock().await);
-        let ask = |gate: &Gate, ttl| source.count_many(&cache, gate, || {}).ttl(ttl).stale_while_revalidate(HOUR);
-        assert_eq!(ask(&open(), MINUTE).await, Ok(vec![Some(1); 2]));
+        let ask = |gate: &Gate| source.count_many(&cache, gate, || {}).ttl(MINUTE).stale_while_revalidate(HOUR);
+        assert_eq!(ask(&open()).await, Ok(vec![Some(1); 2]));
         settled(&cache).await;
         clock.advance(2 * MINUTE);
-        assert_eq!(ask(&open(), Duration::ZERO).await, Ok(vec![Some(1); 2]));
+        let failing = source.fail_many(&cache).ttl(MINUTE).stale_while_revalidate(HOUR);
+        assert_eq!(failing.failure_backoff(Duration::ZERO, Duration::ZERO).await, Ok(vec![Some(1); 2]));
         settled(&cache).await;
         let began = Instant::now();
-        assert_eq!(ask(&gate, MINUTE).soft_timeout(soft).await, Ok(vec![Some(1); 2]));
+        assert_eq!(ask(&gate).soft_timeout(soft).await, Ok(vec![Some(1); 2]));
         expect_about(began, expected);
         gate.open();
         settled(&cache).await;
