@@ -34,6 +34,7 @@ over_each_store!(
     a_function_of_many_that_asks_the_function_of_one_does_not_wait_for_itself,
     a_load_within_a_load_of_its_own_key_has_nothing_of_the_cache,
     a_load_of_its_own_key_is_known_beyond_a_request,
+    a_call_that_another_task_awaits_is_no_part_of_the_load_that_made_it,
 );
 
 async fn settled(cache: &Cache) {
@@ -287,4 +288,22 @@ async fn a_load_of_its_own_key_is_known_beyond_a_request(backend: &Backend) {
     let service = CacheLayer::new(cache.clone()).ttl(MINUTE).layer(origin);
     let load = async move || Ok::<_, Infallible>(get(&service, Method::GET, "/").await.1);
     assert_eq!(in_time(cache.get_or_load("value", load)).await.as_deref(), Ok("inner"));
+}
+
+/// It waits for that load, as any call does.
+async fn a_call_that_another_task_awaits_is_no_part_of_the_load_that_made_it(backend: &Backend) {
+    let (catalogue, _) = Catalogue::over(backend).await;
+    let cache = catalogue.cache;
+    let (inner, (send, call)) = (cache.clone(), tokio::sync::oneshot::channel());
+    let send = Arc::new(std::sync::Mutex::new(Some(send)));
+    let load = async move || {
+        let later = inner.get_or_load("k", async || Ok::<_, Infallible>(2)).into_future();
+        if let Some(send) = send.lock().unwrap().take() {
+            let _ = send.send(tokio::spawn(later));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        Ok::<_, Infallible>(1)
+    };
+    assert_eq!(in_time(cache.get_or_load("k", load)).await, Ok(1));
+    assert_eq!(in_time(call.await.unwrap()).await.unwrap(), Ok(1));
 }
