@@ -208,6 +208,23 @@ async fn a_rate_reaches_the_fleet_and_ends_with_its_switch() {
     }
 }
 
+/// Each turn has the key read twice, by the call and because of the push: the answers may be looked at in another order than the
+/// server gave them in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_was_read_earlier_undoes_nothing_that_was_read_later() {
+    let server = RedisServer::start();
+    let here = node(&server).await.0;
+    for turn in 0..1_000 {
+        here.switch(Switch::StopFills, MINUTE).await.unwrap();
+        assert!(is_on(&here, Switch::StopFills), "turn {turn}");
+        here.switch_off(Switch::StopFills).await.unwrap();
+        for _ in 0..20 {
+            assert!(!is_on(&here, Switch::StopFills), "turn {turn}");
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
 /// The shorter time is over before the process hears of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_was_away_does_not_keep_a_time_that_was_cut_short() {

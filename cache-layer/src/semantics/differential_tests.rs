@@ -133,6 +133,10 @@ fn why_only_they_answer(exchange: &Exchange, shared: bool) -> Option<&'static st
         (shared && is_estimate && first.contains_key("cookie"), "they estimate whatever the cookies"),
         (repeats(response) || repeats(second), "they take another one of repeated directives"),
         (response.get_all("expires").iter().count() > 1, "they take the first of several Expires"),
+        (
+            has("vary") && [first, second].iter().any(|request| request.get_all("accept-language").iter().count() > 1),
+            "they compare the first line of a field that Vary names",
+        ),
     ];
     reasons.into_iter().find(|(holds, _)| *holds).map(|(_, reason)| reason)
 }

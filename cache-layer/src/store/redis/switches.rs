@@ -52,7 +52,8 @@ impl RedisStore {
         batch.call(&scripts::SWITCH, &[&name], &arguments);
         let asked = switches::now();
         let (Flag(_),): (Flag,) = connection.run(Operation::Switch, &session, &batch).await?;
-        if let Err(error) = self.read_switches(&connection, &session).await {
+        let mut applied = self.0.context.applied_switches.lock().await;
+        if let Err(error) = self.read_switches(&connection, &session, &mut applied).await {
             // It is turned; the push tells the other processes, and this one when it is connected again.
             tracing::debug!(%error, "a switch was turned, but can't be read again");
             self.0.context.switches.set_since(asked, state);
@@ -69,8 +70,14 @@ impl RedisStore {
         self.0.context.switches.clone()
     }
 
-    /// Reads the key, which is tracked from then on.
-    async fn read_switches(&self, connection: &Connection, session: &Arc<Session>) -> Result<(), StoreError> {
+    /// Reads the key, which is tracked from then on. Reads with `applied`, the value that was applied last, follow each other: what
+    /// was read earlier is never applied later.
+    async fn read_switches(
+        &self,
+        connection: &Connection,
+        session: &Arc<Session>,
+        applied: &mut Vec<u8>,
+    ) -> Result<(), StoreError> {
         // The server's clock is read after this one: a remaining time computed from it ends here no later than there.
         let asked = switches::now();
         let mut batch = Batch::default();
@@ -80,7 +87,7 @@ impl RedisStore {
         let (AnyType(said), Time(now)): (AnyType, Time) = connection.run(Operation::Watch, session, &batch).await?;
         let now = str::from_utf8(&now).ok().and_then(|digits| u64::from_str_radix(digits, 16).ok());
         if let (Some(said), Some(now)) = (said, now) {
-            let before = std::mem::replace(&mut *self.0.context.applied_switches.lock(), said.clone());
+            let before = std::mem::replace(applied, said.clone());
             for state in parse(&new_lines(&said, &before), now / 1000).into_iter().filter(|state| self.believes(state))
             {
                 self.0.context.switches.set_since(asked, state);
@@ -139,7 +146,9 @@ async fn follow(store: Weak<Inner>) {
         if let Ok(session) = connection.session()
             && (read_over != Some(session.number) || !session.tracking)
         {
-            read_over = store.read_switches(&connection, &session).await.is_ok().then_some(session.number);
+            let mut applied = store.0.context.applied_switches.lock().await;
+            let read = store.read_switches(&connection, &session, &mut applied).await;
+            read_over = read.is_ok().then_some(session.number);
         }
         store.apply_switches();
         let pause = store.0.context.switches.next_end().map_or(PAUSE, |end| end.min(PAUSE));

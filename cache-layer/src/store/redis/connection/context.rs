@@ -21,7 +21,6 @@ use crate::store::redis::{
 use crate::{
     store::{LeaseTokens, SweepListeners},
     switches::Switches,
-    sync::Mutex,
 };
 
 #[derive(Clone, Copy, Debug)]
@@ -57,8 +56,8 @@ pub(crate) struct Context {
     pub(crate) is_lurking: AtomicBool,
     pub(crate) sweeps: SweepListeners,
     pub(crate) switches: Arc<Switches>,
-    /// The value of the key of the switches when it was last applied.
-    pub(crate) applied_switches: Mutex<Vec<u8>>,
+    /// The value of the key of the switches when it was last applied; locked while the key is read.
+    pub(crate) applied_switches: tokio::sync::Mutex<Vec<u8>>,
     /// Notified when the key of the switches has changed, or may have.
     pub(crate) switches_changed: Arc<Notify>,
 }
@@ -89,7 +88,7 @@ impl Context {
             is_lurking: AtomicBool::new(false),
             sweeps: SweepListeners::default(),
             switches: Arc::default(),
-            applied_switches: Mutex::default(),
+            applied_switches: tokio::sync::Mutex::default(),
             switches_changed: Arc::default(),
         }
     }
