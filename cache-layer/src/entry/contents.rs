@@ -193,9 +193,9 @@ impl Entry {
     }
 
     /// The same entry, if that is its mark; its key has that turn.
-    pub(crate) fn marked(&self, mark: SoftMark, turn: impl FnOnce() -> Turn) -> Self {
+    pub(crate) fn marked(self, mark: SoftMark, turn: impl FnOnce() -> Turn) -> Self {
         match mark.says(turn) {
-            Softening::None => self.clone(),
+            Softening::None => self,
             Softening::Since(moment) => Self { mark, ..self.soft_invalidated(moment) },
             Softening::From(moment) => Self { mark, ..self.stale_from(moment) },
         }
@@ -204,7 +204,8 @@ impl Entry {
     /// The same entry, after one more soft invalidation of its key, over this many milliseconds.
     #[cfg(feature = "memory")]
     pub(crate) fn marked_anew(&self, now: u64, window: u64, turn: Turn) -> Self {
-        self.marked(self.mark.next_ramped(now, window, turn), || turn)
+        let mark = self.mark.next_ramped(now, window, turn);
+        self.clone().marked(mark, || turn)
     }
 
     /// The same entry as it is `now`: after a soft invalidation it is not fresh, whatever the clock says that the

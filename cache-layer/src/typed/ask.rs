@@ -115,7 +115,19 @@ impl<V> Ask<V> {
 
     /// The same terms for another key.
     pub(super) fn of(&self, key: Key) -> Self {
-        Self { key, ..self.clone() }
+        let Self { cache, key: _, terms, lock, negative, refresh, early, back_off, stand_in, enclosing } = self;
+        Self {
+            cache: cache.clone(),
+            key,
+            terms: terms.clone(),
+            lock: *lock,
+            negative: *negative,
+            refresh: *refresh,
+            early: *early,
+            back_off: *back_off,
+            stand_in: stand_in.clone(),
+            enclosing: enclosing.clone(),
+        }
     }
 
     /// How long the call waits, from now on.
@@ -617,19 +629,7 @@ async fn not_stored(permit: Box<WritePermit>, miss: &Miss, reason: NoCacheReason
 // Not derived: a value need not be `Clone`.
 impl<V> Clone for Ask<V> {
     fn clone(&self) -> Self {
-        let Self { cache, key, terms, lock, negative, refresh, early, back_off, stand_in, enclosing } = self;
-        Self {
-            cache: cache.clone(),
-            key: key.clone(),
-            terms: terms.clone(),
-            lock: *lock,
-            negative: *negative,
-            refresh: *refresh,
-            early: *early,
-            back_off: *back_off,
-            stand_in: stand_in.clone(),
-            enclosing: enclosing.clone(),
-        }
+        self.of(self.key.clone())
     }
 }
 

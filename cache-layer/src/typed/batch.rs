@@ -209,8 +209,8 @@ async fn find_again<V: DeserializeOwned + 'static>(cache: &Cache, keys: &[Key]) 
     if keys.is_empty() {
         return Vec::new();
     }
-    let retrieved = cache.lookup_many(keys).await;
-    keys.iter().zip(retrieved).map(|(key, retrieved)| cache.judge(key, retrieved)).collect()
+    let (retrieved, now) = (cache.lookup_many(keys).await, cache.now());
+    keys.iter().zip(retrieved).map(|(key, retrieved)| cache.judge(key, retrieved, now)).collect()
 }
 
 /// Calls the load once for all `granted` keys, and stores its results.

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     clock::deadline,
     engine::{
-        Cache,
+        Cache, Retrieved,
         backoff::BackOff,
         enclosing::EnclosingLoads,
         flight::{Follower, ReplyTo, Role, resume_panic},
@@ -326,11 +326,12 @@ where
 
     /// Looks `pending` up, leads or waits for the loads of missing keys, and returns the keys that are to be looked up again.
     async fn round(&mut self, mut pending: Vec<Asked<K, V>>) -> Vec<Asked<K, V>> {
-        let Some(found) = self.find(&mut pending).await else { return Vec::new() };
         let (mut led, mut refreshed, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
-        for (asked, found) in pending.into_iter().zip(found) {
-            match found {
-                Found::Fresh(hit) => self.found(asked, hit, &mut refreshed),
+        pending.retain_mut(|asked| !self.found_here(asked, &mut refreshed));
+        let (retrieved, now) = (self.look_up(&mut pending).await, self.cache.now());
+        for (mut asked, retrieved) in pending.into_iter().zip(retrieved) {
+            match self.cache.judge(&asked.ask.key, retrieved, now) {
+                Found::Fresh(hit) => self.found(&mut asked, hit, &mut refreshed),
                 Found::Stale(hit, miss) => self.stale(asked, hit, miss, &mut refreshed, &mut led, &mut waiting),
                 Found::Missing(miss) => self.missing(asked, miss, &mut led, &mut waiting),
             }
@@ -363,21 +364,43 @@ where
         again
     }
 
-    /// Looks `pending` up. `None` if the hard timeout ends first: every key is settled then.
-    async fn find(&mut self, pending: &mut Vec<Asked<K, V>>) -> Option<Vec<Found<Hit<Option<V>>>>> {
-        let looking = find(&self.cache, pending);
-        let Some((until, error)) = &self.hard_timeout else { return Some(looking.await) };
-        if let Ok(found) = timeout_at(*until, looking).await {
-            return Some(found);
+    /// Whether the value is in memory, and fresh: the key is settled then.
+    fn found_here(&mut self, asked: &mut Asked<K, V>, refreshed: &mut Vec<Led<K, V, E>>) -> bool {
+        if asked.ask.is_refresh() {
+            return false;
         }
-        for asked in std::mem::take(pending) {
-            self.settled[asked.place] = Some(asked.too_late(error));
+        asked.span.at(Tier::Memory);
+        let Some(hit) = self.cache.find_here(&asked.ask.key) else { return false };
+        self.found(asked, hit, refreshed);
+        true
+    }
+
+    /// Looks `pending` up, in one round trip. If the hard timeout ends first, every key is settled, and none is left.
+    async fn look_up(&mut self, pending: &mut Vec<Asked<K, V>>) -> Vec<Retrieved> {
+        // All keys of a call are loaded anew, or none.
+        if pending.first().is_none_or(|asked| asked.ask.is_refresh()) {
+            return pending.iter().map(|_| Retrieved::Missing(Seen::Unusable)).collect();
         }
-        None
+        let keys: Vec<Key> = pending.iter().map(|asked| asked.ask.key.clone()).collect();
+        let looking = self.cache.lookup_many(&keys);
+        let retrieved = match &self.hard_timeout {
+            None => looking.await,
+            Some((until, error)) => match timeout_at(*until, looking).await {
+                Ok(retrieved) => retrieved,
+                Err(_) => {
+                    for asked in std::mem::take(pending) {
+                        self.settled[asked.place] = Some(asked.too_late(error));
+                    }
+                    return Vec::new();
+                }
+            },
+        };
+        pending.iter_mut().for_each(|asked| asked.span.at(self.cache.far_tier()));
+        retrieved
     }
 
     /// A fresh value was found.
-    fn found(&mut self, mut asked: Asked<K, V>, hit: Hit<Option<V>>, refreshed: &mut Vec<Led<K, V, E>>) {
+    fn found(&mut self, asked: &mut Asked<K, V>, hit: Hit<Option<V>>, refreshed: &mut Vec<Led<K, V, E>>) {
         self.cache.emit(Event::Hit);
         asked.ask.describe(&hit, asked.waited, &mut asked.span);
         let place = asked.place;
@@ -479,10 +502,10 @@ where
         if asked.is_empty() {
             return;
         }
-        let (Some(found), mut refreshed) = (self.find(&mut asked).await, Vec::new()) else { return };
-        for ((asked, miss), found) in asked.into_iter().zip(misses).zip(found) {
-            match found {
-                Found::Fresh(hit) => self.found(asked, hit, &mut refreshed),
+        let (retrieved, now, mut refreshed) = (self.look_up(&mut asked).await, self.cache.now(), Vec::new());
+        for ((mut asked, miss), retrieved) in asked.into_iter().zip(misses).zip(retrieved) {
+            match self.cache.judge(&asked.ask.key, retrieved, now) {
+                Found::Fresh(hit) => self.found(&mut asked, hit, &mut refreshed),
                 Found::Stale(..) | Found::Missing(_) => self.uncached.push((asked, miss)),
             }
         }
@@ -584,37 +607,6 @@ where
             self.settled[asked.place] = Some(asked.ask.unshared(loaded, &reads, &miss));
         }
     }
-}
-
-/// Looks each key up, in one round trip for those that are not in memory.
-async fn find<K, V: DeserializeOwned + 'static>(
-    cache: &Cache,
-    pending: &mut [Asked<K, V>],
-) -> Vec<Found<Hit<Option<V>>>> {
-    let mut found: Vec<Option<Found<Hit<Option<V>>>>> = Vec::with_capacity(pending.len());
-    let (mut elsewhere, mut keys) = (Vec::new(), Vec::new());
-    for (place, asked) in pending.iter_mut().enumerate() {
-        let key = &asked.ask.key;
-        if asked.ask.is_refresh() {
-            let miss = Miss { key: key.clone(), expected: Some(Seen::Unusable), stale: None, detail: () };
-            found.push(Some(Found::Missing(miss)));
-            continue;
-        }
-        asked.span.at(Tier::Memory);
-        found.push(cache.find_here(key).map(Found::Fresh));
-        if found[place].is_none() {
-            elsewhere.push(place);
-            keys.push(key.clone());
-        }
-    }
-    if !keys.is_empty() {
-        let retrieved = cache.lookup_many(&keys).await;
-        for ((place, key), retrieved) in elsewhere.into_iter().zip(&keys).zip(retrieved) {
-            pending[place].span.at(cache.far_tier());
-            found[place] = Some(cache.judge(key, retrieved));
-        }
-    }
-    found.into_iter().flatten().collect()
 }
 
 impl<K, V> Asked<K, V>

@@ -246,7 +246,7 @@ impl Cache {
             None => {
                 lookup.at(self.far_tier());
                 let retrieved = self.lookup(&key).instrument(lookup.span()).await;
-                self.fresh(&key, retrieved)
+                self.fresh(&key, retrieved, self.now())
             }
         };
         self.answered(hit, lookup)
@@ -265,21 +265,29 @@ impl Cache {
         &self,
         keys: impl IntoIterator<Item = impl Into<Key>>,
     ) -> Vec<Option<V>> {
-        let keys: Vec<Key> = keys.into_iter().map(|key| self.named(key)).collect();
-        let span = self.batch_span(keys.len());
-        let mut lookups: Vec<LookupSpan> = keys.iter().map(|_| self.lookup_span_in(Span::none())).collect();
-        let mut hits: Vec<Option<Hit<V>>> = keys.iter().map(|key| self.find_here(key)).collect();
-        lookups.iter_mut().for_each(|lookup| lookup.at(Tier::Memory));
-        let elsewhere: Vec<usize> = (0..keys.len()).filter(|&place| hits[place].is_none()).collect();
-        if !elsewhere.is_empty() {
-            let asked: Vec<Key> = elsewhere.iter().map(|&place| keys[place].clone()).collect();
-            let retrieved = self.lookup_many(&asked).instrument(span).await;
-            for ((place, key), retrieved) in elsewhere.into_iter().zip(&asked).zip(retrieved) {
-                lookups[place].at(self.far_tier());
-                hits[place] = self.fresh(key, retrieved);
-            }
+        let (mut values, mut elsewhere, mut asked) = (Vec::new(), Vec::new(), Vec::new());
+        for (place, key) in keys.into_iter().enumerate() {
+            let (key, mut lookup) = (self.named(key), self.lookup_span_in(Span::none()));
+            lookup.at(Tier::Memory);
+            values.push(match self.find_here(&key) {
+                Some(hit) => self.answered(Some(hit), lookup),
+                None => {
+                    elsewhere.push((place, lookup));
+                    asked.push(key);
+                    None
+                }
+            });
         }
-        hits.into_iter().zip(lookups).map(|(hit, lookup)| self.answered(hit, lookup)).collect()
+        if asked.is_empty() {
+            return values;
+        }
+        let span = self.batch_span(values.len());
+        let (retrieved, now) = (self.lookup_many(&asked).instrument(span).await, self.now());
+        for (((place, mut lookup), key), retrieved) in elsewhere.into_iter().zip(&asked).zip(retrieved) {
+            lookup.at(self.far_tier());
+            values[place] = self.answered(self.fresh(key, retrieved, now), lookup);
+        }
+        values
     }
 
     /// Whether there is a fresh value of `key`, of any type. This does not count as a hit or a miss.
@@ -330,13 +338,14 @@ impl Cache {
     }
 
     /// The value that was found, if it is fresh; a value of another type is deleted.
-    fn fresh<V: DeserializeOwned + 'static>(&self, key: &Key, retrieved: Retrieved) -> Option<Hit<V>> {
+    fn fresh<V: DeserializeOwned + 'static>(&self, key: &Key, retrieved: Retrieved, now: u64) -> Option<Hit<V>> {
         let Retrieved::Found(entry) = retrieved else { return None };
-        if matches!(self.value_of::<V>(&entry), Err(Rejection::Type)) {
+        let value = self.value_of(&entry);
+        if matches!(value, Err(Rejection::Type)) {
             let (cache, key) = (self.clone(), key.clone());
             self.spawn(async move { cache.invalidate(&key).await });
         }
-        match self.judge(key, Retrieved::Found(entry)) {
+        match self.judge_value(key, entry, value, now) {
             Found::Fresh(hit) => Some(hit),
             Found::Stale(..) | Found::Missing(_) => None,
         }

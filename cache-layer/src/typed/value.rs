@@ -45,7 +45,7 @@ impl Cache {
     pub(super) async fn find<V: DeserializeOwned + 'static>(&self, key: &Key) -> (Found<Hit<V>>, Tier) {
         match self.find_here(key) {
             Some(hit) => (Found::Fresh(hit), Tier::Memory),
-            None => (self.judge(key, self.lookup(key).await), self.far_tier()),
+            None => (self.judge(key, self.lookup(key).await, self.now()), self.far_tier()),
         }
     }
 
@@ -59,15 +59,35 @@ impl Cache {
         self.value_of(&entry).ok().map(|value| Hit { value, entry })
     }
 
-    pub(super) fn judge<V: DeserializeOwned + 'static>(&self, key: &Key, retrieved: Retrieved) -> Found<Hit<V>> {
+    /// What was found for `key`, at a moment `now` after it was found.
+    pub(super) fn judge<V: DeserializeOwned + 'static>(
+        &self,
+        key: &Key,
+        retrieved: Retrieved,
+        now: u64,
+    ) -> Found<Hit<V>> {
+        let missing = |expected| Found::Missing(Miss { key: key.clone(), expected, stale: None, detail: () });
+        match retrieved {
+            Retrieved::Found(entry) => {
+                let value = self.value_of(&entry);
+                self.judge_value(key, entry, value, now)
+            }
+            Retrieved::Missing(seen) => missing(Some(seen)),
+            Retrieved::Unavailable => missing(None),
+        }
+    }
+
+    /// The same, once the value of the entry has been read.
+    pub(super) fn judge_value<V>(
+        &self,
+        key: &Key,
+        entry: Entry,
+        value: Result<V, Rejection>,
+        now: u64,
+    ) -> Found<Hit<V>> {
         let miss = |expected, stale| Miss { key: key.clone(), expected, stale, detail: () };
-        let entry = match retrieved {
-            Retrieved::Found(entry) => entry,
-            Retrieved::Missing(seen) => return Found::Missing(miss(Some(seen), None)),
-            Retrieved::Unavailable => return Found::Missing(miss(None, None)),
-        };
-        let (now, seen) = (self.now(), Some(Seen::Entry(entry.id())));
-        let value = match self.value_of(&entry) {
+        let seen = Some(Seen::Entry(entry.id()));
+        let value = match value {
             Ok(value) => value,
             Err(rejection) => {
                 self.emit(Event::Rejected(rejection));

@@ -12,6 +12,7 @@ use super::{
         handle::{Connection, Limit},
         session::Session,
     },
+    tracking::tag_tracker::Verdict,
     wire::token_life::lives,
     wire::{
         invalidation::with_dataset_id,
@@ -76,26 +77,25 @@ impl RedisStore {
         let watch = self.watch_bans(&tags, &tags_session).await?;
         let local_tier = self.0.context.local_tier.get().filter(|_| session.tracking);
         let reads = keys.iter().map(|key| local_tier.map(|tier| tier.begin_read(key))).collect::<Vec<_>>();
-        let names: Vec<String> = keys.iter().map(|key| self.0.context.names.entry(key)).collect();
+        let names = &self.0.context.names;
         // In a cluster, one command reads from one slot only; the round trip carries one command for each name.
-        let at_once = if self.0.context.names.is_clustered() { 1 } else { names.len().max(1) };
+        let at_once = if names.is_clustered() { 1 } else { keys.len().max(1) };
         let mut batch = Batch::default();
-        for names in names.chunks(at_once) {
+        for keys in keys.chunks(at_once) {
             if local_tier.is_some() {
                 batch.track(session.tracking);
             }
-            batch.values(names);
+            batch.values(keys.iter().map(|key| names.entry(key)));
         }
         let values = connection
             .run_with(Operation::Mget, &session, limit, async |mut driver: MultiplexedConnection| {
                 let replies: Vec<Values> = batch.run(&mut driver).await?;
-                let replies = replies.into_iter().zip(names.chunks(at_once));
-                let values: Vec<_> =
-                    replies.map(|(values, names)| values.of(names.len())).collect::<RedisResult<_>>()?;
+                let replies = replies.into_iter().zip(keys.chunks(at_once));
+                let values: Vec<_> = replies.map(|(values, keys)| values.of(keys.len())).collect::<RedisResult<_>>()?;
                 exactly(keys.len(), values.into_iter().flatten().collect())
             })
             .await?;
-        let sealing = self.0.context.names.sealing();
+        let sealing = names.sealing();
         let decoded: Vec<Option<Result<Entry, Rejection>>> = keys
             .iter()
             .zip(values)
@@ -109,7 +109,11 @@ impl RedisStore {
                 None => Lookup::Absent,
                 Some(Err(rejection)) => Lookup::Rejected(rejection, Seen::Unusable),
                 Some(Ok(entry)) => {
-                    let judged = self.judge(&tags, &tags_session, key, &entry).await?;
+                    // Most likely, all tags are known.
+                    let judged = match tags_session.tokens.judge(&entry, key) {
+                        Verdict::Known(judged) => judged,
+                        Verdict::Unknown(..) => self.judge(&tags, &tags_session, key, &entry).await?,
+                    };
                     let Some(state) = judged.unless_in_doubt(&tags_session.tokens, watch) else {
                         found.push(self.lookup(key, false).await?);
                         continue;
