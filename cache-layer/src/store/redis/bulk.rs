@@ -77,25 +77,8 @@ impl RedisStore {
         let watch = self.watch_bans(&tags, &tags_session).await?;
         let local_tier = self.0.context.local_tier.get().filter(|_| session.tracking);
         let reads = keys.iter().map(|key| local_tier.map(|tier| tier.begin_read(key))).collect::<Vec<_>>();
-        let names = &self.0.context.names;
-        // In a cluster, one command reads from one slot only; the round trip carries one command for each name.
-        let at_once = if names.is_clustered() { 1 } else { keys.len().max(1) };
-        let mut batch = Batch::default();
-        for keys in keys.chunks(at_once) {
-            if local_tier.is_some() {
-                batch.track(session.tracking);
-            }
-            batch.values(keys.iter().map(|key| names.entry(key)));
-        }
-        let values = connection
-            .run_with(Operation::Mget, &session, limit, async |mut driver: MultiplexedConnection| {
-                let replies: Vec<Values> = batch.run(&mut driver).await?;
-                let replies = replies.into_iter().zip(keys.chunks(at_once));
-                let values: Vec<_> = replies.map(|(values, keys)| values.of(keys.len())).collect::<RedisResult<_>>()?;
-                exactly(keys.len(), values.into_iter().flatten().collect())
-            })
-            .await?;
-        let sealing = names.sealing();
+        let values = self.read_values(connection, &session, keys, limit, local_tier.is_some()).await?;
+        let sealing = self.0.context.names.sealing();
         let decoded: Vec<Option<Result<Entry, Rejection>>> = keys
             .iter()
             .zip(values)
@@ -126,6 +109,35 @@ impl RedisStore {
             });
         }
         Ok(found)
+    }
+
+    /// What is stored under `keys`, in one round trip. `tracks`: the server is to tell of changes.
+    async fn read_values(
+        &self,
+        connection: &Connection,
+        session: &Arc<Session>,
+        keys: &[&Key],
+        limit: Limit,
+        tracks: bool,
+    ) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+        let names = &self.0.context.names;
+        // In a cluster, one command reads from one slot only; the round trip carries one command for each name.
+        let at_once = if names.is_clustered() { 1 } else { keys.len().max(1) };
+        let mut batch = Batch::default();
+        for keys in keys.chunks(at_once) {
+            if tracks {
+                batch.track(session.tracking);
+            }
+            batch.values(keys.iter().map(|key| names.entry(key)));
+        }
+        connection
+            .run_with(Operation::Mget, session, limit, async |mut driver: MultiplexedConnection| {
+                let replies: Vec<Values> = batch.run(&mut driver).await?;
+                let replies = replies.into_iter().zip(keys.chunks(at_once));
+                let values: Vec<_> = replies.map(|(values, keys)| values.of(keys.len())).collect::<RedisResult<_>>()?;
+                exactly(keys.len(), values.into_iter().flatten().collect())
+            })
+            .await
     }
 
     pub(super) async fn put_many(&self, entries: Vec<(Key, Entry)>, tags: &Tags) -> Result<(), StoreError> {
