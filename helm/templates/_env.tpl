@@ -115,7 +115,7 @@
 {{ $default }}
 {{- else -}}
 {{- $scheme := ternary "443" $default (hasPrefix "https://" .Values.otel.endpoint) -}}
-{{ regexFind ":[0-9]+" (regexReplaceAll "^[a-z]+://" .Values.otel.endpoint "") | trimPrefix ":" | default $scheme }}
+{{ regexFind ":[0-9]+(/|$)" .Values.otel.endpoint | trimPrefix ":" | trimSuffix "/" | default $scheme }}
 {{- end -}}
 {{- end }}
 
