@@ -211,6 +211,54 @@ def test_what_helm_test_runs_says_what_is_not_as_it_was_set(cached, shared, heal
     assert said is None or re.search(f"FAILED: .*{said}", process.stdout)
 
 
+@pytest.fixture
+def redis(tmp_path):
+    """Runs a script of the chart's Redis, at home in a folder: its password, its certificate, and what it answers are files there."""
+    server, client = "#!/bin/sh\n", '#!/bin/sh\ncat "$ANSWER"\n'
+    files = {"server": server, "cli": client}
+    for path, text in {f"bin/{kind}-{end}": files[end] for kind in ("redis", "valkey") for end in files}.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(text)
+        (tmp_path / path).chmod(0o755)
+    for folder in ("run/redis", "run/secrets/redis-tls"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in ("password", "run/secrets/redis-tls/tls.crt", "run/secrets/redis-tls/tls.key", "run/secrets/redis-tls/ca.crt"):
+        (tmp_path / file).write_text("the first one\n")
+    (tmp_path / "answer").write_text("NOAUTH Authentication required.\n")
+    env = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "ANSWER": str(tmp_path / "answer"), "CACHE_PREFIX": "ns.shop"}
+    env |= {"REDIS_PASSWORD_FILE": str(tmp_path / "password")}
+
+    def run_script(name, tls):
+        script = (CHART / f"files/{name}").read_text().replace("/run/", f"{tmp_path}/run/")
+        return subprocess.run(["sh", "-c", script], env={**env, "REDIS_TLS": tls}, capture_output=True, text=True)
+
+    return run_script
+
+
+@pytest.mark.parametrize("tls", ["true", "false"])
+@pytest.mark.parametrize("answer", ["NOAUTH Authentication required.", "LOADING Redis is loading the dataset in memory", "PONG"])
+def test_redis_goes_on_whatever_it_answers(answer, tls, redis, tmp_path):
+    assert redis("redis-start.sh", tls).returncode == 0
+    (tmp_path / "answer").write_text(answer)
+    assert redis("redis-live.sh", tls).returncode == 0
+    (tmp_path / "answer").write_text("")
+    assert redis("redis-live.sh", tls).returncode != 0
+
+
+@pytest.mark.parametrize(
+    ("tls", "changed"),
+    [("false", "password"), ("true", "password"), *(("true", f"run/secrets/redis-tls/{file}") for file in ("tls.crt", "tls.key", "ca.crt"))],
+)
+def test_redis_starts_again_once_its_password_or_its_certificate_is_another_one(tls, changed, redis, tmp_path):
+    assert redis("redis-start.sh", tls).returncode == 0
+    assert redis("redis-live.sh", tls).returncode == 0
+    (tmp_path / changed).write_text("the next one\n")
+    probe = redis("redis-live.sh", tls)
+    assert probe.returncode != 0 and "another one than at the start" in probe.stdout
+    assert redis("redis-start.sh", tls).returncode == 0
+    assert redis("redis-live.sh", tls).returncode == 0
+
+
 def test_it_packs_into_an_archive_with_everything_it_renders_from(tmp_path):
     run("helm", "package", CHART, "-d", tmp_path)
     archive = next(tmp_path.glob("cache-layer-*.tgz"))
