@@ -7,7 +7,7 @@ import subprocess
 import pytest
 import readme
 import yaml
-from chart import CHART, HELMS, Refused, nested, render, run
+from chart import CHART, HELMS, NAME, Refused, at, nested, render, run
 
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
@@ -257,6 +257,37 @@ def test_redis_starts_again_once_its_password_or_its_certificate_is_another_one(
     assert probe.returncode != 0 and "another one than at the start" in probe.stdout
     assert redis("redis-start.sh", tls).returncode == 0
     assert redis("redis-live.sh", tls).returncode == 0
+
+
+# Says of the release what the commands of the runbook ask for.
+KUBECTL = """#!/bin/sh
+case "$*" in
+    port-forward*) ;;
+    "get secret operators -o go-template={{.data.token | base64decode}}") echo operators-token ;;
+    "get secret shop-cache-layer-redis -o go-template={{.data.password | base64decode}}") printf hunter2 ;;
+    "get deployment shop-cache-layer -o jsonpath={.spec.template.spec.containers[0].env[?(@.name==\\"APP_CACHE_PREFIX\\")].value}")
+        printf %s "$PREFIX_OF_THE_CHART" ;;
+    *) echo "kubectl $*: unexpected" >&2; exit 1 ;;
+esac
+"""
+
+
+def test_the_runbook_asks_the_redis_of_the_chart_as_its_user_for_its_prefix(tmp_path):
+    objects = render(values=nested({"redis.auth.password": "hunter2", "admin.enabled": True, "admin.existingSecret": "operators"}))
+    service = at(objects, f"Deployment/{NAME} spec template spec containers 0")
+    assert at({"a": service}, "a env APP_ADMIN_LISTEN value").endswith(":9090")
+    prefix = at({"a": service}, "a env APP_CACHE_PREFIX value")
+    text = (CHART / "../docs/runbook.md").read_text()
+    (tmp_path / "kubectl").write_text(KUBECTL)
+    (tmp_path / "kubectl").chmod(0o755)
+    script = text.split("```sh\n")[1].split("```")[0].replace("NAME", NAME)
+    process = subprocess.run(
+        ["sh", "-euc", script + '\necho "$CACHECTL_REDIS_URL $PREFIX $(cat "$CACHECTL_TOKEN_FILE")"'],
+        cwd=tmp_path, env={"PATH": f"{tmp_path}:/usr/bin:/bin", "PREFIX_OF_THE_CHART": prefix}, capture_output=True, text=True,
+    )  # fmt: skip
+    user = re.search(r"user (?!default)(\w+) on", (CHART / "files/redis-start.sh").read_text())[1]
+    assert process.stdout.split() == [f"redis://{user}:hunter2@127.0.0.1:6379", prefix, "operators-token"], process.stderr
+    assert set(re.findall(r"cachectl doctor.*?(?= +#)", text)) == {'cachectl doctor --prefix "$PREFIX"'}
 
 
 def test_it_packs_into_an_archive_with_everything_it_renders_from(tmp_path):
