@@ -4,6 +4,13 @@
 set -eu
 umask 077
 
+# What redis-live.sh compares. First of all, so that a change from now on is noticed.
+set -- "$REDIS_PASSWORD_FILE"
+if [ "${REDIS_TLS:-}" = true ]; then
+    set -- "$@" /run/secrets/redis-tls/tls.crt /run/secrets/redis-tls/tls.key /run/secrets/redis-tls/ca.crt
+fi
+sha256sum "$@" >/run/redis/secrets.sha256
+
 hash=$(printf %s "$(cat "$REDIS_PASSWORD_FILE")" | sha256sum | cut -c 1-64)
 {
     echo "user default off"

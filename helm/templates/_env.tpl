@@ -40,7 +40,9 @@
 - {name: APP_REDIS_PASSWORD_FILE, value: /run/secrets/service/redis-password}
 {{- end }}
 {{- if $ca }}
+# Beside the image's own certificates, which this variable names otherwise: PostgreSQL and the collector may have public ones.
 - {name: SSL_CERT_FILE, value: /run/secrets/service/redis-ca.crt}
+- {name: SSL_CERT_DIR, value: /etc/ssl/certs}
 {{- end }}
 - {name: APP_REDIS_CONNECTIONS, value: {{ .Values.cache.redisConnections | quote }}}
 - {name: APP_REDIS_TIMEOUT, value: {{ .Values.cache.redisTimeout | quote }}}
@@ -115,7 +117,7 @@
 {{ $default }}
 {{- else -}}
 {{- $scheme := ternary "443" $default (hasPrefix "https://" .Values.otel.endpoint) -}}
-{{ regexFind ":[0-9]+" (regexReplaceAll "^[a-z]+://" .Values.otel.endpoint "") | trimPrefix ":" | default $scheme }}
+{{ regexFind ":[0-9]+(/|$)" .Values.otel.endpoint | trimPrefix ":" | trimSuffix "/" | default $scheme }}
 {{- end -}}
 {{- end }}
 

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 import readme
 import yaml
-from chart import CHART, HELMS, Refused, nested, render, run
+from chart import CHART, HELMS, NAME, Refused, at, nested, render, run
 
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
@@ -209,6 +209,85 @@ def test_what_helm_test_runs_says_what_is_not_as_it_was_set(cached, shared, heal
     process = subprocess.run(script, env=env, capture_output=True, text=True)
     assert (process.returncode == 0) == (said is None), process.stdout
     assert said is None or re.search(f"FAILED: .*{said}", process.stdout)
+
+
+@pytest.fixture
+def redis(tmp_path):
+    """Runs a script of the chart's Redis, at home in a folder: its password, its certificate, and what it answers are files there."""
+    server, client = "#!/bin/sh\n", '#!/bin/sh\ncat "$ANSWER"\n'
+    files = {"server": server, "cli": client}
+    for path, text in {f"bin/{kind}-{end}": files[end] for kind in ("redis", "valkey") for end in files}.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(text)
+        (tmp_path / path).chmod(0o755)
+    for folder in ("run/redis", "run/secrets/redis-tls"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in ("password", "run/secrets/redis-tls/tls.crt", "run/secrets/redis-tls/tls.key", "run/secrets/redis-tls/ca.crt"):
+        (tmp_path / file).write_text("the first one\n")
+    (tmp_path / "answer").write_text("NOAUTH Authentication required.\n")
+    env = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "ANSWER": str(tmp_path / "answer"), "CACHE_PREFIX": "ns.shop"}
+    env |= {"REDIS_PASSWORD_FILE": str(tmp_path / "password")}
+
+    def run_script(name, tls):
+        script = (CHART / f"files/{name}").read_text().replace("/run/", f"{tmp_path}/run/")
+        return subprocess.run(["sh", "-c", script], env={**env, "REDIS_TLS": tls}, capture_output=True, text=True)
+
+    return run_script
+
+
+@pytest.mark.parametrize("tls", ["true", "false"])
+@pytest.mark.parametrize("answer", ["NOAUTH Authentication required.", "LOADING Redis is loading the dataset in memory", "PONG"])
+def test_redis_goes_on_whatever_it_answers(answer, tls, redis, tmp_path):
+    assert redis("redis-start.sh", tls).returncode == 0
+    (tmp_path / "answer").write_text(answer)
+    assert redis("redis-live.sh", tls).returncode == 0
+    (tmp_path / "answer").write_text("")
+    assert redis("redis-live.sh", tls).returncode != 0
+
+
+@pytest.mark.parametrize(
+    ("tls", "changed"),
+    [("false", "password"), ("true", "password"), *(("true", f"run/secrets/redis-tls/{file}") for file in ("tls.crt", "tls.key", "ca.crt"))],
+)
+def test_redis_starts_again_once_its_password_or_its_certificate_is_another_one(tls, changed, redis, tmp_path):
+    assert redis("redis-start.sh", tls).returncode == 0
+    assert redis("redis-live.sh", tls).returncode == 0
+    (tmp_path / changed).write_text("the next one\n")
+    probe = redis("redis-live.sh", tls)
+    assert probe.returncode != 0 and "another one than at the start" in probe.stdout
+    assert redis("redis-start.sh", tls).returncode == 0
+    assert redis("redis-live.sh", tls).returncode == 0
+
+
+# Says of the release what the commands of the runbook ask for.
+KUBECTL = """#!/bin/sh
+case "$*" in
+    port-forward*) ;;
+    "get secret operators -o go-template={{.data.token | base64decode}}") echo operators-token ;;
+    "get secret shop-cache-layer-redis -o go-template={{.data.password | base64decode}}") printf hunter2 ;;
+    "get deployment shop-cache-layer -o jsonpath={.spec.template.spec.containers[0].env[?(@.name==\\"APP_CACHE_PREFIX\\")].value}")
+        printf %s "$PREFIX_OF_THE_CHART" ;;
+    *) echo "kubectl $*: unexpected" >&2; exit 1 ;;
+esac
+"""
+
+
+def test_the_runbook_asks_the_redis_of_the_chart_as_its_user_for_its_prefix(tmp_path):
+    objects = render(values=nested({"redis.auth.password": "hunter2", "admin.enabled": True, "admin.existingSecret": "operators"}))
+    service = at(objects, f"Deployment/{NAME} spec template spec containers 0")
+    assert at({"a": service}, "a env APP_ADMIN_LISTEN value").endswith(":9090")
+    prefix = at({"a": service}, "a env APP_CACHE_PREFIX value")
+    text = (CHART / "../docs/runbook.md").read_text()
+    (tmp_path / "kubectl").write_text(KUBECTL)
+    (tmp_path / "kubectl").chmod(0o755)
+    script = text.split("```sh\n")[1].split("```")[0].replace("NAME", NAME)
+    process = subprocess.run(
+        ["sh", "-euc", script + '\necho "$CACHECTL_REDIS_URL $PREFIX $(cat "$CACHECTL_TOKEN_FILE")"'],
+        cwd=tmp_path, env={"PATH": f"{tmp_path}:/usr/bin:/bin", "PREFIX_OF_THE_CHART": prefix}, capture_output=True, text=True,
+    )  # fmt: skip
+    user = re.search(r"user (?!default)(\w+) on", (CHART / "files/redis-start.sh").read_text())[1]
+    assert process.stdout.split() == [f"redis://{user}:hunter2@127.0.0.1:6379", prefix, "operators-token"], process.stderr
+    assert set(re.findall(r"cachectl doctor.*?(?= +#)", text)) == {'cachectl doctor --prefix "$PREFIX"'}
 
 
 def test_it_packs_into_an_archive_with_everything_it_renders_from(tmp_path):

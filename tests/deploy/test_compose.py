@@ -24,11 +24,8 @@ def stack(folder, file, *services, **variables):
     shutil.copytree(FILES, folder / "helm/files")
     (folder / "deploy/secrets").mkdir(mode=0o711)
     password = folder / "deploy/secrets/redis-password"
-    password.write_text("p@ss/w:rd%" + secrets.token_hex(8) + "\n")
-    password.chmod(0o444)
-    token = folder / "deploy/secrets/admin-token"
-    token.write_text(TOKEN + "\n")
-    token.chmod(0o444)
+    replace(password, "p@ss/w:rd%" + secrets.token_hex(8) + "\n")
+    replace(folder / "deploy/secrets/admin-token", TOKEN + "\n")
     # Its folders belong to the user that runs this, alone: the containers' users pass by the folder's own mount.
     environment = {**os.environ, "SERVICE_IMAGE": IMAGE, **variables}
 
@@ -51,6 +48,14 @@ def stack(folder, file, *services, **variables):
         for volume in (mount["Name"] for mount in mounts if mount["Type"] == "volume"):
             engine("volume", "rm", "--force", volume, check=False)
         engine("rmi", f"{project}_service", f"{project}-service", check=False)
+
+
+def replace(file, text):
+    """Another file in its place, as `mv` puts it there."""
+    new = file.with_suffix(".next")
+    new.write_text(text)
+    new.chmod(0o444)
+    new.rename(file)
 
 
 def containers_of(project, service):
@@ -80,6 +85,11 @@ def test_the_stack_that_stays_answers_from_its_redis_and_lives_without_it(redis,
         stats = f"http://127.0.0.1:{operators}/api/stats"
         assert get(stats)[0] in (401, 403)
         assert get(stats, headers={"authorization": f"Bearer {TOKEN}"})[0] == 200
+        # The token is replaced as docs/admin.md says.
+        token = tmp_path / "deploy/secrets/admin-token"
+        replace(token, TOKEN + "-next\n")
+        wait_until("the new token is taken", lambda: get(stats, headers={"authorization": f"Bearer {TOKEN}-next"})[0] == 200)
+        assert get(stats, headers={"authorization": f"Bearer {TOKEN}"})[0] in (401, 403)
         (server,) = containers_of(project, "redis")
         assert "NOAUTH" in engine("exec", server, "redis-cli", "ping", check=False).stdout
         engine("exec", server, "sh", "/etc/redis/redis-ping.sh")
@@ -130,7 +140,19 @@ def test_everything_that_stays_is_confined():
     for name, service in yaml.safe_load((DEPLOY / "compose.prod.yaml").read_text())["services"].items():
         assert service["read_only"] and service["cap_drop"] == ["ALL"] and service["mem_limit"], name
         assert service["security_opt"] == ["no-new-privileges:true"] and service["restart"], name
-        assert "secrets" in service and "build" not in service, name
+        assert "build" not in service, name
+
+
+def test_every_secret_is_a_file_and_one_that_is_replaced_while_it_is_used_is_in_a_mounted_folder():
+    services = yaml.safe_load((DEPLOY / "compose.prod.yaml").read_text())["services"]
+    folders = [mount.split(":")[1] for mount in services["service"]["volumes"] if mount.startswith("./secrets:")]
+    files = {name: file for name, file in services["service"]["environment"].items() if name.endswith("_FILE")}
+    assert files.keys() == {"APP_REDIS_PASSWORD_FILE", "APP_ADMIN_TOKEN_FILE"}
+    # A file that is mounted by itself stays the same one when another is renamed into its place.
+    assert folders and {os.path.dirname(file) for file in files.values()} == set(folders)
+    assert "secrets" not in services["service"]
+    # Redis sees its password alone.
+    assert services["redis"]["secrets"] == ["redis-password"]
 
 
 def test_redis_evicts_before_it_is_killed():

@@ -40,6 +40,12 @@ def test_it_lists_its_crates_for_scanners(tmp_path):
     assert ".symtab" not in sections.stdout
 
 
+def test_the_certificates_are_where_the_chart_says(tmp_path):
+    with container() as name:
+        engine("cp", f"{name}:/etc/ssl/certs", tmp_path / "certs")
+    assert "BEGIN CERTIFICATE" in (tmp_path / "certs/ca-certificates.crt").read_text()
+
+
 def test_it_serves_a_miss_and_a_hit_read_only_and_without_any_right():
     with container() as name:
         url = published(name)

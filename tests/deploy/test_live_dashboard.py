@@ -13,7 +13,7 @@ from processes import LOOPBACK, process, redis, redis_cli, service
 
 BOARD = json.loads((FILES / "dashboard.json").read_text())
 QUERIES = [
-    pytest.param(target["expr"], id=f"{panel['title']} {target['refId']}")
+    pytest.param(target["expr"], target["legendFormat"], id=f"{panel['title']} {target['refId']}")
     for panel in BOARD["panels"]
     for target in panel.get("targets", [])
 ]
@@ -85,9 +85,11 @@ def filled_in(expression):
     return re.sub(r"\$(\w+)", lambda variable: CHOSEN[variable[1]], expression)
 
 
-@pytest.mark.parametrize("expression", QUERIES)
-def test_each_query_of_the_dashboard_has_an_answer(prometheus, expression):
-    wait_until(f"there is data for {filled_in(expression)}", lambda: numbers(prometheus, filled_in(expression)), 60)
+@pytest.mark.parametrize(("expression", "legend"), QUERIES)
+def test_each_query_of_the_dashboard_has_an_answer_with_what_its_legend_names(prometheus, expression, legend):
+    query, labels = filled_in(expression), set(re.findall(r"{{(\w+)}}", legend))
+    wait_until(f"there is data for {query}", lambda: numbers(prometheus, query), 60)
+    assert any(labels <= series["metric"].keys() for series in answer(prometheus, query))
 
 
 @pytest.mark.parametrize("variable", CHOSEN)

@@ -65,6 +65,17 @@ def test_every_query_of_the_dashboard_is_one(tmp_path):
     promtool("check", "rules", str(tmp_path / "rules.yaml"))
 
 
+def test_a_cache_that_has_found_nothing_yet_is_shown_with_a_hit_ratio_of_0(tmp_path):
+    misses = 'cache_layer_lookups_total{namespace="shop", job="catalogue", cache="http", result="miss", tier="none"}'
+    shown = {title: re.sub(r"\$\w+", ".*", text.replace("$__rate_interval", "5m")) for title, text in expressions()}
+    samples = {"Hit ratio": [{"value": 0}], "Hit ratio by cache": [{"labels": '{cache="http"}', "value": 0}]}
+    cases = [{"expr": shown[title], "eval_time": "10m", "exp_samples": expected} for title, expected in samples.items()]
+    series = [{"series": misses, "values": "0+60x10"}]
+    case = {"interval": "1m", "input_series": series, "promql_expr_test": cases}
+    (tmp_path / "test.yaml").write_text(json.dumps({"rule_files": [str(ALERTS)], "tests": [case]}))
+    promtool("test", "rules", str(tmp_path / "test.yaml"))
+
+
 def test_the_dashboard_can_be_imported_anywhere():
     assert BOARD["id"] is None and BOARD["uid"]
     ids = [panel["id"] for panel in BOARD["panels"]]

@@ -19,7 +19,7 @@ def redis(folder, **variables):
     (folder / "password").write_text("p@ss/w:rd%\n")
     (folder / "password").chmod(0o444)
     variables = {"CACHE_PREFIX": "ns.shop", "REDIS_PASSWORD_FILE": "/run/secrets/redis/password", **variables}
-    files = [DEPLOY / "redis/memory.conf", *(FILES / name for name in ("redis.conf", "redis-start.sh", "redis-ping.sh"))]
+    files = [DEPLOY / "redis/memory.conf", *(FILES / name for name in ("redis.conf", "redis-start.sh", "redis-ping.sh", "redis-live.sh"))]
     mounts = [f"{file}:/etc/redis/{file.name}:ro" for file in files]
     mounts.append(f"{folder}/password:/run/secrets/redis/password:ro")
     if "REDIS_TLS" in variables:
@@ -83,6 +83,20 @@ def test_over_tls_there_is_no_other_way_in(tmp_path):
     with redis(tmp_path, REDIS_TLS="true") as name:
         assert says(name, "ping") != "PONG"
         assert says(name, "ping", tls="--tls --cacert /run/secrets/redis-tls/ca.crt") == "PONG"
+
+
+@pytest.mark.parametrize("variables", [{}, {"REDIS_TLS": "true"}])
+def test_it_starts_again_once_its_password_is_another_one(variables, tmp_path):
+    with redis(tmp_path, **variables) as name:
+        live = ["exec", name, "sh", "/etc/redis/redis-live.sh"]
+        engine(*live)
+        # In place, since the file is mounted by itself.
+        (tmp_path / "password").chmod(0o644)
+        (tmp_path / "password").write_text("another one\n")
+        assert engine(*live, check=False).returncode != 0
+        engine("restart", "--time=5", name)
+        wait_until("it answers", lambda: engine("exec", name, "sh", "/etc/redis/redis-ping.sh", check=False).returncode == 0)
+        engine(*live)
 
 
 @pytest.mark.parametrize(("persistence", "files"), [("true", ["appendonlydir"]), ("false", [])])
