@@ -26,7 +26,7 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
 };
 use sqlx::{postgres::PgConnectOptions, sqlite::SqliteConnectOptions};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 pub use self::{
     cache_encode::CacheEncode, cache_paths::CachePaths, cache_rules::CacheRules, purge_paths::PurgePaths,
@@ -161,7 +161,7 @@ pub struct Config {
     #[arg(long, value_name = "TIME", default_value = "20s", value_parser = quantity::time)]
     pub shutdown_timeout: Duration,
 
-    /// What to log: error, warn, info, debug or trace, also by module; info,tower_http=debug logs every request
+    /// What to log: error, warn, info, debug, trace or off, also by module; info,tower_http=debug logs every request
     #[arg(long, value_name = "FILTER", default_value = "info", value_parser = log)]
     pub log: String,
 
@@ -464,9 +464,13 @@ fn switch(text: &str) -> Result<bool, String> {
 }
 
 fn log(text: &str) -> Result<String, String> {
-    EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|_| {
-        "must be error, warn, info, debug or trace, also by module, such as info,cache_layer=debug".to_owned()
-    })
+    // The filter takes a word that is no level for a module of which everything is logged, and nothing else.
+    let is_meant = |part: &str| part.contains(['=', '[']) || part.is_empty() || part.parse::<LevelFilter>().is_ok();
+    if text.split(',').all(is_meant) && EnvFilter::try_new(text).is_ok() {
+        Ok(text.to_owned())
+    } else {
+        Err("must be error, warn, info, debug, trace or off, also by module, such as info,cache_layer=debug".to_owned())
+    }
 }
 
 #[cfg(test)]

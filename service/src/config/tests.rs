@@ -100,7 +100,11 @@ fn a_wrong_value_is_named_with_what_is_allowed() {
         ("APP_IDLE_TIMEOUT", "forever", "250ms, 30s, 5m"),
         ("APP_SHUTDOWN_DELAY", "1 s", "250ms, 30s, 5m"),
         ("APP_SHUTDOWN_TIMEOUT", "400d", "at most a year"),
-        ("APP_LOG", "service=loud", "error, warn, info, debug or trace"),
+        ("APP_LOG", "service=loud", "error, warn, info, debug, trace or off"),
+        ("APP_LOG", "warning", "error, warn, info, debug, trace or off"),
+        ("APP_LOG", "info,verbose", "such as info,cache_layer=debug"),
+        ("APP_LOG", "info, service=debug", "such as info,cache_layer=debug"),
+        ("APP_LOG", "tower_http", "such as info,cache_layer=debug"),
         ("APP_LOG_FORMAT", "xml", "must be text or json"),
     ] {
         let line = wrong(&[], &[(name, value)]);
@@ -108,6 +112,13 @@ fn a_wrong_value_is_named_with_what_is_allowed() {
         assert!(line.contains(value) || name.ends_with("_URL"), "{line}");
         assert!(line.contains(allowed), "{line}");
         assert_eq!(line.lines().count(), 1, "{line}");
+    }
+}
+
+#[test]
+fn what_to_log_is_a_level_also_by_module_and_by_span() {
+    for log in ["warn", "OFF", "info,", "info,tower_http=debug", "tower_http=trace", "[request]=debug,error"] {
+        assert_eq!(parse(&[], &[("APP_LOG", log)]).unwrap().log, log);
     }
 }
 
