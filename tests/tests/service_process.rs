@@ -142,6 +142,37 @@ mod start {
         }
     }
 
+    #[tokio::test(flavor = "multi_thread")]
+    async fn is_healthy_to_the_check_whatever_has_become_of_its_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let [rules, token] = ["rules.toml", "token"].map(|name| folder.path().join(name));
+        std::fs::write(&rules, "rule = []\n").unwrap();
+        std::fs::write(&token, "a-token-of-some-length").unwrap();
+        let variables = [
+            ("APP_CACHE_RULES", rules.to_str().unwrap()),
+            ("APP_ADMIN_TOKEN_FILE", token.to_str().unwrap()),
+            ("APP_ADMIN_LISTEN", "127.0.0.1:0"),
+        ];
+        let mut service = ServiceProcess::start(SERVICE, &variables);
+        let check = || {
+            let address = service.addr().to_string();
+            let mut check = Command::new(SERVICE);
+            check.arg("--healthcheck").env_clear().envs(variables).env("APP_LISTEN", address);
+            check.output().unwrap()
+        };
+        assert_eq!(check().status.code(), Some(0), "{:?}", check());
+        std::fs::write(&rules, "[[rule]]\npath = \"/a\"\nttl = \"soon\"\n").unwrap();
+        std::fs::write(&token, "").unwrap();
+        assert_eq!(check().status.code(), Some(0), "{:?}", check());
+        std::fs::remove_file(&rules).unwrap();
+        assert_eq!(check().status.code(), Some(0), "{:?}", check());
+        let address = service.addr();
+        service.kill();
+        let output =
+            Command::new(SERVICE).args(["--healthcheck", "--listen", &address.to_string()]).env_clear().output();
+        assert_eq!(output.unwrap().status.code(), Some(1));
+    }
+
     /// For starts that fail: runs the service to its end.
     pub(super) fn run(variables: &[(&str, &str)]) -> Output {
         Command::new("timeout")

@@ -190,7 +190,7 @@ pub struct Config {
     #[arg(long, value_name = "PATHS", requires = "admin_token_file")]
     pub admin_purge: Option<PurgePaths>,
 
-    /// Ask the service that listens at --listen whether it is ready: exit code 0 if it is
+    /// Ask the service that listens at --listen whether it is ready: exit code 0 if it is; of the variables, only APP_LISTEN counts
     #[arg(long)]
     pub healthcheck: bool,
 }
@@ -229,6 +229,9 @@ impl Config {
     }
 
     /// Reads `args`, the first of which is the program's name, and `variables`.
+    ///
+    /// With `--healthcheck` among `args`, no variable but `APP_LISTEN` is read: a service that runs is ready or not whatever has
+    /// become of the files that it was started with.
     pub fn parse_from_parts(
         args: impl IntoIterator<Item = OsString>,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
@@ -236,9 +239,11 @@ impl Config {
         let variables: Vec<_> = variables.into_iter().collect();
         let command = Self::command().mut_args(with_variable);
 
-        let mut args = args.into_iter();
-        let mut line: Vec<OsString> = args.next().into_iter().collect();
-        for flag in settings(&command) {
+        let args: Vec<_> = args.into_iter().collect();
+        let (program, flags) = args.split_at(args.len().min(1));
+        let mut line = program.to_vec();
+        let asks = flags.iter().any(|flag| flag == "--healthcheck");
+        for flag in settings(&command).filter(|flag| !asks || *flag == "listen") {
             let value = variables.iter().find(|(name, value)| *name == *variable(flag) && !value.is_empty());
             if let Some((name, value)) = value {
                 let Some(value) = value.to_str() else {
@@ -249,7 +254,7 @@ impl Config {
             }
         }
         // After the variables, so that a flag overrides its variable.
-        line.extend(args);
+        line.extend_from_slice(flags);
 
         command
             .try_get_matches_from(line)

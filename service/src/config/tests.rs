@@ -123,6 +123,17 @@ fn what_to_log_is_a_level_also_by_module_and_by_span() {
 }
 
 #[test]
+fn a_healthcheck_reads_no_variable_but_the_address() {
+    let variables = [("APP_LISTEN", "127.0.0.1:81"), ("APP_CACHE_RULES", "/nowhere/rules.toml"), ("APP_CACHE", "no")];
+    let config = parse(&["--healthcheck"], &variables).unwrap();
+    assert!(config.healthcheck);
+    assert_eq!(config.listen, "127.0.0.1:81".parse().unwrap());
+    let config = parse(&["--healthcheck", "--listen", "127.0.0.1:82"], &variables).unwrap();
+    assert_eq!(config.listen, "127.0.0.1:82".parse().unwrap());
+    assert!(wrong(&["--healthcheck"], &[("APP_LISTEN", "localhost")]).starts_with("APP_LISTEN"));
+}
+
+#[test]
 fn a_wrong_url_does_not_give_its_password_away() {
     for (name, url) in [
         ("APP_REDIS_URL", "reddis://:hunter2@host:6379"),
