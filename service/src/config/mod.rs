@@ -179,7 +179,7 @@ pub struct Config {
 
     /// A file with the token that the operator's API requires, read again when it changes; without one, at a loopback address the
     /// API answers clients on this machine and changes nothing, and at another address it answers nobody
-    #[arg(long, value_name = "FILE", value_parser = |path: &str| TokenFile::read(path), requires = "admin_listen")]
+    #[arg(long, value_name = "FILE", value_parser = |path: &str| TokenFile::read(path))]
     pub admin_token_file: Option<TokenFile>,
 
     /// Whether to estimate how the hit ratio depends on the size of the memory, for the operator's page and as a metric
@@ -187,7 +187,7 @@ pub struct Config {
     pub admin_sizing: bool,
 
     /// Paths below which the method PURGE is accepted with the operator's token, such as /api; none unless set
-    #[arg(long, value_name = "PATHS", requires = "admin_token_file")]
+    #[arg(long, value_name = "PATHS")]
     pub admin_purge: Option<PurgePaths>,
 
     /// Ask the service that listens at --listen whether it is ready: exit code 0 if it is; of the variables, only APP_LISTEN counts
@@ -260,7 +260,24 @@ impl Config {
             .try_get_matches_from(line)
             .and_then(|matches| Self::from_arg_matches(&matches))
             .map_err(|error| ConfigError::from_clap(&error))?
+            .complete()?
             .with_secrets_in_place()
+    }
+
+    /// Refuses a setting that has no effect without another one. Clap's own error names neither variable.
+    fn complete(self) -> Result<Self, ConfigError> {
+        for (flag, set, needed, there) in [
+            ("admin-purge", self.admin_purge.is_some(), "admin-token-file", self.admin_token_file.is_some()),
+            ("admin-token-file", self.admin_token_file.is_some(), "admin-listen", self.admin_listen.is_some()),
+        ] {
+            if set && !there {
+                let (name, needed_name) = (variable(flag), variable(needed));
+                return Err(ConfigError::Wrong(format!(
+                    "{name} (or --{flag}) needs {needed_name} (or --{needed}), which is not set"
+                )));
+            }
+        }
+        Ok(self)
     }
 
     /// Moves secrets that were read from files to the fields that the rest of the service reads.

@@ -123,6 +123,20 @@ fn what_to_log_is_a_level_also_by_module_and_by_span() {
 }
 
 #[test]
+fn a_setting_that_needs_another_one_names_both() {
+    let token = file("a-token-of-some-length");
+    let variables =
+        [("APP_ADMIN_PURGE", "/api"), ("APP_ADMIN_TOKEN_FILE", path(&token)), ("APP_ADMIN_LISTEN", "127.0.0.1:9090")];
+    for needed in 1..variables.len() {
+        let line = wrong(&[], &variables[..needed]);
+        let names = [variables[needed - 1].0, variables[needed].0];
+        assert!(line.starts_with(names[0]) && line.contains(names[1]), "{line}");
+        assert_eq!(line.lines().count(), 1, "{line}");
+    }
+    assert!(parse(&[], &variables).is_ok());
+}
+
+#[test]
 fn a_healthcheck_reads_no_variable_but_the_address() {
     let variables = [("APP_LISTEN", "127.0.0.1:81"), ("APP_CACHE_RULES", "/nowhere/rules.toml"), ("APP_CACHE", "no")];
     let config = parse(&["--healthcheck"], &variables).unwrap();
