@@ -19,6 +19,7 @@ use cache_layer::{
 };
 use cache_layer_admin::{Admin, PurgeLayer, PurgeRule, Recorder, TokenHandle};
 use serde::Serialize;
+use tokio::sync::Mutex;
 use tracing::{instrument::WithSubscriber as _, subscriber::NoSubscriber};
 use utoipa::ToSchema;
 
@@ -52,6 +53,8 @@ struct CacheRulesInUse {
     file: Option<PathBuf>,
     /// The longest lifetime of any path.
     longest_path_ttl: Duration,
+    /// Held from the read of the file until its rules apply, so that those of an older read never replace newer ones.
+    reload: Arc<Mutex<()>>,
 }
 
 /// The result of reading the rules again.
@@ -181,7 +184,7 @@ impl ProductCache {
         let paths = config.cache_paths.with_default(config.cache_default_ttl);
         let longest_path_ttl = paths.map(|(_, ttl)| ttl).max().unwrap_or(config.cache_default_ttl);
         let file = config.cache_rules.as_ref().map(|rules| rules.file().to_owned());
-        let rules = CacheRulesInUse { rules: Rules::default(), file, longest_path_ttl };
+        let rules = CacheRulesInUse { file, longest_path_ttl, ..CacheRulesInUse::default() };
         let without =
             Self { cache: None, layer: None, redis: None, memory: None, recorder: None, ttl: Arc::default(), rules };
         if config.cache == CacheSwitch::Off {
@@ -314,6 +317,7 @@ impl ProductCache {
         let Some(file) = self.rules.file.clone() else {
             return Err("there is no file of rules; APP_CACHE_RULES names one".to_owned());
         };
+        let _reload = self.rules.reload.lock().await;
         let read = tokio::task::spawn_blocking({
             let file = file.clone();
             move || CacheRules::read(file)

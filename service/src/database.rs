@@ -34,6 +34,9 @@ static MIGRATIONS: Migrator = sqlx::migrate!();
 /// How long a request waits for a free connection, and the start for the first one.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long the start may take to bring the schema up to date, including the wait for another process that does so.
+const MIGRATION_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// A request that has waited so long for a connection waits for other requests, or for a database that can't be reached.
 const LONG_WAIT: Duration = Duration::from_millis(50);
 
@@ -108,11 +111,9 @@ impl Database {
         };
         let pool = pool.connect_lazy_with(options);
         let mut connection = pool.acquire().await?;
-        if sqlite {
-            prepare_sqlite(&mut connection).await?;
-        } else {
-            migrate(&mut connection).await?;
-        }
+        let up_to_date =
+            async { if sqlite { prepare_sqlite(&mut connection).await } else { migrate(&mut connection).await } };
+        within(MIGRATION_TIMEOUT, up_to_date).await?;
         drop(connection);
         Ok(Self { pool, whereabouts })
     }
@@ -337,6 +338,14 @@ async fn prepare_sqlite(connection: &mut AnyConnection) -> sqlx::Result<()> {
     transaction.commit().await
 }
 
+/// A database that does not answer, or another process that holds its lock, must not make the start wait without an end.
+async fn within(limit: Duration, migrated: impl Future<Output = sqlx::Result<()>>) -> sqlx::Result<()> {
+    timeout(limit, migrated).await.unwrap_or_else(|_| {
+        let why = format!("the schema was not up to date within {limit:?}; another process may hold the lock for that");
+        Err(io::Error::new(ErrorKind::TimedOut, why).into())
+    })
+}
+
 async fn migrate(connection: &mut AnyConnection) -> sqlx::Result<()> {
     // `Migrator::run` does the same, but not within a task that is spawned.
     Ok(MIGRATIONS.run_direct(None, connection, false).await?)
@@ -352,6 +361,13 @@ mod tests {
     fn url(folder: &TempDir) -> SecretUrl {
         let file = folder.path().join("products.db");
         format!("sqlite://{}", file.display()).into()
+    }
+
+    #[tokio::test]
+    async fn the_start_does_not_wait_for_the_schema_without_an_end() {
+        let error = within(Duration::ZERO, std::future::pending()).await.unwrap_err().to_string();
+        assert!(error.contains("the schema was not up to date within 0ns"), "{error}");
+        within(MIGRATION_TIMEOUT, async { Ok(()) }).await.unwrap();
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! Runs the service with the configuration of its environment until it is told to stop.
 
-use std::{fmt::Display, process::ExitCode};
+use std::{fmt::Display, pin::pin, process::ExitCode};
 
 use mimalloc::MiMalloc;
 use service::{Config, ConfigError, ReloadHandle, Server, StartError, Telemetry};
@@ -41,10 +41,19 @@ async fn main() -> ExitCode {
         Ok(hangup) => hangup,
         Err(error) => return refuse(&error, 1),
     };
-    match Server::bind(config).await {
+    let mut stopped = pin!(stopped(terminate, interrupt));
+    let server = tokio::select! {
+        server = Server::bind(config) => server,
+        () = &mut stopped => {
+            tracing::info!("stopped before it listened");
+            telemetry.shutdown().await;
+            return ExitCode::SUCCESS;
+        }
+    };
+    match server {
         Ok(server) => {
             tokio::spawn(reload(hangup, server.reload_handle()));
-            server.run_until(stopped(terminate, interrupt)).await;
+            server.run_until(stopped).await;
             telemetry.shutdown().await;
             ExitCode::SUCCESS
         }

@@ -169,3 +169,71 @@ impl fmt::Debug for Server {
         f.debug_struct("Server").field("address", &self.address).field("config", &self.config).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path, process::Command};
+
+    use super::*;
+    use crate::config::CacheRules;
+
+    fn rule(ttl: &str) -> String {
+        format!("[[rule]]\npath = \"/api/products\"\nttl = \"{ttl}\"\n")
+    }
+
+    fn pipe(folder: &Path, name: &str) {
+        assert!(Command::new("mkfifo").arg(folder.join(name)).status().unwrap().success());
+    }
+
+    /// Returns once somebody reads the pipe, and has been given the text, but not yet its end.
+    async fn give(pipe: &Path, text: String) -> fs::File {
+        use std::io::Write as _;
+        let pipe = pipe.to_owned();
+        let given = tokio::task::spawn_blocking(move || {
+            let mut pipe = fs::OpenOptions::new().write(true).open(pipe).unwrap();
+            pipe.write_all(text.as_bytes()).unwrap();
+            pipe
+        });
+        given.await.unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn of_two_reloads_the_newer_file_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("rules.toml");
+        let put = |name: &str| fs::rename(folder.path().join(name), &file).unwrap();
+        fs::write(&file, rule("100s")).unwrap();
+        let config = Config {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            database_url: "sqlite::memory:".into(),
+            cache_rules: Some(CacheRules::read(&file).unwrap()),
+            ..Config::default()
+        };
+        let server = Server::bind(config).await.unwrap();
+        let reload = || {
+            let handle = server.reload_handle();
+            tokio::spawn(async move { handle.reload().await.unwrap() })
+        };
+
+        // The first one stands still at the end of its second, last read, while the file is replaced.
+        for name in ["first", "second"] {
+            pipe(folder.path(), name);
+        }
+        put("first");
+        let first = reload();
+        let end = give(&file, rule("200s")).await;
+        put("second");
+        drop(end);
+        let end = give(&file, rule("200s")).await;
+        fs::write(folder.path().join("newer"), rule("300s")).unwrap();
+        put("newer");
+        let mut second = reload();
+        let ended = time::timeout(Duration::from_secs(1), &mut second).await;
+        drop(end);
+        first.await.unwrap();
+        if ended.is_err() {
+            second.await.unwrap();
+        }
+        assert_eq!(server.app.cache.ttl(), Duration::from_secs(300));
+    }
+}

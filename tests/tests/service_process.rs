@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -142,6 +142,37 @@ mod start {
         }
     }
 
+    #[tokio::test(flavor = "multi_thread")]
+    async fn is_healthy_to_the_check_whatever_has_become_of_its_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let [rules, token] = ["rules.toml", "token"].map(|name| folder.path().join(name));
+        std::fs::write(&rules, "rule = []\n").unwrap();
+        std::fs::write(&token, "a-token-of-some-length").unwrap();
+        let variables = [
+            ("APP_CACHE_RULES", rules.to_str().unwrap()),
+            ("APP_ADMIN_TOKEN_FILE", token.to_str().unwrap()),
+            ("APP_ADMIN_LISTEN", "127.0.0.1:0"),
+        ];
+        let mut service = ServiceProcess::start(SERVICE, &variables);
+        let check = || {
+            let address = service.addr().to_string();
+            let mut check = Command::new(SERVICE);
+            check.arg("--healthcheck").env_clear().envs(variables).env("APP_LISTEN", address);
+            check.output().unwrap()
+        };
+        assert_eq!(check().status.code(), Some(0), "{:?}", check());
+        std::fs::write(&rules, "[[rule]]\npath = \"/a\"\nttl = \"soon\"\n").unwrap();
+        std::fs::write(&token, "").unwrap();
+        assert_eq!(check().status.code(), Some(0), "{:?}", check());
+        std::fs::remove_file(&rules).unwrap();
+        assert_eq!(check().status.code(), Some(0), "{:?}", check());
+        let address = service.addr();
+        service.kill();
+        let output =
+            Command::new(SERVICE).args(["--healthcheck", "--listen", &address.to_string()]).env_clear().output();
+        assert_eq!(output.unwrap().status.code(), Some(1));
+    }
+
     /// For starts that fail: runs the service to its end.
     pub(super) fn run(variables: &[(&str, &str)]) -> Output {
         Command::new("timeout")
@@ -182,6 +213,31 @@ mod sigterm {
         assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
         assert!(answer.contains("Kettle"), "{answer}");
         assert_eq!(service.wait(), 0, "{}", service.log());
+    }
+
+    #[test]
+    fn ends_a_start_that_waits_for_redis_and_the_database() {
+        let silent = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let [redis, database] = silent.each_ref().map(|silent| silent.local_addr().unwrap());
+        // It passes the signal on, and ends the service if that doesn't end by itself.
+        let starting = Command::new("timeout")
+            .args(["--signal=KILL", "20", SERVICE])
+            .env_clear()
+            .env("APP_LISTEN", "127.0.0.1:0")
+            .env("APP_REDIS_URL", format!("redis://{redis}"))
+            .env("APP_DATABASE_URL", format!("postgres://me@{database}/products"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let _connections = silent.each_ref().map(|silent| silent.accept().unwrap());
+        rustix::process::kill_process(rustix::process::Pid::from_child(&starting), rustix::process::Signal::TERM)
+            .unwrap();
+        let output = starting.wait_with_output().unwrap();
+        let log = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{log}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(log.contains("stopped before it listened"), "{log}");
+        assert!(!log.contains("starting without Redis"), "{log}");
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -29,7 +29,7 @@ use super::quantity;
 pub struct CacheRules {
     file: PathBuf,
     pub(crate) rules: Vec<Rule>,
-    /// The longest lifetime in one of the rules.
+    /// The longest lifetime in one of the rules, of any status.
     pub(crate) longest_ttl: Option<Duration>,
 }
 
@@ -141,7 +141,8 @@ impl CacheRules {
         for entry in entries {
             let line = line_of(entry.span().start);
             let entry = entry.into_inner();
-            longest_ttl = longest_ttl.max(entry.ttl.map(|Time(ttl)| ttl));
+            let lifetimes = entry.ttl.iter().chain(entry.negative_ttl.values());
+            longest_ttl = longest_ttl.max(lifetimes.map(|Time(ttl)| *ttl).max());
             rules.push(entry.rule().map_err(|why| format!("line {line}: {why}"))?);
             // Checks whether the rule is compatible with those before it.
             Rules::new(rules.iter().cloned()).map_err(|error| format!("line {line}: {error}"))?;
@@ -281,6 +282,10 @@ bypass = true
         let scopes: Vec<_> = rules.rules.iter().map(ToString::to_string).collect();
         assert_eq!(scopes, ["GET shop.example/api/products/{id}", "/api", "POST /api/products", "/admin"]);
         assert_eq!(rules.longest_ttl, Some(Duration::from_secs(120)));
+        let longest = |text| parse(text).unwrap().longest_ttl;
+        let negative = "[[rule]]\npath = \"/a\"\nttl = \"30s\"\nnegative_ttl = { 404 = \"10m\", 410 = 5 }\n";
+        assert_eq!(longest(negative), Some(Duration::from_secs(600)), "of any status");
+        assert_eq!(longest("[[rule]]\npath = \"/a\"\nbypass = true\n"), None);
         let seconds = Duration::from_secs;
         let same = [
             Rule::path("/api/products/{id}")

@@ -26,7 +26,7 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
 };
 use sqlx::{postgres::PgConnectOptions, sqlite::SqliteConnectOptions};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 pub use self::{
     cache_encode::CacheEncode, cache_paths::CachePaths, cache_rules::CacheRules, purge_paths::PurgePaths,
@@ -161,7 +161,7 @@ pub struct Config {
     #[arg(long, value_name = "TIME", default_value = "20s", value_parser = quantity::time)]
     pub shutdown_timeout: Duration,
 
-    /// What to log: error, warn, info, debug or trace, also by module; info,tower_http=debug logs every request
+    /// What to log: error, warn, info, debug, trace or off, also by module; info,tower_http=debug logs every request
     #[arg(long, value_name = "FILTER", default_value = "info", value_parser = log)]
     pub log: String,
 
@@ -179,7 +179,7 @@ pub struct Config {
 
     /// A file with the token that the operator's API requires, read again when it changes; without one, at a loopback address the
     /// API answers clients on this machine and changes nothing, and at another address it answers nobody
-    #[arg(long, value_name = "FILE", value_parser = |path: &str| TokenFile::read(path), requires = "admin_listen")]
+    #[arg(long, value_name = "FILE", value_parser = |path: &str| TokenFile::read(path))]
     pub admin_token_file: Option<TokenFile>,
 
     /// Whether to estimate how the hit ratio depends on the size of the memory, for the operator's page and as a metric
@@ -187,10 +187,10 @@ pub struct Config {
     pub admin_sizing: bool,
 
     /// Paths below which the method PURGE is accepted with the operator's token, such as /api; none unless set
-    #[arg(long, value_name = "PATHS", requires = "admin_token_file")]
+    #[arg(long, value_name = "PATHS")]
     pub admin_purge: Option<PurgePaths>,
 
-    /// Ask the service that listens at --listen whether it is ready: exit code 0 if it is
+    /// Ask the service that listens at --listen whether it is ready: exit code 0 if it is; of the variables, only APP_LISTEN counts
     #[arg(long)]
     pub healthcheck: bool,
 }
@@ -229,6 +229,9 @@ impl Config {
     }
 
     /// Reads `args`, the first of which is the program's name, and `variables`.
+    ///
+    /// With `--healthcheck` among `args`, no variable but `APP_LISTEN` is read: a service that runs is ready or not whatever has
+    /// become of the files that it was started with.
     pub fn parse_from_parts(
         args: impl IntoIterator<Item = OsString>,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
@@ -236,9 +239,11 @@ impl Config {
         let variables: Vec<_> = variables.into_iter().collect();
         let command = Self::command().mut_args(with_variable);
 
-        let mut args = args.into_iter();
-        let mut line: Vec<OsString> = args.next().into_iter().collect();
-        for flag in settings(&command) {
+        let args: Vec<_> = args.into_iter().collect();
+        let (program, flags) = args.split_at(args.len().min(1));
+        let mut line = program.to_vec();
+        let asks = flags.iter().any(|flag| flag == "--healthcheck");
+        for flag in settings(&command).filter(|flag| !asks || *flag == "listen") {
             let value = variables.iter().find(|(name, value)| *name == *variable(flag) && !value.is_empty());
             if let Some((name, value)) = value {
                 let Some(value) = value.to_str() else {
@@ -249,13 +254,30 @@ impl Config {
             }
         }
         // After the variables, so that a flag overrides its variable.
-        line.extend(args);
+        line.extend_from_slice(flags);
 
         command
             .try_get_matches_from(line)
             .and_then(|matches| Self::from_arg_matches(&matches))
             .map_err(|error| ConfigError::from_clap(&error))?
+            .complete()?
             .with_secrets_in_place()
+    }
+
+    /// Refuses a setting that has no effect without another one. Clap's own error names neither variable.
+    fn complete(self) -> Result<Self, ConfigError> {
+        for (flag, set, needed, there) in [
+            ("admin-purge", self.admin_purge.is_some(), "admin-token-file", self.admin_token_file.is_some()),
+            ("admin-token-file", self.admin_token_file.is_some(), "admin-listen", self.admin_listen.is_some()),
+        ] {
+            if set && !there {
+                let (name, needed_name) = (variable(flag), variable(needed));
+                return Err(ConfigError::Wrong(format!(
+                    "{name} (or --{flag}) needs {needed_name} (or --{needed}), which is not set"
+                )));
+            }
+        }
+        Ok(self)
     }
 
     /// Moves secrets that were read from files to the fields that the rest of the service reads.
@@ -464,9 +486,13 @@ fn switch(text: &str) -> Result<bool, String> {
 }
 
 fn log(text: &str) -> Result<String, String> {
-    EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|_| {
-        "must be error, warn, info, debug or trace, also by module, such as info,cache_layer=debug".to_owned()
-    })
+    // The filter takes a word that is no level for a module of which everything is logged, and nothing else.
+    let is_meant = |part: &str| part.contains(['=', '[']) || part.is_empty() || part.parse::<LevelFilter>().is_ok();
+    if text.split(',').all(is_meant) && EnvFilter::try_new(text).is_ok() {
+        Ok(text.to_owned())
+    } else {
+        Err("must be error, warn, info, debug, trace or off, also by module, such as info,cache_layer=debug".to_owned())
+    }
 }
 
 #[cfg(test)]

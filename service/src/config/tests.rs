@@ -100,7 +100,11 @@ fn a_wrong_value_is_named_with_what_is_allowed() {
         ("APP_IDLE_TIMEOUT", "forever", "250ms, 30s, 5m"),
         ("APP_SHUTDOWN_DELAY", "1 s", "250ms, 30s, 5m"),
         ("APP_SHUTDOWN_TIMEOUT", "400d", "at most a year"),
-        ("APP_LOG", "service=loud", "error, warn, info, debug or trace"),
+        ("APP_LOG", "service=loud", "error, warn, info, debug, trace or off"),
+        ("APP_LOG", "warning", "error, warn, info, debug, trace or off"),
+        ("APP_LOG", "info,verbose", "such as info,cache_layer=debug"),
+        ("APP_LOG", "info, service=debug", "such as info,cache_layer=debug"),
+        ("APP_LOG", "tower_http", "such as info,cache_layer=debug"),
         ("APP_LOG_FORMAT", "xml", "must be text or json"),
     ] {
         let line = wrong(&[], &[(name, value)]);
@@ -109,6 +113,38 @@ fn a_wrong_value_is_named_with_what_is_allowed() {
         assert!(line.contains(allowed), "{line}");
         assert_eq!(line.lines().count(), 1, "{line}");
     }
+}
+
+#[test]
+fn what_to_log_is_a_level_also_by_module_and_by_span() {
+    for log in ["warn", "OFF", "info,", "info,tower_http=debug", "tower_http=trace", "[request]=debug,error"] {
+        assert_eq!(parse(&[], &[("APP_LOG", log)]).unwrap().log, log);
+    }
+}
+
+#[test]
+fn a_setting_that_needs_another_one_names_both() {
+    let token = file("a-token-of-some-length");
+    let variables =
+        [("APP_ADMIN_PURGE", "/api"), ("APP_ADMIN_TOKEN_FILE", path(&token)), ("APP_ADMIN_LISTEN", "127.0.0.1:9090")];
+    for needed in 1..variables.len() {
+        let line = wrong(&[], &variables[..needed]);
+        let names = [variables[needed - 1].0, variables[needed].0];
+        assert!(line.starts_with(names[0]) && line.contains(names[1]), "{line}");
+        assert_eq!(line.lines().count(), 1, "{line}");
+    }
+    assert!(parse(&[], &variables).is_ok());
+}
+
+#[test]
+fn a_healthcheck_reads_no_variable_but_the_address() {
+    let variables = [("APP_LISTEN", "127.0.0.1:81"), ("APP_CACHE_RULES", "/nowhere/rules.toml"), ("APP_CACHE", "no")];
+    let config = parse(&["--healthcheck"], &variables).unwrap();
+    assert!(config.healthcheck);
+    assert_eq!(config.listen, "127.0.0.1:81".parse().unwrap());
+    let config = parse(&["--healthcheck", "--listen", "127.0.0.1:82"], &variables).unwrap();
+    assert_eq!(config.listen, "127.0.0.1:82".parse().unwrap());
+    assert!(wrong(&["--healthcheck"], &[("APP_LISTEN", "localhost")]).starts_with("APP_LISTEN"));
 }
 
 #[test]

@@ -9,7 +9,10 @@ use super::{
     limits::{MAX_REQUEST_BODY, limited},
     *,
 };
-use crate::{config::CacheSwitch, product::Product};
+use crate::{
+    config::{CacheRules, CacheSwitch},
+    product::Product,
+};
 
 mod metrics;
 mod traces;
@@ -446,6 +449,25 @@ async fn a_client_of_http_1_0_is_told_how_long_its_answer_is() {
             let may_be = path.starts_with("/api") && answer.header("x-cache") == "HIT";
             assert!(may_be || (answer.header(header::CONTENT_ENCODING) == "gzip") == (streamed && coded), "{path}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_rule_keeps_errors_for_longer_than_any_other_response() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rules.toml");
+    let rule = "[[rule]]\npath = \"/api/products/{id}\"\nnegative_ttl = { 404 = \"10m\" }\n";
+    std::fs::write(&file, rule).unwrap();
+    let rules = CacheRules::read(&file).unwrap();
+    let service = Service::with(Config { cache_rules: Some(rules), ..Config::default() }).await;
+    for (id, status, ttls) in [(4711, 404, 61..=600), (1, 200, 1..=60)] {
+        let path = format!("/api/products/{id}");
+        assert_eq!(service.get(&path).await.status, status);
+        service.settle().await;
+        let hit = service.get(&path).await;
+        let said = hit.header("cache-status");
+        let ttl: u64 = said.split("ttl=").nth(1).unwrap_or_else(|| panic!("{said}")).parse().unwrap();
+        assert!(ttls.contains(&ttl), "{path}: {said}");
     }
 }
 

@@ -3,15 +3,30 @@
 //!
 //! Without an endpoint, nothing is exported: a service without a collector should not try to reach one every few seconds.
 
-use std::{env, time::Duration};
+use std::{
+    env,
+    error::Error,
+    iter,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response, hyper::HyperClient};
-use opentelemetry_otlp::{ExporterBuildError, MetricExporter, SpanExporter, WithHttpConfig as _};
-use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
+use opentelemetry_otlp::{
+    ExporterBuildError, MetricExporter, SpanExporter, WithHttpConfig as _, WithTonicConfig as _,
+    tonic_types::transport::ClientTlsConfig,
+};
+use opentelemetry_sdk::{
+    Resource,
+    error::OTelSdkResult,
+    metrics::{Temporality, data::ResourceMetrics, exporter::PushMetricExporter},
+    trace::{SdkTracerProvider, SpanData, SpanExporter as ExportSpans},
+};
 use tokio::runtime::Handle;
 
+use super::Throttle;
 use crate::config::ConfigError;
 
 const PROTOCOLS: [&str; 2] = ["grpc", "http/protobuf"];
@@ -69,6 +84,15 @@ impl Signal {
         Ok(Some(Protocol::Grpc))
     }
 
+    /// Whether the endpoint is to be reached by TLS: without a scheme, it is unless a variable says otherwise.
+    fn is_encrypted(self) -> bool {
+        let setting = |name| variable(&self.own(name)).or_else(|| variable(&format!("OTEL_EXPORTER_OTLP_{name}")));
+        setting("ENDPOINT").is_some_and(|endpoint| match endpoint.split_once("://") {
+            Some((scheme, _)) => scheme.eq_ignore_ascii_case("https"),
+            None => !setting("INSECURE").is_some_and(|insecure| insecure.eq_ignore_ascii_case("true")),
+        })
+    }
+
     fn own(self, setting: &str) -> String {
         format!("OTEL_EXPORTER_OTLP_{}_{setting}", self.name())
     }
@@ -100,23 +124,36 @@ pub(super) fn tracer_provider() -> Result<Option<SdkTracerProvider>, ConfigError
     let signal = Signal::Traces;
     let Some(protocol) = signal.protocol()? else { return Ok(None) };
     sampler_is_known()?;
+    let cause = Cause::default();
     let exporter = match protocol {
+        Protocol::Grpc if signal.is_encrypted() => SpanExporter::builder().with_tonic().with_tls_config(tls()).build(),
         Protocol::Grpc => SpanExporter::builder().with_tonic().build(),
-        Protocol::Http => SpanExporter::builder().with_http().with_http_client(OnRuntime::new()?).build(),
+        Protocol::Http => SpanExporter::builder().with_http().with_http_client(OnRuntime::new(&cause)?).build(),
     };
     let exporter = exporter.map_err(|error| signal.refused(&error))?;
+    let exporter = Reported::new("spans", exporter, cause);
     Ok(Some(SdkTracerProvider::builder().with_resource(resource()).with_batch_exporter(exporter).build()))
 }
 
 /// What sends metrics to the collector, if there is one.
-pub(super) fn metric_exporter() -> Result<Option<MetricExporter>, ConfigError> {
+pub(super) fn metric_exporter() -> Result<Option<impl PushMetricExporter>, ConfigError> {
     let signal = Signal::Metrics;
-    let exporter = match signal.protocol()? {
-        None => return Ok(None),
-        Some(Protocol::Grpc) => MetricExporter::builder().with_tonic().build(),
-        Some(Protocol::Http) => MetricExporter::builder().with_http().with_http_client(OnRuntime::new()?).build(),
+    let Some(protocol) = signal.protocol()? else { return Ok(None) };
+    let cause = Cause::default();
+    let exporter = match protocol {
+        Protocol::Grpc if signal.is_encrypted() => {
+            MetricExporter::builder().with_tonic().with_tls_config(tls()).build()
+        }
+        Protocol::Grpc => MetricExporter::builder().with_tonic().build(),
+        Protocol::Http => MetricExporter::builder().with_http().with_http_client(OnRuntime::new(&cause)?).build(),
     };
-    exporter.map(Some).map_err(|error| signal.refused(&error))
+    let exporter = exporter.map_err(|error| signal.refused(&error))?;
+    Ok(Some(Reported::new("metrics", exporter, cause)))
+}
+
+/// TLS by the certificates that the system trusts, or those in `SSL_CERT_FILE`. The exporter by itself would trust none.
+fn tls() -> ClientTlsConfig {
+    ClientTlsConfig::new().with_enabled_roots()
 }
 
 /// The SDK would fall back on sampling everything.
@@ -141,15 +178,99 @@ fn sampler_is_known() -> Result<(), ConfigError> {
     }
 }
 
+/// An exporter whose failures are logged: the SDK only returns them to its own threads.
+#[derive(Debug)]
+struct Reported<E> {
+    what: &'static str,
+    exporter: E,
+    cause: Cause,
+    failures: Throttle,
+}
+
+impl<E> Reported<E> {
+    fn new(what: &'static str, exporter: E, cause: Cause) -> Self {
+        Self { what, exporter, cause, failures: Throttle::new() }
+    }
+
+    fn report(&self, result: OTelSdkResult) -> OTelSdkResult {
+        if let Err(error) = &result
+            && let Some(kept_back) = self.failures.pass()
+        {
+            let cause = self.cause.text().map(|cause| format!(": {cause}")).unwrap_or_default();
+            tracing::warn!("{} could not be sent to the collector: {error}{cause}{kept_back}", self.what);
+        }
+        result
+    }
+}
+
+impl<E: ExportSpans> ExportSpans for Reported<E> {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        self.report(self.exporter.export(batch).await)
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn shutdown(&self) -> OTelSdkResult {
+        self.exporter.shutdown()
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.exporter.force_flush()
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
+    }
+}
+
+impl<E: PushMetricExporter> PushMetricExporter for Reported<E> {
+    async fn export(&self, metrics: &ResourceMetrics) -> OTelSdkResult {
+        self.report(self.exporter.export(metrics).await)
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.exporter.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn shutdown(&self) -> OTelSdkResult {
+        self.exporter.shutdown()
+    }
+
+    fn temporality(&self) -> Temporality {
+        self.exporter.temporality()
+    }
+}
+
+/// Why the last request by HTTP had no response. The exporter's own error says only that there was none.
+#[derive(Clone, Debug, Default)]
+struct Cause(Arc<Mutex<Option<String>>>);
+
+impl Cause {
+    fn set(&self, cause: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = cause;
+    }
+
+    fn text(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// The SDK exports on a thread of its own; its HTTP client needs a runtime, and gets ours.
 #[derive(Debug)]
 struct OnRuntime {
     runtime: Handle,
     client: HyperClient<HttpsConnector<HttpConnector>>,
+    cause: Cause,
 }
 
 impl OnRuntime {
-    fn new() -> Result<Self, ConfigError> {
+    fn new(cause: &Cause) -> Result<Self, ConfigError> {
         let provider = rustls::crypto::ring::default_provider();
         let tls = rustls::ClientConfig::builder_with_provider(provider.into())
             .with_safe_default_protocol_versions()
@@ -157,7 +278,8 @@ impl OnRuntime {
             .map(|builder| builder.with_no_client_auth())
             .map_err(|error| ConfigError::Wrong(format!("OTEL_EXPORTER_OTLP_PROTOCOL http/protobuf: {error}")))?;
         let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
-        Ok(Self { runtime: Handle::current(), client: HyperClient::new(connector, TIMEOUT, None) })
+        let client = HyperClient::new(connector, TIMEOUT, None);
+        Ok(Self { runtime: Handle::current(), client, cause: cause.clone() })
     }
 }
 
@@ -165,6 +287,14 @@ impl OnRuntime {
 impl HttpClient for OnRuntime {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let client = self.client.clone();
-        self.runtime.spawn(async move { client.send_bytes(request).await }).await?
+        let response = self.runtime.spawn(async move { client.send_bytes(request).await }).await?;
+        self.cause.set(response.as_ref().err().map(|error| chain(&**error)));
+        response
     }
+}
+
+/// An error with what caused it, on one line.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let causes = iter::successors(Some(error), |error| (*error).source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
