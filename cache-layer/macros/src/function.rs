@@ -141,7 +141,7 @@ fn check(signature: &Signature) -> Result<()> {
 
 /// An attribute does not see what is around its function. A function outside of an `impl` has no `Self`.
 fn check_place(signature: &Signature) -> Result<()> {
-    match self_type(signature.to_token_stream()) {
+    match find_word(signature.to_token_stream(), "Self") {
         None => Ok(()),
         Some(name) => Err(Error::new(
             name.span(),
@@ -151,10 +151,10 @@ fn check_place(signature: &Signature) -> Result<()> {
     }
 }
 
-fn self_type(tokens: TokenStream) -> Option<Ident> {
+fn find_word(tokens: TokenStream, word: &str) -> Option<Ident> {
     tokens.into_iter().find_map(|token| match token {
-        TokenTree::Group(group) => self_type(group.stream()),
-        TokenTree::Ident(name) => (name == "Self").then_some(name),
+        TokenTree::Group(group) => find_word(group.stream(), word),
+        TokenTree::Ident(name) => (name == word).then_some(name),
         TokenTree::Punct(_) | TokenTree::Literal(_) => None,
     })
 }
@@ -195,7 +195,7 @@ fn output_of(signature: &Signature) -> Result<Type> {
     let ReturnType::Type(_, output) = &signature.output else {
         return Err(Error::new(signature.ident.span(), "there is nothing to cache: write what the function returns"));
     };
-    if let Type::ImplTrait(_) = **output {
+    if find_word(output.to_token_stream(), "impl").is_some() {
         return Err(Error::new_spanned(
             output,
             "a value is read back as the type that is written here: write the type's name",
@@ -219,7 +219,8 @@ impl Input {
                     "what a function changes is not done again on a hit: take it by `&`, or don't cache the function",
                 ));
             }
-            Type::ImplTrait(_) => {
+            // Within another type, too: `&impl Trait` is a parameter without a name.
+            ty if find_word(ty.to_token_stream(), "impl").is_some() => {
                 return Err(Error::new_spanned(ty, "functions with parameters can't be cached: write the type"));
             }
             Type::Reference(_) => true,

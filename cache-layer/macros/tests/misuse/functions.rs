@@ -35,6 +35,21 @@ async fn of_no_name(cache: &Cache) -> impl Clone {
     1
 }
 
+#[cached(name = "list")]
+async fn of_any_reference(cache: &Cache, of: &impl Clone) -> u32 {
+    1
+}
+
+#[cached(name = "list")]
+async fn of_any_list(cache: &Cache, of: Vec<Option<impl Clone>>) -> u32 {
+    1
+}
+
+#[cached(name = "list")]
+async fn of_no_name_within(cache: &Cache) -> Option<impl Clone> {
+    Some(1)
+}
+
 struct Repository {
     cache: Cache,
 }
