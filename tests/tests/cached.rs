@@ -52,6 +52,7 @@ over_each_store!(
     paths_mean_what_they_mean_to_the_function,
     bounds_hold_for_what_is_added_as_well,
     names_may_be_keywords,
+    two_values_of_one_type_have_entries_of_their_own_by_a_template,
 );
 
 /// A body of one expression on one line is no reason for a warning about its braces.
@@ -1157,4 +1158,72 @@ async fn names_may_be_keywords(backend: &Backend) {
     assert!(cache.drain(10 * SECOND).await);
     assert_eq!(kinds(&cache, &types, 2).await["lamp"], 1);
     assert_eq!(kinds_cache::key("lamp".to_owned()).to_string(), "kinds:lamp");
+}
+
+#[derive(Clone)]
+struct Tenant(&'static str);
+
+/// Of one tenant, in a cache that tenants share.
+#[derive(Clone)]
+struct Stall {
+    cache: Cache,
+    tenant: (Tenant, u32),
+    price: u64,
+}
+
+impl Stall {
+    #[cached(
+        name = "stall_price",
+        cache = "self.cache",
+        key = "{self.tenant.0.0}/{id}",
+        tags = ["tenant:{self.tenant.0.0}", "{{{self.tenant.1:03}}}:{id}"]
+    )]
+    async fn price(&self, id: u64) -> Option<u64> {
+        Some(self.price + id)
+    }
+
+    #[cached(name = "stall_price", cache = "self.cache", key = "{self.tenant.0.0}/{id}", many(id in ids))]
+    async fn prices(&self, ids: &[u64]) -> HashMap<u64, u64> {
+        ids.iter().map(|id| (*id, self.price + id)).collect()
+    }
+
+    #[cached(name = "given_stall_price", key = "{id}/{self.tenant.0.0}")]
+    async fn given(self: Arc<Self>, cache: &Cache, id: u64) -> u64 {
+        self.price + id
+    }
+}
+
+async fn two_values_of_one_type_have_entries_of_their_own_by_a_template(backend: &Backend) {
+    let cache = backend.cache().await.build();
+    let stall = |name, number, price| Arc::new(Stall { cache: cache.clone(), tenant: (Tenant(name), number), price });
+    let (one, other) = (stall("a", 1, 100), stall("b", 2, 200));
+    for _ in 0..2 {
+        for stall in [&one, &other] {
+            assert_eq!(stall.price(7).await, Some(stall.price + 7));
+            assert_eq!(stall.clone().given(&cache, 7).await, stall.price + 7);
+            settled(&cache).await;
+            assert_eq!(stall.prices(&[7, 8]).await, HashMap::from([(7, stall.price + 7), (8, stall.price + 8)]));
+            settled(&cache).await;
+        }
+    }
+    assert_eq!(one.price_key(7), Key::new(["stall_price", ":", "a", "/", "7"]));
+    assert_eq!(
+        (one.prices_key(7), one.given_key(7).to_string()),
+        (one.price_key(7), "given_stall_price:7/a".to_owned())
+    );
+
+    one.prices_invalidate(8).await.unwrap();
+    one.given_invalidate(&cache, 7).await.unwrap();
+    assert!(!cache.contains(one.price_key(8)).await && !cache.contains(one.given_key(7)).await);
+    assert!(cache.contains(other.price_key(8)).await && cache.contains(other.given_key(7)).await);
+    one.price_invalidate(7).await.unwrap();
+    assert!(!cache.contains(one.price_key(7)).await && cache.contains(other.price_key(7)).await);
+    one.price_refresh(7).await;
+    settled(&cache).await;
+    for tag in ["tenant:a", "{002}:7"] {
+        assert!(cache.contains(other.price_key(7)).await);
+        cache.invalidate_tag(tag).await.unwrap();
+        assert!(!cache.contains(one.price_key(7)).await);
+    }
+    assert!(!cache.contains(other.price_key(7)).await);
 }

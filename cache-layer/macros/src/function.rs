@@ -58,6 +58,7 @@ impl Function {
         let mut template = arguments.key.as_ref().map(pieces).transpose()?;
         if let Some(template) = &mut template {
             inputs.iter_mut().for_each(|input| input.keyed = false);
+            check_fields(template, receiver.as_ref())?;
             for piece in template {
                 if let Piece::Argument(name) = piece {
                     let input = find(&mut inputs, name)?;
@@ -148,6 +149,18 @@ fn check_place(signature: &Signature) -> Result<()> {
             "a function without `self` can't be cached within an `impl`, which can't contain the type that is added: take \
              `&self`, or cache a function outside of the `impl`, and call that",
         )),
+    }
+}
+
+/// A template may name fields of `self` if there is one.
+fn check_fields(template: &[Piece], receiver: Option<&Receiver>) -> Result<()> {
+    match template.iter().find_map(Piece::field).filter(|_| receiver.is_none()) {
+        None => Ok(()),
+        Some(field) => {
+            let name = field.to_token_stream().to_string().replace(' ', "");
+            let why = format!("a function without `self` has no `{name}`: write one of its arguments");
+            Err(Error::new_spanned(field, why))
+        }
     }
 }
 

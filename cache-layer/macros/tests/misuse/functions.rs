@@ -50,6 +50,11 @@ async fn of_no_name_within(cache: &Cache) -> Option<impl Clone> {
     Some(1)
 }
 
+#[cached(name = "list", key = "{self.tenant}/{id}")]
+async fn of_a_self_that_is_not_there(cache: &Cache, id: u32) -> u32 {
+    1
+}
+
 struct Repository {
     cache: Cache,
 }

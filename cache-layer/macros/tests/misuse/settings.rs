@@ -117,4 +117,9 @@ async fn early_in_two_words(cache: &Cache) -> u32 {
     1
 }
 
+#[cached(name = "list", key = "{self.tenant()}")]
+async fn no_field(cache: &Cache) -> u32 {
+    1
+}
+
 fn main() {}
