@@ -53,6 +53,7 @@ over_each_store!(
     bounds_hold_for_what_is_added_as_well,
     names_may_be_keywords,
     two_values_of_one_type_have_entries_of_their_own_by_a_template,
+    static_references_are_passed_on_as_they_are,
 );
 
 /// A body of one expression on one line is no reason for a warning about its braces.
@@ -1226,4 +1227,38 @@ async fn two_values_of_one_type_have_entries_of_their_own_by_a_template(backend:
         assert!(!cache.contains(one.price_key(7)).await);
     }
     assert!(!cache.contains(other.price_key(7)).await);
+}
+
+/// What takes nothing else.
+fn kept(kind: &'static str, db: &'static Db) -> String {
+    format!("{kind}: {}", db.query())
+}
+
+#[cached(name = "of_kind", skip(db))]
+async fn of_kind(cache: &Cache, db: &'static Db, kind: &'static str, of: &str) -> String {
+    kept(kind, db) + of
+}
+
+impl Repository {
+    #[cached(name = "kind_of", cache = "self.cache", many(id in ids), skip(db))]
+    async fn kind_of(&self, db: &'static Db, kind: &'static str, ids: &[u64]) -> HashMap<u64, String> {
+        ids.iter().map(|id| (*id, kept(kind, db))).collect()
+    }
+}
+
+async fn static_references_are_passed_on_as_they_are(backend: &Backend) {
+    let cache = backend.cache().await.build();
+    let repository = Repository { db: Db::default(), cache: cache.clone() };
+    let db: &'static Db = Box::leak(Box::default());
+    for _ in 0..2 {
+        assert_eq!(of_kind(&cache, db, "lamps", "!").await, "lamps: 1!");
+        settled(&cache).await;
+        assert_eq!(of_kind(&cache, db, "desks", "!").await, "desks: 2!");
+        settled(&cache).await;
+        assert_eq!(repository.kind_of(db, "lamps", &[7]).await[&7], "lamps: 3");
+        settled(&cache).await;
+    }
+    of_kind_cache::invalidate(&cache, "lamps", "!").await.unwrap();
+    assert!(!cache.contains(of_kind_cache::key("lamps", "!")).await);
+    assert_eq!(of_kind_cache::refresh(&cache, db, "desks", "!").await, "desks: 4!");
 }

@@ -29,6 +29,7 @@ pub(crate) struct Function {
 pub(crate) struct Input {
     pub(crate) name: Ident,
     pub(crate) ty: Type,
+    /// Whether the load gets a clone of what it refers to; a `&'static` reference is passed on as it is.
     pub(crate) borrowed: bool,
     /// Whether it is part of the key.
     pub(crate) keyed: bool,
@@ -99,6 +100,12 @@ fn take_apart(arguments: &Arguments, Many { item, items }: &Many, inputs: &mut [
         return Err(Error::new(item.span(), format!("`{name}` is an argument already: call the element otherwise")));
     }
     let input = find(inputs, items)?;
+    if is_static(&input.ty) {
+        return Err(Error::new_spanned(
+            &input.ty,
+            format!("the function gets a list of what is missing, which is not `'static`: write `{items}: &[…]`"),
+        ));
+    }
     let Some(ty) = element_of(&input.ty) else {
         return Err(Error::new_spanned(
             &input.ty,
@@ -236,8 +243,7 @@ impl Input {
             ty if find_word(ty.to_token_stream(), "impl").is_some() => {
                 return Err(Error::new_spanned(ty, "functions with parameters can't be cached: write the type"));
             }
-            Type::Reference(_) => true,
-            _ => false,
+            ty => matches!(ty, Type::Reference(_)) && !is_static(ty),
         };
         Ok(Self { name: ident.clone(), ty: (**ty).clone(), borrowed, keyed: true, element: None })
     }
@@ -253,6 +259,10 @@ fn receiver_of(this: &Receiver) -> Result<Receiver> {
         return Err(Error::new_spanned(this, "what a method changes is not done again on a hit: write `&self`"));
     }
     Ok(this.clone())
+}
+
+fn is_static(ty: &Type) -> bool {
+    matches!(ty, Type::Reference(TypeReference { lifetime: Some(lifetime), .. }) if lifetime.ident == "static")
 }
 
 fn find<'a>(inputs: &'a mut [Input], name: &Ident) -> Result<&'a mut Input> {

@@ -55,6 +55,11 @@ async fn of_a_self_that_is_not_there(cache: &Cache, id: u32) -> u32 {
     1
 }
 
+#[cached(name = "list", many(id in ids))]
+async fn of_a_static_list(cache: &Cache, ids: &'static [u32]) -> Vec<(u32, u32)> {
+    Vec::new()
+}
+
 struct Repository {
     cache: Cache,
 }
