@@ -54,6 +54,7 @@ over_each_store!(
     names_may_be_keywords,
     two_values_of_one_type_have_entries_of_their_own_by_a_template,
     static_references_are_passed_on_as_they_are,
+    a_method_may_change_its_own_self,
 );
 
 /// A body of one expression on one line is no reason for a warning about its braces.
@@ -1261,4 +1262,41 @@ async fn static_references_are_passed_on_as_they_are(backend: &Backend) {
     of_kind_cache::invalidate(&cache, "lamps", "!").await.unwrap();
     assert!(!cache.contains(of_kind_cache::key("lamps", "!")).await);
     assert_eq!(of_kind_cache::refresh(&cache, db, "desks", "!").await, "desks: 4!");
+}
+
+/// Where a `mut` for nothing is an error. This compiles.
+#[deny(unused_mut)]
+mod by_value {
+    use super::*;
+
+    impl Repository {
+        #[cached(name = "changed", cache = "self.cache")]
+        pub(super) async fn changed(mut self, mut id: u32) -> u32 {
+            self.db = Db::default();
+            id += self.db.query() as u32;
+            id
+        }
+
+        #[cached(name = "changed_shared", cache = "self.cache")]
+        pub(super) async fn changed_shared(mut self: Arc<Self>, id: u32) -> u32 {
+            Arc::make_mut(&mut self).db = Db::default();
+            id + self.db.query() as u32
+        }
+    }
+}
+
+async fn a_method_may_change_its_own_self(backend: &Backend) {
+    let repository = Repository { db: Db::default(), cache: backend.cache().await.build() };
+    let shared = Arc::new(repository.clone());
+    assert_eq!((repository.clone().changed(10).await, shared.clone().changed_shared(10).await), (11, 11));
+    assert_eq!(
+        (repository.clone().changed_refresh(10).await, shared.clone().changed_shared_refresh(10).await),
+        (11, 11)
+    );
+    settled(&repository.cache).await;
+    repository.clone().changed_invalidate(10).await.unwrap();
+    shared.changed_shared_invalidate(10).await.unwrap();
+    for key in [Repository::changed_key(10), Repository::changed_shared_key(10)] {
+        assert!(!repository.cache.contains(key).await);
+    }
 }

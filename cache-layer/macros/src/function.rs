@@ -258,7 +258,8 @@ fn receiver_of(this: &Receiver) -> Result<Receiver> {
     if this.mutability.is_some() && this.reference.is_some() {
         return Err(Error::new_spanned(this, "what a method changes is not done again on a hit: write `&self`"));
     }
-    Ok(this.clone())
+    // `mut self` is for the method's own body.
+    Ok(Receiver { mutability: None, ..this.clone() })
 }
 
 fn is_static(ty: &Type) -> bool {
