@@ -55,6 +55,7 @@ over_each_store!(
     two_values_of_one_type_have_entries_of_their_own_by_a_template,
     static_references_are_passed_on_as_they_are,
     a_method_may_change_its_own_self,
+    methods_find_the_cache_in_an_argument,
 );
 
 /// A body of one expression on one line is no reason for a warning about its braces.
@@ -1299,4 +1300,54 @@ async fn a_method_may_change_its_own_self(backend: &Backend) {
     for key in [Repository::changed_key(10), Repository::changed_shared_key(10)] {
         assert!(!repository.cache.contains(key).await);
     }
+}
+
+/// The state of an application.
+#[derive(Clone)]
+struct State {
+    cache: Cache,
+}
+
+/// By which everything is priced.
+#[derive(Clone)]
+struct Pricing(u64);
+
+impl Pricing {
+    #[cached(name = "priced", cache = "state.cache", skip(state))]
+    async fn priced(&self, state: &State, id: u64) -> u64 {
+        self.0 * id
+    }
+
+    #[cached(name = "priced_by", cache = "state.cache", key = "{id}/{self.0}", skip(state))]
+    async fn priced_by(&self, state: State, id: u64) -> u64 {
+        self.0 * id
+    }
+}
+
+impl Repository {
+    /// A field of `self` is none of the arguments, whatever it is called.
+    #[cached(name = "logged", cache = "self.cache", skip(cache))]
+    async fn logged(&self, cache: &str, id: u64) -> String {
+        format!("{cache} {id}")
+    }
+}
+
+async fn methods_find_the_cache_in_an_argument(backend: &Backend) {
+    let state = State { cache: backend.cache().await.build() };
+    let pricing = Pricing(3);
+    assert_eq!((pricing.priced(&state, 7).await, pricing.priced_by(state.clone(), 7).await), (21, 21));
+    settled(&state.cache).await;
+    assert!(state.cache.contains(Pricing::priced_key(7)).await && state.cache.contains(pricing.priced_by_key(7)).await);
+    Pricing::priced_invalidate(&state.cache, 7).await.unwrap();
+    pricing.priced_by_invalidate(&state.cache, 7).await.unwrap();
+    assert!(
+        !state.cache.contains(Pricing::priced_key(7)).await && !state.cache.contains(pricing.priced_by_key(7)).await
+    );
+    assert_eq!(pricing.priced_refresh(&state, 7).await, 21);
+
+    let repository = Repository { db: Db::default(), cache: state.cache };
+    repository.logged("to a file", 7).await;
+    settled(&repository.cache).await;
+    repository.logged_invalidate(7).await.unwrap();
+    assert!(!repository.cache.contains(Repository::logged_key(7)).await);
 }

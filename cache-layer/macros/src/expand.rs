@@ -368,7 +368,7 @@ impl Function {
     }
 
     /// What the invalidation of a method takes besides the arguments of the key, and its body. The caller passes the cache if the
-    /// method has it as an argument.
+    /// method has it by an argument that is not part of the key.
     fn invalidation(&self, receiver: &Receiver, key_name: &Ident) -> (TokenStream, TokenStream) {
         let (types, cache, names) = (quote!(::cache_layer::__cached), &self.cache, self.keyed_names());
         let (this, key) = match self.key_has_self() {

@@ -20,6 +20,7 @@ pub(crate) struct Function {
     /// The template of the key, if the key is not made of the arguments one after another.
     pub(crate) template: Option<Vec<Piece>>,
     pub(crate) cache: Expr,
+    /// Whether an argument that is not part of the key is the cache, or leads to it.
     pub(crate) cache_is_argument: bool,
     /// The return type.
     pub(crate) output: Type,
@@ -179,6 +180,23 @@ fn find_word(tokens: TokenStream, word: &str) -> Option<Ident> {
     })
 }
 
+/// Whether an expression uses this variable. A field or a segment of a path with its name is something else.
+fn uses(expression: TokenStream, variable: &Ident) -> bool {
+    let tokens: Vec<TokenTree> = expression.into_iter().collect();
+    let sign = |at: Option<usize>| match tokens.get(at?)? {
+        TokenTree::Punct(punct) => Some(punct.as_char()),
+        _ => None,
+    };
+    let is_path = |at: Option<usize>| sign(at) == Some(':') && sign(at.map(|at| at + 1)) == Some(':');
+    tokens.iter().enumerate().any(|(at, token)| match token {
+        TokenTree::Group(group) => uses(group.stream(), variable),
+        TokenTree::Ident(name) if name.unraw() == variable.unraw() => {
+            sign(at.checked_sub(1)) != Some('.') && !is_path(at.checked_sub(2)) && !is_path(Some(at + 1))
+        }
+        TokenTree::Ident(_) | TokenTree::Punct(_) | TokenTree::Literal(_) => false,
+    })
+}
+
 fn inputs_of(signature: &Signature) -> Result<(Option<Receiver>, Vec<Input>)> {
     let (mut receiver, mut inputs) = (None, Vec::new());
     for input in &signature.inputs {
@@ -190,12 +208,15 @@ fn inputs_of(signature: &Signature) -> Result<(Option<Receiver>, Vec<Input>)> {
     Ok((receiver, inputs))
 }
 
-/// The cache, and whether it is an argument: then it is not part of the key.
+/// The cache, and whether an argument that is not part of the key is the cache, or leads to it.
 fn cache_of(arguments: &Arguments, inputs: &mut [Input], signature: &Signature) -> Result<(Expr, bool)> {
     match (&arguments.cache, inputs.iter_mut().find(|input| is_cache(&input.ty))) {
         (Some(cache), argument) => {
             argument.into_iter().for_each(|input| input.keyed = false);
-            Ok((cache.clone(), false))
+            // With `many`, an element is part of the key, and the list is not.
+            let mut beside = inputs.iter().filter(|input| !input.keyed || input.element.is_some());
+            let is_argument = beside.any(|input| uses(cache.to_token_stream(), &input.name));
+            Ok((cache.clone(), is_argument))
         }
         (None, Some(input)) => {
             input.keyed = false;

@@ -69,9 +69,9 @@ mod template;
 /// - `refresh(…)`: takes the function's arguments; runs it even if there is a fresh value, and stores the result
 ///
 /// Both `key` and `invalidate` take the arguments that are part of the key. An `impl` can't contain a type, so for a method
-/// `product(&self, …)` the attribute adds `product_key(…)`, `product_invalidate(&self, …)` (or `(&cache, …)`, if the cache is
-/// an argument) and `product_refresh(&self, …)`. If the key has a field of `self`, `product_key` and `product_invalidate` take
-/// `&self` as their first argument.
+/// `product(&self, …)` the attribute adds `product_key(…)`, `product_invalidate(&self, …)` (or `(&cache, …)`, if the cache is,
+/// or comes from, an argument that is not part of the key) and `product_refresh(&self, …)`. If the key has a field of `self`,
+/// `product_key` and `product_invalidate` take `&self` as their first argument.
 ///
 /// Attributes for lints, such as `#[allow]`, hold for the function and for what is added. `#[expect]` has the effect of
 /// `#[allow]`: there is no warning if a lint finds nothing.
