@@ -56,6 +56,7 @@ over_each_store!(
     static_references_are_passed_on_as_they_are,
     a_method_may_change_its_own_self,
     methods_find_the_cache_in_an_argument,
+    absences_and_pauses_may_be_zero,
 );
 
 /// A body of one expression on one line is no reason for a warning about its braces.
@@ -1350,4 +1351,32 @@ async fn methods_find_the_cache_in_an_argument(backend: &Backend) {
     settled(&repository.cache).await;
     repository.logged_invalidate(7).await.unwrap();
     assert!(!repository.cache.contains(Repository::logged_key(7)).await);
+}
+
+#[cached(
+    name = "asked_again",
+    ttl = "1m",
+    negative_ttl = "0s",
+    stale_if_error = "1h",
+    failure_backoff("0s", "0ms"),
+    skip(db)
+)]
+async fn asked_again(cache: &Cache, db: &Db) -> Result<Option<usize>, Missing> {
+    match db.query() {
+        1 => Ok(Some(1)),
+        2 | 3 => Err(Missing),
+        _ => Ok(None),
+    }
+}
+
+async fn absences_and_pauses_may_be_zero(backend: &Backend) {
+    let clock = Clock::manual();
+    let cache = backend.cache().await.clock(clock.clone()).build();
+    let db = Db::default();
+    for (queries, expected) in [(1, Some(1)), (2, Some(1)), (3, Some(1)), (4, None), (5, None)] {
+        assert_eq!(asked_again(&cache, &db).await, Ok(expected));
+        settled(&cache).await;
+        assert_eq!(db.queries(), queries);
+        clock.advance(100 * SECOND);
+    }
 }

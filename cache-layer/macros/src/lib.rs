@@ -51,9 +51,9 @@ mod template;
 /// | `soft_timeout = "50ms"` | how long a call waits if a stale value may be used by `stale_if_error` |
 /// | `hard_timeout("2s", Error::TimedOut)` | how long a call waits at most, and its error then, for a function that returns a `Result` |
 /// | `fallback = Vec::new()` | what a call returns in place of an error |
-/// | `failure_backoff("1s", "30s")` | how long the back-off after a failure lasts, at first and at most, while there is a stale value or a fallback |
+/// | `failure_backoff("1s", "30s")` | how long the back-off after a failure lasts, at first and at most, while there is a stale value or a fallback; `"0s"` turns it off |
 /// | `many(id in ids)` | [each element of `ids` has an entry of its own](#many-at-once) |
-/// | `negative_ttl = "5s"` | how long `None` is fresh, for a function that returns an `Option` |
+/// | `negative_ttl = "5s"` | how long `None` is fresh, for a function that returns an `Option`; with `"0s"`, it is not stored |
 /// | `skip(db)` | arguments that are not part of the key |
 /// | `key = "{category}/{page}"` | the key, from arguments, and fields of `self` (`{self.tenant}`), that implement `Display`; unless set, [from all arguments that are not skipped](#what-the-key-is-made-of) |
 /// | `schema = 2` | a number to increase when the type changes, so that old and new processes don't share entries |

@@ -122,4 +122,9 @@ async fn no_field(cache: &Cache) -> u32 {
     1
 }
 
+#[cached(name = "list", negative_ttl = "")]
+async fn an_empty_duration(cache: &Cache) -> Option<u32> {
+    None
+}
+
 fn main() {}
