@@ -137,9 +137,12 @@ mod template;
 /// except for `&'static` ones, everything must be `Send`, and nothing else may borrow from elsewhere. The function returns a value
 /// that serde can serialize, or a `Result` of one. Errors are not cached, and must be `Clone`, because every caller that waited
 /// gets a clone. The attribute recognizes a `Result` by its type, also behind an alias; a `Result` within another type is a value
-/// like any other. Functions with type parameters of their own, also by `impl Trait`, can't be cached, nor can functions of a
-/// trait, and functions without `self` within an `impl`: the compiler then says that an enum is not supported there. Settings are
-/// evaluated at each call, before the function runs; they see the arguments as the function does.
+/// like any other, and so is one that a method returns as a type parameter of its `impl` (`-> T`): it is stored, even if it is an
+/// error.
+///
+/// Functions with type parameters of their own, also by `impl Trait`, can't be cached, nor can functions of a trait or functions
+/// without `self` within an `impl`: the compiler says of these that an enum is not supported there. Settings are evaluated at each
+/// call, before the function runs; they see the arguments as the function does.
 ///
 /// A type that is not `Clone` takes `self: &Arc<Self>`. An argument that is not part of what decides the result, such as a handle
 /// to a database, is left out of the key by `skip(db)`; it need not be serializable then.
