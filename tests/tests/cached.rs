@@ -52,6 +52,11 @@ over_each_store!(
     paths_mean_what_they_mean_to_the_function,
     bounds_hold_for_what_is_added_as_well,
     names_may_be_keywords,
+    two_values_of_one_type_have_entries_of_their_own_by_a_template,
+    static_references_are_passed_on_as_they_are,
+    a_method_may_change_its_own_self,
+    methods_find_the_cache_in_an_argument,
+    absences_and_pauses_may_be_zero,
 );
 
 /// A body of one expression on one line is no reason for a warning about its braces.
@@ -1157,4 +1162,221 @@ async fn names_may_be_keywords(backend: &Backend) {
     assert!(cache.drain(10 * SECOND).await);
     assert_eq!(kinds(&cache, &types, 2).await["lamp"], 1);
     assert_eq!(kinds_cache::key("lamp".to_owned()).to_string(), "kinds:lamp");
+}
+
+#[derive(Clone)]
+struct Tenant(&'static str);
+
+/// Of one tenant, in a cache that tenants share.
+#[derive(Clone)]
+struct Stall {
+    cache: Cache,
+    tenant: (Tenant, u32),
+    price: u64,
+}
+
+impl Stall {
+    #[cached(
+        name = "stall_price",
+        cache = "self.cache",
+        key = "{self.tenant.0.0}/{id}",
+        tags = ["tenant:{self.tenant.0.0}", "{{{self.tenant.1:03}}}:{id}"]
+    )]
+    async fn price(&self, id: u64) -> Option<u64> {
+        Some(self.price + id)
+    }
+
+    #[cached(name = "stall_price", cache = "self.cache", key = "{self.tenant.0.0}/{id}", many(id in ids))]
+    async fn prices(&self, ids: &[u64]) -> HashMap<u64, u64> {
+        ids.iter().map(|id| (*id, self.price + id)).collect()
+    }
+
+    #[cached(name = "given_stall_price", key = "{id}/{self.tenant.0.0}")]
+    async fn given(self: Arc<Self>, cache: &Cache, id: u64) -> u64 {
+        self.price + id
+    }
+}
+
+async fn two_values_of_one_type_have_entries_of_their_own_by_a_template(backend: &Backend) {
+    let cache = backend.cache().await.build();
+    let stall = |name, number, price| Arc::new(Stall { cache: cache.clone(), tenant: (Tenant(name), number), price });
+    let (one, other) = (stall("a", 1, 100), stall("b", 2, 200));
+    for _ in 0..2 {
+        for stall in [&one, &other] {
+            assert_eq!(stall.price(7).await, Some(stall.price + 7));
+            assert_eq!(stall.clone().given(&cache, 7).await, stall.price + 7);
+            settled(&cache).await;
+            assert_eq!(stall.prices(&[7, 8]).await, HashMap::from([(7, stall.price + 7), (8, stall.price + 8)]));
+            settled(&cache).await;
+        }
+    }
+    assert_eq!(one.price_key(7), Key::new(["stall_price", ":", "a", "/", "7"]));
+    assert_eq!(
+        (one.prices_key(7), one.given_key(7).to_string()),
+        (one.price_key(7), "given_stall_price:7/a".to_owned())
+    );
+
+    one.prices_invalidate(8).await.unwrap();
+    one.given_invalidate(&cache, 7).await.unwrap();
+    assert!(!cache.contains(one.price_key(8)).await && !cache.contains(one.given_key(7)).await);
+    assert!(cache.contains(other.price_key(8)).await && cache.contains(other.given_key(7)).await);
+    one.price_invalidate(7).await.unwrap();
+    assert!(!cache.contains(one.price_key(7)).await && cache.contains(other.price_key(7)).await);
+    one.price_refresh(7).await;
+    settled(&cache).await;
+    for tag in ["tenant:a", "{002}:7"] {
+        assert!(cache.contains(other.price_key(7)).await);
+        cache.invalidate_tag(tag).await.unwrap();
+        assert!(!cache.contains(one.price_key(7)).await);
+    }
+    assert!(!cache.contains(other.price_key(7)).await);
+}
+
+/// What takes nothing else.
+fn kept(kind: &'static str, db: &'static Db) -> String {
+    format!("{kind}: {}", db.query())
+}
+
+#[cached(name = "of_kind", skip(db))]
+async fn of_kind(cache: &Cache, db: &'static Db, kind: &'static str, of: &str) -> String {
+    kept(kind, db) + of
+}
+
+impl Repository {
+    #[cached(name = "kind_of", cache = "self.cache", many(id in ids), skip(db))]
+    async fn kind_of(&self, db: &'static Db, kind: &'static str, ids: &[u64]) -> HashMap<u64, String> {
+        ids.iter().map(|id| (*id, kept(kind, db))).collect()
+    }
+}
+
+async fn static_references_are_passed_on_as_they_are(backend: &Backend) {
+    let cache = backend.cache().await.build();
+    let repository = Repository { db: Db::default(), cache: cache.clone() };
+    let db: &'static Db = Box::leak(Box::default());
+    for _ in 0..2 {
+        assert_eq!(of_kind(&cache, db, "lamps", "!").await, "lamps: 1!");
+        settled(&cache).await;
+        assert_eq!(of_kind(&cache, db, "desks", "!").await, "desks: 2!");
+        settled(&cache).await;
+        assert_eq!(repository.kind_of(db, "lamps", &[7]).await[&7], "lamps: 3");
+        settled(&cache).await;
+    }
+    of_kind_cache::invalidate(&cache, "lamps", "!").await.unwrap();
+    assert!(!cache.contains(of_kind_cache::key("lamps", "!")).await);
+    assert_eq!(of_kind_cache::refresh(&cache, db, "desks", "!").await, "desks: 4!");
+}
+
+/// Where a `mut` for nothing is an error. This compiles.
+#[deny(unused_mut)]
+mod by_value {
+    use super::*;
+
+    impl Repository {
+        #[cached(name = "changed", cache = "self.cache")]
+        pub(super) async fn changed(mut self, mut id: u32) -> u32 {
+            self.db = Db::default();
+            id += self.db.query() as u32;
+            id
+        }
+
+        #[cached(name = "changed_shared", cache = "self.cache")]
+        pub(super) async fn changed_shared(mut self: Arc<Self>, id: u32) -> u32 {
+            Arc::make_mut(&mut self).db = Db::default();
+            id + self.db.query() as u32
+        }
+    }
+}
+
+async fn a_method_may_change_its_own_self(backend: &Backend) {
+    let repository = Repository { db: Db::default(), cache: backend.cache().await.build() };
+    let shared = Arc::new(repository.clone());
+    assert_eq!((repository.clone().changed(10).await, shared.clone().changed_shared(10).await), (11, 11));
+    assert_eq!(
+        (repository.clone().changed_refresh(10).await, shared.clone().changed_shared_refresh(10).await),
+        (11, 11)
+    );
+    settled(&repository.cache).await;
+    repository.clone().changed_invalidate(10).await.unwrap();
+    shared.changed_shared_invalidate(10).await.unwrap();
+    for key in [Repository::changed_key(10), Repository::changed_shared_key(10)] {
+        assert!(!repository.cache.contains(key).await);
+    }
+}
+
+/// The state of an application.
+#[derive(Clone)]
+struct State {
+    cache: Cache,
+}
+
+/// By which everything is priced.
+#[derive(Clone)]
+struct Pricing(u64);
+
+impl Pricing {
+    #[cached(name = "priced", cache = "state.cache", skip(state))]
+    async fn priced(&self, state: &State, id: u64) -> u64 {
+        self.0 * id
+    }
+
+    #[cached(name = "priced_by", cache = "state.cache", key = "{id}/{self.0}", skip(state))]
+    async fn priced_by(&self, state: State, id: u64) -> u64 {
+        self.0 * id
+    }
+}
+
+impl Repository {
+    /// A field of `self` is none of the arguments, whatever it is called.
+    #[cached(name = "logged", cache = "self.cache", skip(cache))]
+    async fn logged(&self, cache: &str, id: u64) -> String {
+        format!("{cache} {id}")
+    }
+}
+
+async fn methods_find_the_cache_in_an_argument(backend: &Backend) {
+    let state = State { cache: backend.cache().await.build() };
+    let pricing = Pricing(3);
+    assert_eq!((pricing.priced(&state, 7).await, pricing.priced_by(state.clone(), 7).await), (21, 21));
+    settled(&state.cache).await;
+    assert!(state.cache.contains(Pricing::priced_key(7)).await && state.cache.contains(pricing.priced_by_key(7)).await);
+    Pricing::priced_invalidate(&state.cache, 7).await.unwrap();
+    pricing.priced_by_invalidate(&state.cache, 7).await.unwrap();
+    assert!(
+        !state.cache.contains(Pricing::priced_key(7)).await && !state.cache.contains(pricing.priced_by_key(7)).await
+    );
+    assert_eq!(pricing.priced_refresh(&state, 7).await, 21);
+
+    let repository = Repository { db: Db::default(), cache: state.cache };
+    repository.logged("to a file", 7).await;
+    settled(&repository.cache).await;
+    repository.logged_invalidate(7).await.unwrap();
+    assert!(!repository.cache.contains(Repository::logged_key(7)).await);
+}
+
+#[cached(
+    name = "asked_again",
+    ttl = "1m",
+    negative_ttl = "0s",
+    stale_if_error = "1h",
+    failure_backoff("0s", "0ms"),
+    skip(db)
+)]
+async fn asked_again(cache: &Cache, db: &Db) -> Result<Option<usize>, Missing> {
+    match db.query() {
+        1 => Ok(Some(1)),
+        2 | 3 => Err(Missing),
+        _ => Ok(None),
+    }
+}
+
+async fn absences_and_pauses_may_be_zero(backend: &Backend) {
+    let clock = Clock::manual();
+    let cache = backend.cache().await.clock(clock.clone()).build();
+    let db = Db::default();
+    for (queries, expected) in [(1, Some(1)), (2, Some(1)), (3, Some(1)), (4, None), (5, None)] {
+        assert_eq!(asked_again(&cache, &db).await, Ok(expected));
+        settled(&cache).await;
+        assert_eq!(db.queries(), queries);
+        clock.advance(100 * SECOND);
+    }
 }

@@ -11,6 +11,9 @@ use crate::duration::milliseconds;
 const SETTINGS: &str = "`name`, `ttl`, `jitter`, `tags`, `lock`, `early_refresh`, `stale_while_revalidate`, `stale_if_error`, `keep`, \
     `soft_timeout`, `hard_timeout`, `fallback`, `failure_backoff`, `negative_ttl`, `many`, `skip`, `key`, `schema` or `cache`";
 
+/// The durations that may be zero: `None` is not stored then, and there is no back-off.
+const MAY_BE_ZERO: [&str; 2] = ["negative_ttl", "failure_backoff"];
+
 /// A `Lock` of the library, by the name of its variant.
 pub(crate) struct Lock(pub(crate) Ident);
 
@@ -214,7 +217,10 @@ fn many(input: ParseStream<'_>, setting: &Ident) -> Result<Many> {
 
 fn duration_of(expression: Expr, setting: &Ident) -> Result<Duration> {
     match expression {
-        Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => milliseconds(&text).map(Duration::Milliseconds),
+        Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => {
+            let may_be_zero = MAY_BE_ZERO.iter().any(|name| setting == name);
+            milliseconds(&text, may_be_zero).map(Duration::Milliseconds)
+        }
         Expr::Lit(other) => Err(Error::new_spanned(other, format!("`{setting}` is {DURATION}"))),
         expression => Ok(Duration::Expression(expression)),
     }

@@ -5,8 +5,8 @@ use syn::{Error, LitStr, Result};
 /// Milliseconds in each unit.
 const UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
-/// Milliseconds of `"60s"`, `"1m30s"` and the like.
-pub(crate) fn milliseconds(text: &LitStr) -> Result<u64> {
+/// Milliseconds of `"60s"`, `"1m30s"` and the like, and of `"0s"` where zero means something.
+pub(crate) fn milliseconds(text: &LitStr, may_be_zero: bool) -> Result<u64> {
     let wrong = |why: &str| {
         let value = text.value();
         Err(Error::new(
@@ -19,7 +19,7 @@ pub(crate) fn milliseconds(text: &LitStr) -> Result<u64> {
     let value = text.value();
     let mut rest = value.as_str();
     let mut total = 0u64;
-    while !rest.is_empty() {
+    loop {
         let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
         let (number, tail) = rest.split_at(digits);
         let letters = tail.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(tail.len());
@@ -33,6 +33,9 @@ pub(crate) fn milliseconds(text: &LitStr) -> Result<u64> {
             None => return wrong("is too long"),
         }
         rest = tail;
+        if rest.is_empty() {
+            break;
+        }
     }
-    if total == 0 { wrong("is no time at all") } else { Ok(total) }
+    if total == 0 && !may_be_zero { wrong("is no time at all") } else { Ok(total) }
 }

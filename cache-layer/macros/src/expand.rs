@@ -10,7 +10,7 @@ use syn::{
 use crate::{
     arguments::{Arguments, Duration, Lock},
     function::{Element, Function, Input},
-    template::Piece,
+    template::{self, Piece},
 };
 
 pub(crate) fn expand(function: &Function) -> TokenStream {
@@ -208,7 +208,11 @@ impl Function {
 
     fn tags(&self) -> TokenStream {
         let tags = self.arguments.tags.iter().map(|tag| match tag {
-            Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => quote!(::cache_layer::__cached::format!(#text)),
+            Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => {
+                let (text, fields) = template::tag(text);
+                let (names, fields): (Vec<Ident>, Vec<Expr>) = fields.into_iter().unzip();
+                quote!(::cache_layer::__cached::format!(#text #(, #names = #fields)*))
+            }
             other => quote!(::std::string::String::from(#other)),
         });
         quote!(::std::vec![#(#tags),*])
@@ -226,6 +230,7 @@ impl Function {
                 .map(|piece| match piece {
                     Piece::Text(text) => quote!(.piece(#text)),
                     Piece::Argument(name) => quote!(.piece(&#name)),
+                    Piece::Field(field) => quote!(.piece(&#field)),
                 })
                 .collect(),
             None => self
@@ -316,22 +321,18 @@ impl Function {
         let [key_name, invalidate_name, refresh_name] =
             ["key", "invalidate", "refresh"].map(|companion| format_ident!("{}_{companion}", sig.ident));
         let invalidate_doc = format!("Invalidates the entry that [`{}`](Self::{0}) has of these arguments.", sig.ident);
-        let (all, keyed, keyed_names) = (self.all_inputs(), self.keyed_inputs(), self.keyed_names());
+        let (all, keyed) = (self.all_inputs(), self.keyed_inputs());
         let (key, refresh) = (self.key(), self.answer(true));
         let (types, quiet) = (quote!(::cache_layer::__cached), quiet());
-        // Without `self`, the caller has to pass the cache.
-        let cache = &self.cache;
-        let (from, cache) = match self.cache_is_argument {
-            true => (quote!(__cache: &#types::Cache), quote!(__cache)),
-            false => (quote!(#receiver), quote!(#cache)),
-        };
+        let this = self.key_has_self().then(|| quote!(&self,));
+        let (from, invalidate) = self.invalidation(receiver, &key_name);
         quote! {
             #[doc = #KEY_DOC]
             #(#carried)*
             #[allow(dead_code)]
             #quiet
             #[must_use]
-            #vis fn #key_name(#(#keyed),*) -> #types::Key
+            #vis fn #key_name(#this #(#keyed),*) -> #types::Key
             #bounds
             {
                 #key
@@ -351,7 +352,7 @@ impl Function {
             ) -> ::core::result::Result<(), #types::InvalidateError>
             #bounds
             {
-                (#cache).invalidate(&Self::#key_name(#(#keyed_names),*)).await
+                #invalidate
             }
 
             #[doc = #REFRESH_DOC]
@@ -364,6 +365,24 @@ impl Function {
                 #refresh
             }
         }
+    }
+
+    /// What the invalidation of a method takes besides the arguments of the key, and its body. The caller passes the cache if the
+    /// method has it by an argument that is not part of the key.
+    fn invalidation(&self, receiver: &Receiver, key_name: &Ident) -> (TokenStream, TokenStream) {
+        let (types, cache, names) = (quote!(::cache_layer::__cached), &self.cache, self.keyed_names());
+        let (this, key) = match self.key_has_self() {
+            true => (quote!(&self,), quote!(self.#key_name(#(#names),*))),
+            false => (quote!(), quote!(Self::#key_name(#(#names),*))),
+        };
+        match self.cache_is_argument {
+            true => (quote!(#this __cache: &#types::Cache), quote!(__cache.invalidate(&#key).await)),
+            false => (quote!(#receiver), quote!((#cache).invalidate(&#key).await)),
+        }
+    }
+
+    fn key_has_self(&self) -> bool {
+        self.template.iter().flatten().any(|piece| piece.field().is_some())
     }
 
     fn all_inputs(&self) -> Vec<TokenStream> {

@@ -20,6 +20,7 @@ pub(crate) struct Function {
     /// The template of the key, if the key is not made of the arguments one after another.
     pub(crate) template: Option<Vec<Piece>>,
     pub(crate) cache: Expr,
+    /// Whether an argument that is not part of the key is the cache, or leads to it.
     pub(crate) cache_is_argument: bool,
     /// The return type.
     pub(crate) output: Type,
@@ -29,6 +30,7 @@ pub(crate) struct Function {
 pub(crate) struct Input {
     pub(crate) name: Ident,
     pub(crate) ty: Type,
+    /// Whether the load gets a clone of what it refers to; a `&'static` reference is passed on as it is.
     pub(crate) borrowed: bool,
     /// Whether it is part of the key.
     pub(crate) keyed: bool,
@@ -58,6 +60,7 @@ impl Function {
         let mut template = arguments.key.as_ref().map(pieces).transpose()?;
         if let Some(template) = &mut template {
             inputs.iter_mut().for_each(|input| input.keyed = false);
+            check_fields(template, receiver.as_ref())?;
             for piece in template {
                 if let Piece::Argument(name) = piece {
                     let input = find(&mut inputs, name)?;
@@ -98,6 +101,12 @@ fn take_apart(arguments: &Arguments, Many { item, items }: &Many, inputs: &mut [
         return Err(Error::new(item.span(), format!("`{name}` is an argument already: call the element otherwise")));
     }
     let input = find(inputs, items)?;
+    if is_static(&input.ty) {
+        return Err(Error::new_spanned(
+            &input.ty,
+            format!("the function gets a list of what is missing, which is not `'static`: write `{items}: &[…]`"),
+        ));
+    }
     let Some(ty) = element_of(&input.ty) else {
         return Err(Error::new_spanned(
             &input.ty,
@@ -141,7 +150,7 @@ fn check(signature: &Signature) -> Result<()> {
 
 /// An attribute does not see what is around its function. A function outside of an `impl` has no `Self`.
 fn check_place(signature: &Signature) -> Result<()> {
-    match self_type(signature.to_token_stream()) {
+    match find_word(signature.to_token_stream(), "Self") {
         None => Ok(()),
         Some(name) => Err(Error::new(
             name.span(),
@@ -151,11 +160,40 @@ fn check_place(signature: &Signature) -> Result<()> {
     }
 }
 
-fn self_type(tokens: TokenStream) -> Option<Ident> {
+/// A template may name fields of `self` if there is one.
+fn check_fields(template: &[Piece], receiver: Option<&Receiver>) -> Result<()> {
+    match template.iter().find_map(Piece::field).filter(|_| receiver.is_none()) {
+        None => Ok(()),
+        Some(field) => {
+            let name = field.to_token_stream().to_string().replace(' ', "");
+            let why = format!("a function without `self` has no `{name}`: write one of its arguments");
+            Err(Error::new_spanned(field, why))
+        }
+    }
+}
+
+fn find_word(tokens: TokenStream, word: &str) -> Option<Ident> {
     tokens.into_iter().find_map(|token| match token {
-        TokenTree::Group(group) => self_type(group.stream()),
-        TokenTree::Ident(name) => (name == "Self").then_some(name),
+        TokenTree::Group(group) => find_word(group.stream(), word),
+        TokenTree::Ident(name) => (name == word).then_some(name),
         TokenTree::Punct(_) | TokenTree::Literal(_) => None,
+    })
+}
+
+/// Whether an expression uses this variable. A field or a segment of a path with its name is something else.
+fn uses(expression: TokenStream, variable: &Ident) -> bool {
+    let tokens: Vec<TokenTree> = expression.into_iter().collect();
+    let sign = |at: Option<usize>| match tokens.get(at?)? {
+        TokenTree::Punct(punct) => Some(punct.as_char()),
+        _ => None,
+    };
+    let is_path = |at: Option<usize>| sign(at) == Some(':') && sign(at.map(|at| at + 1)) == Some(':');
+    tokens.iter().enumerate().any(|(at, token)| match token {
+        TokenTree::Group(group) => uses(group.stream(), variable),
+        TokenTree::Ident(name) if name.unraw() == variable.unraw() => {
+            sign(at.checked_sub(1)) != Some('.') && !is_path(at.checked_sub(2)) && !is_path(Some(at + 1))
+        }
+        TokenTree::Ident(_) | TokenTree::Punct(_) | TokenTree::Literal(_) => false,
     })
 }
 
@@ -170,12 +208,15 @@ fn inputs_of(signature: &Signature) -> Result<(Option<Receiver>, Vec<Input>)> {
     Ok((receiver, inputs))
 }
 
-/// The cache, and whether it is an argument: then it is not part of the key.
+/// The cache, and whether an argument that is not part of the key is the cache, or leads to it.
 fn cache_of(arguments: &Arguments, inputs: &mut [Input], signature: &Signature) -> Result<(Expr, bool)> {
     match (&arguments.cache, inputs.iter_mut().find(|input| is_cache(&input.ty))) {
         (Some(cache), argument) => {
             argument.into_iter().for_each(|input| input.keyed = false);
-            Ok((cache.clone(), false))
+            // With `many`, an element is part of the key, and the list is not.
+            let mut beside = inputs.iter().filter(|input| !input.keyed || input.element.is_some());
+            let is_argument = beside.any(|input| uses(cache.to_token_stream(), &input.name));
+            Ok((cache.clone(), is_argument))
         }
         (None, Some(input)) => {
             input.keyed = false;
@@ -195,7 +236,7 @@ fn output_of(signature: &Signature) -> Result<Type> {
     let ReturnType::Type(_, output) = &signature.output else {
         return Err(Error::new(signature.ident.span(), "there is nothing to cache: write what the function returns"));
     };
-    if let Type::ImplTrait(_) = **output {
+    if find_word(output.to_token_stream(), "impl").is_some() {
         return Err(Error::new_spanned(
             output,
             "a value is read back as the type that is written here: write the type's name",
@@ -219,11 +260,11 @@ impl Input {
                     "what a function changes is not done again on a hit: take it by `&`, or don't cache the function",
                 ));
             }
-            Type::ImplTrait(_) => {
+            // Within another type, too: `&impl Trait` is a parameter without a name.
+            ty if find_word(ty.to_token_stream(), "impl").is_some() => {
                 return Err(Error::new_spanned(ty, "functions with parameters can't be cached: write the type"));
             }
-            Type::Reference(_) => true,
-            _ => false,
+            ty => matches!(ty, Type::Reference(_)) && !is_static(ty),
         };
         Ok(Self { name: ident.clone(), ty: (**ty).clone(), borrowed, keyed: true, element: None })
     }
@@ -238,7 +279,12 @@ fn receiver_of(this: &Receiver) -> Result<Receiver> {
     if this.mutability.is_some() && this.reference.is_some() {
         return Err(Error::new_spanned(this, "what a method changes is not done again on a hit: write `&self`"));
     }
-    Ok(this.clone())
+    // `mut self` is for the method's own body.
+    Ok(Receiver { mutability: None, ..this.clone() })
+}
+
+fn is_static(ty: &Type) -> bool {
+    matches!(ty, Type::Reference(TypeReference { lifetime: Some(lifetime), .. }) if lifetime.ident == "static")
 }
 
 fn find<'a>(inputs: &'a mut [Input], name: &Ident) -> Result<&'a mut Input> {

@@ -43,7 +43,7 @@ mod template;
 /// | `ttl = "60s"` | how long a value is fresh (`ms`, `s`, `m`, `h`, `d`, or several: `"1m30s"`; or an expression); five minutes unless set |
 /// | `jitter = 10` | shortens the freshness at random, by up to this many per cent |
 /// | `early_refresh = 1.0`, or `early` | loads anew in the background before the value is stale, and how early |
-/// | `tags = ["product:{id}"]` | tags, with arguments in them as in `format!`, or expressions: `tags = [filter.tag()]` |
+/// | `tags = ["product:{id}"]` | tags, with arguments and fields of `self` in them as in `format!`, or expressions: `tags = [filter.tag()]` |
 /// | `lock` | one load in the whole fleet (`lock = "fleet"`, the default), in each process (`"process"`), or no waiting (`"off"`) |
 /// | `stale_while_revalidate = "10s"` | how long a stale value is used while it is loaded anew |
 /// | `stale_if_error = "1h"` | how long a stale value is used if the function fails |
@@ -51,11 +51,11 @@ mod template;
 /// | `soft_timeout = "50ms"` | how long a call waits if a stale value may be used by `stale_if_error` |
 /// | `hard_timeout("2s", Error::TimedOut)` | how long a call waits at most, and its error then, for a function that returns a `Result` |
 /// | `fallback = Vec::new()` | what a call returns in place of an error |
-/// | `failure_backoff("1s", "30s")` | how long the back-off after a failure lasts, at first and at most, while there is a stale value or a fallback |
+/// | `failure_backoff("1s", "30s")` | how long the back-off after a failure lasts, at first and at most, while there is a stale value or a fallback; `"0s"` turns it off |
 /// | `many(id in ids)` | [each element of `ids` has an entry of its own](#many-at-once) |
-/// | `negative_ttl = "5s"` | how long `None` is fresh, for a function that returns an `Option` |
+/// | `negative_ttl = "5s"` | how long `None` is fresh, for a function that returns an `Option`; with `"0s"`, it is not stored |
 /// | `skip(db)` | arguments that are not part of the key |
-/// | `key = "{category}/{page}"` | the key, from arguments that implement `Display`; unless set, [from all arguments that are not skipped](#what-the-key-is-made-of) |
+/// | `key = "{category}/{page}"` | the key, from arguments, and fields of `self` (`{self.tenant}`), that implement `Display`; unless set, [from all arguments that are not skipped](#what-the-key-is-made-of) |
 /// | `schema = 2` | a number to increase when the type changes, so that old and new processes don't share entries |
 /// | `cache = "self.cache"` | the cache; not needed with an argument of type `&Cache`, which is not part of the key |
 ///
@@ -69,8 +69,9 @@ mod template;
 /// - `refresh(…)`: takes the function's arguments; runs it even if there is a fresh value, and stores the result
 ///
 /// Both `key` and `invalidate` take the arguments that are part of the key. An `impl` can't contain a type, so for a method
-/// `product(&self, …)` the attribute adds `product_key(…)`, `product_invalidate(&self, …)` (or `(&cache, …)`, if the cache is
-/// an argument) and `product_refresh(&self, …)`.
+/// `product(&self, …)` the attribute adds `product_key(…)`, `product_invalidate(&self, …)` (or `(&cache, …)`, if the cache is,
+/// or comes from, an argument that is not part of the key) and `product_refresh(&self, …)`. If the key has a field of `self`,
+/// `product_key` and `product_invalidate` take `&self` as their first argument.
 ///
 /// Attributes for lints, such as `#[allow]`, hold for the function and for what is added. `#[expect]` has the effect of
 /// `#[allow]`: there is no warning if a lint finds nothing.
@@ -124,7 +125,8 @@ mod template;
 ///   writes sets as lists: a `HashSet` is recognized by its type; for unordered collections of other crates, use
 ///   [`unordered`].
 /// - A call with an argument whose `Serialize` fails shares nothing with other calls, and a warning says so.
-///
+/// - `self` is not part of the key: two values of one type share their entries in a cache. If a field of `self` decides the result,
+///   such as the tenant of a shop, the key needs a template that names it: `key = "{self.tenant}/{id}"`.
 /// - A method of a generic type has an entry for each type that it is used with, as Rust [writes its name](std::any::type_name):
 ///   `Repository<Price>` and `Repository<Stock>` share nothing: `get<shop::Price>:7`. Another compiler may write a name
 ///   differently, and types with equal names, such as two closures in one function, share their entries.
@@ -132,12 +134,15 @@ mod template;
 /// # Requirements
 ///
 /// The function runs in a task of its own, which outlives a caller that leaves: `self` and borrowed arguments must be `Clone`,
-/// everything must be `Send`, and nothing may borrow from elsewhere. The function returns a value that serde can serialize, or
-/// a `Result` of one. Errors are not cached, and must be `Clone`, because every caller that waited gets a clone. The attribute
-/// recognizes a `Result` by its type, also behind an alias; a `Result` within another type is a value like any other. Functions
-/// with type parameters of their own, functions of a trait, and functions without `self` within an `impl` can't be cached: the
-/// compiler then says that an enum is not supported there. Settings are evaluated at each call, before the
-/// function runs; they see the arguments as the function does.
+/// except for `&'static` ones, everything must be `Send`, and nothing else may borrow from elsewhere. The function returns a value
+/// that serde can serialize, or a `Result` of one. Errors are not cached, and must be `Clone`, because every caller that waited
+/// gets a clone. The attribute recognizes a `Result` by its type, also behind an alias; a `Result` within another type is a value
+/// like any other, and so is one that a method returns as a type parameter of its `impl` (`-> T`): it is stored, even if it is an
+/// error.
+///
+/// Functions with type parameters of their own, also by `impl Trait`, can't be cached, nor can functions of a trait or functions
+/// without `self` within an `impl`: the compiler says of these that an enum is not supported there. Settings are evaluated at each
+/// call, before the function runs; they see the arguments as the function does.
 ///
 /// A type that is not `Clone` takes `self: &Arc<Self>`. An argument that is not part of what decides the result, such as a handle
 /// to a database, is left out of the key by `skip(db)`; it need not be serializable then.

@@ -35,6 +35,31 @@ async fn of_no_name(cache: &Cache) -> impl Clone {
     1
 }
 
+#[cached(name = "list")]
+async fn of_any_reference(cache: &Cache, of: &impl Clone) -> u32 {
+    1
+}
+
+#[cached(name = "list")]
+async fn of_any_list(cache: &Cache, of: Vec<Option<impl Clone>>) -> u32 {
+    1
+}
+
+#[cached(name = "list")]
+async fn of_no_name_within(cache: &Cache) -> Option<impl Clone> {
+    Some(1)
+}
+
+#[cached(name = "list", key = "{self.tenant}/{id}")]
+async fn of_a_self_that_is_not_there(cache: &Cache, id: u32) -> u32 {
+    1
+}
+
+#[cached(name = "list", many(id in ids))]
+async fn of_a_static_list(cache: &Cache, ids: &'static [u32]) -> Vec<(u32, u32)> {
+    Vec::new()
+}
+
 struct Repository {
     cache: Cache,
 }

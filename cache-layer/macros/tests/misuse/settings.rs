@@ -117,4 +117,14 @@ async fn early_in_two_words(cache: &Cache) -> u32 {
     1
 }
 
+#[cached(name = "list", key = "{self.tenant()}")]
+async fn no_field(cache: &Cache) -> u32 {
+    1
+}
+
+#[cached(name = "list", negative_ttl = "")]
+async fn an_empty_duration(cache: &Cache) -> Option<u32> {
+    None
+}
+
 fn main() {}
