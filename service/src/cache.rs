@@ -41,9 +41,25 @@ pub(crate) struct ProductCache {
     memory: Option<Memory>,
     /// The recorder for the operator's page, if its port is configured.
     recorder: Option<Recorder>,
-    /// The lifetime of values from the database, in milliseconds: the longest lifetime of any response.
-    ttl: Arc<AtomicU64>,
+    lifetimes: Arc<ValueLifetimes>,
     rules: CacheRulesInUse,
+}
+
+/// The lifetimes of values from the database, in milliseconds.
+#[derive(Default)]
+struct ValueLifetimes {
+    /// The longest lifetime of any response.
+    found: AtomicU64,
+    /// The same, or the longest one of an error: a response lives no longer than what it is made from.
+    absent: AtomicU64,
+}
+
+impl ValueLifetimes {
+    fn set(&self, found: Duration, absent: Duration) {
+        let millis = |lifetime: Duration| u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
+        self.found.store(millis(found), Ordering::Relaxed);
+        self.absent.store(millis(absent), Ordering::Relaxed);
+    }
 }
 
 /// The rules, and the file that they were read from.
@@ -185,8 +201,15 @@ impl ProductCache {
         let longest_path_ttl = paths.map(|(_, ttl)| ttl).max().unwrap_or(config.cache_default_ttl);
         let file = config.cache_rules.as_ref().map(|rules| rules.file().to_owned());
         let rules = CacheRulesInUse { file, longest_path_ttl, ..CacheRulesInUse::default() };
-        let without =
-            Self { cache: None, layer: None, redis: None, memory: None, recorder: None, ttl: Arc::default(), rules };
+        let without = Self {
+            cache: None,
+            layer: None,
+            redis: None,
+            memory: None,
+            recorder: None,
+            lifetimes: Arc::default(),
+            rules,
+        };
         if config.cache == CacheSwitch::Off {
             return Ok(without);
         }
@@ -306,9 +329,9 @@ impl ProductCache {
     /// Applies these rules to all requests from now on.
     fn rule_by(&self, rules: Option<&CacheRules>) -> Result<(), cache_layer::ConfigError> {
         self.rules.rules.replace(rules.iter().flat_map(|rules| rules.rules.iter().cloned()))?;
-        let longest = rules.and_then(|rules| rules.longest_ttl).max(Some(self.rules.longest_path_ttl));
-        let millis = longest.unwrap_or_default().as_millis();
-        self.ttl.store(u64::try_from(millis).unwrap_or(u64::MAX), Ordering::Relaxed);
+        let longest = |of_rules: Option<Duration>, least: Duration| of_rules.map_or(least, |ttl| ttl.max(least));
+        let found = longest(rules.and_then(|rules| rules.longest_ttl), self.rules.longest_path_ttl);
+        self.lifetimes.set(found, longest(rules.and_then(|rules| rules.longest_negative_ttl), found));
         Ok(())
     }
 
@@ -339,8 +362,14 @@ impl ProductCache {
         self.cache.as_ref()
     }
 
+    /// How long a value from the database is fresh.
     pub(crate) fn ttl(&self) -> Duration {
-        Duration::from_millis(self.ttl.load(Ordering::Relaxed))
+        Duration::from_millis(self.lifetimes.found.load(Ordering::Relaxed))
+    }
+
+    /// How long the absence of a value is.
+    pub(crate) fn negative_ttl(&self) -> Duration {
+        Duration::from_millis(self.lifetimes.absent.load(Ordering::Relaxed))
     }
 
     /// Invalidates what a created, changed or deleted product was part of. The database has committed: an invalidation that

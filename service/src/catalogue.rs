@@ -60,6 +60,7 @@ impl Catalogue {
     #[cached(
         name = "product",
         ttl = self.cache.ttl(),
+        negative_ttl = self.cache.negative_ttl(),
         tags = [Source::Product(id).to_string()],
         lock
     )]

@@ -174,6 +174,8 @@ impl fmt::Debug for Server {
 mod tests {
     use std::{fs, path::Path, process::Command};
 
+    use tokio::sync::oneshot;
+
     use super::*;
     use crate::config::CacheRules;
 
@@ -189,12 +191,14 @@ mod tests {
     async fn give(pipe: &Path, text: String) -> fs::File {
         use std::io::Write as _;
         let pipe = pipe.to_owned();
-        let given = tokio::task::spawn_blocking(move || {
+        let (give, given) = oneshot::channel();
+        // No task of the runtime, which would wait for it if nobody reads.
+        std::thread::spawn(move || {
             let mut pipe = fs::OpenOptions::new().write(true).open(pipe).unwrap();
             pipe.write_all(text.as_bytes()).unwrap();
-            pipe
+            let _ = give.send(pipe);
         });
-        given.await.unwrap()
+        time::timeout(Duration::from_secs(20), given).await.expect("it is read").unwrap()
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -215,13 +215,28 @@ mod sigterm {
         assert_eq!(service.wait(), 0, "{}", service.log());
     }
 
+    /// A connection, which comes within as long as the service may take.
+    fn accepted(listener: &std::net::TcpListener) -> TcpStream {
+        listener.set_nonblocking(true).unwrap();
+        let end = Instant::now() + Duration::from_secs(20);
+        loop {
+            match listener.accept() {
+                Ok((connection, _)) => return connection,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock && Instant::now() < end => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                Err(error) => panic!("nothing connects to {listener:?}: {error}"),
+            }
+        }
+    }
+
     #[test]
     fn ends_a_start_that_waits_for_redis_and_the_database() {
         let silent = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
         let [redis, database] = silent.each_ref().map(|silent| silent.local_addr().unwrap());
-        // It passes the signal on, and ends the service if that doesn't end by itself.
+        // It passes the signal on, and ends the service if that doesn't end by itself. By default it would pass it on twice.
         let starting = Command::new("timeout")
-            .args(["--signal=KILL", "20", SERVICE])
+            .args(["--foreground", "--signal=KILL", "20", SERVICE])
             .env_clear()
             .env("APP_LISTEN", "127.0.0.1:0")
             .env("APP_REDIS_URL", format!("redis://{redis}"))
@@ -230,7 +245,7 @@ mod sigterm {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let _connections = silent.each_ref().map(|silent| silent.accept().unwrap());
+        let _connections = silent.each_ref().map(accepted);
         rustix::process::kill_process(rustix::process::Pid::from_child(&starting), rustix::process::Signal::TERM)
             .unwrap();
         let output = starting.wait_with_output().unwrap();

@@ -29,8 +29,10 @@ use super::quantity;
 pub struct CacheRules {
     file: PathBuf,
     pub(crate) rules: Vec<Rule>,
-    /// The longest lifetime in one of the rules, of any status.
+    /// The longest `ttl` of a rule.
     pub(crate) longest_ttl: Option<Duration>,
+    /// The longest `negative_ttl` of a rule, of any status.
+    pub(crate) longest_negative_ttl: Option<Duration>,
 }
 
 #[derive(Deserialize)]
@@ -137,17 +139,17 @@ impl CacheRules {
         let entries =
             document.rule.ok_or("there are no rules in that file; write rule = [] if there are to be none")?;
         let mut rules = Vec::new();
-        let mut longest_ttl = None;
+        let (mut longest_ttl, mut longest_negative_ttl) = (None, None);
         for entry in entries {
             let line = line_of(entry.span().start);
             let entry = entry.into_inner();
-            let lifetimes = entry.ttl.iter().chain(entry.negative_ttl.values());
-            longest_ttl = longest_ttl.max(lifetimes.map(|Time(ttl)| *ttl).max());
+            longest_ttl = longest_ttl.max(entry.ttl.as_ref().map(|Time(ttl)| *ttl));
+            longest_negative_ttl = longest_negative_ttl.max(entry.negative_ttl.values().map(|Time(ttl)| *ttl).max());
             rules.push(entry.rule().map_err(|why| format!("line {line}: {why}"))?);
             // Checks whether the rule is compatible with those before it.
             Rules::new(rules.iter().cloned()).map_err(|error| format!("line {line}: {error}"))?;
         }
-        Ok(Self { file: file.to_owned(), rules, longest_ttl })
+        Ok(Self { file: file.to_owned(), rules, longest_ttl, longest_negative_ttl })
     }
 
     /// The file of the rules.
@@ -281,11 +283,12 @@ bypass = true
         let rules = parse(ALL).unwrap();
         let scopes: Vec<_> = rules.rules.iter().map(ToString::to_string).collect();
         assert_eq!(scopes, ["GET shop.example/api/products/{id}", "/api", "POST /api/products", "/admin"]);
-        assert_eq!(rules.longest_ttl, Some(Duration::from_secs(120)));
-        let longest = |text| parse(text).unwrap().longest_ttl;
+        let longest = |rules: &CacheRules| [rules.longest_ttl, rules.longest_negative_ttl];
+        assert_eq!(longest(&rules), [Some(Duration::from_secs(120)), Some(Duration::from_secs(60))]);
+        let longest = |text| longest(&parse(text).unwrap());
         let negative = "[[rule]]\npath = \"/a\"\nttl = \"30s\"\nnegative_ttl = { 404 = \"10m\", 410 = 5 }\n";
-        assert_eq!(longest(negative), Some(Duration::from_secs(600)), "of any status");
-        assert_eq!(longest("[[rule]]\npath = \"/a\"\nbypass = true\n"), None);
+        assert_eq!(longest(negative), [Some(Duration::from_secs(30)), Some(Duration::from_secs(600))], "of any status");
+        assert_eq!(longest("[[rule]]\npath = \"/a\"\nbypass = true\n"), [None; 2]);
         let seconds = Duration::from_secs;
         let same = [
             Rule::path("/api/products/{id}")

@@ -469,6 +469,9 @@ async fn a_rule_keeps_errors_for_longer_than_any_other_response() {
         let ttl: u64 = said.split("ttl=").nth(1).unwrap_or_else(|| panic!("{said}")).parse().unwrap();
         assert!(ttls.contains(&ttl), "{path}: {said}");
     }
+    // And what is found is as old as without the rule, at most.
+    let cache = &service.app.cache;
+    assert_eq!([cache.ttl(), cache.negative_ttl()].map(|ttl| ttl.as_secs()), [60, 600]);
 }
 
 #[tokio::test]
