@@ -189,6 +189,14 @@ impl<V, E> GetOrLoad<V, E> {
     /// Loads anew even if there is a fresh value, and stores the result. The present value stays until then; it is gone as well if
     /// the result is not to be stored. A load that has begun since the call did is as good as its own: of refreshes at one time,
     /// most share one.
+    ///
+    /// A load that began before the call may return what is to be replaced. The call waits for it where any other call would, by
+    /// [`lock`](Self::lock), and for as long. Then it overtakes that load, whose value still goes to its callers, but is not
+    /// stored any more. If refreshes keep coming while loads take longer than the
+    /// [lock timeout](crate::CacheBuilder::lock_timeout), only the last one is stored.
+    ///
+    /// Nothing is stored if the call is part of a load of the same key, or if the store does not answer. Then a load that began
+    /// before is not overtaken, either.
     pub fn refresh(mut self) -> Self {
         self.ask.refresh = Refresh::First;
         self
@@ -330,7 +338,7 @@ where
             if !miss.reached_store() {
                 span.unavailable();
             }
-            let follower = match self.cache.flights().join(&self.key) {
+            let follower = match self.join() {
                 Role::Leader(flight) => {
                     let led = LedLoad { ask: self.clone(), flight, miss, load, patience, purpose: Purpose::Answer };
                     return self.lead(led, span).await;

@@ -461,7 +461,7 @@ where
         if !miss.reached_store() {
             asked.span.unavailable();
         }
-        match self.cache.flights().join(&asked.ask.key) {
+        match asked.ask.join() {
             Role::Leader(flight) => {
                 let stale = asked.ask.stale_if_slow(&miss, &asked.patience);
                 let (one, reply) = asked.lead(flight, miss.clone(), Purpose::Answer);
