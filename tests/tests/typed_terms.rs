@@ -11,7 +11,9 @@ use std::{
     time::Duration,
 };
 
-use cache_layer::{Cache, CacheBuilder, Clock, GetOrLoad, Key, Loaded, Lock, Stale, testing::TestStore};
+use cache_layer::{
+    Cache, CacheBuilder, Clock, GetOrLoad, Key, Loaded, Lock, Stale, cached, store::LeaseState, testing::TestStore,
+};
 use futures_util::future::join_all;
 use tests::{App, Backend, Gate, Origin, full, heard, over_each_store, wait_until};
 
@@ -46,6 +48,8 @@ over_each_store!(
     a_refresh_is_not_content_with_a_load_that_began_before,
     a_refresh_overtakes_a_load_that_it_no_longer_waits_for,
     the_last_of_refreshes_that_no_longer_wait_is_stored,
+    a_refresh_heeds_no_back_off,
+    the_refresh_of_a_cached_function_heeds_no_back_off,
     refreshes_at_one_time_load_twice,
     refreshes_at_one_time_fail_together,
     a_load_for_one_call_alone_is_given_the_former_value,
@@ -664,6 +668,44 @@ async fn the_last_of_refreshes_that_no_longer_wait_is_stored(backend: &Backend) 
     settled(&cache).await;
     assert_eq!(cache.counts().stored, 1);
     assert!(cache.get::<usize>("k").await.is_some_and(|stored| stored > 1));
+}
+
+/// Waits until it is known, in the whole fleet, that the last load of `key` failed.
+async fn has_failed(cache: &Cache, key: impl Into<Key>) {
+    let key = key.into();
+    let state = async || cache.inspect_lease(&key).await.unwrap();
+    wait_until("the failure is known", async || matches!(state().await, LeaseState::Failed { .. })).await;
+}
+
+/// What could stand in is what the call wants to have replaced.
+async fn a_refresh_heeds_no_back_off(backend: &Backend) {
+    let (one, other, source) = (backend.cache().await.build(), backend.cache().await.build(), Source::default());
+    let backs_off = |ask: GetOrLoad<usize, Failed>| ask.fallback(7).failure_backoff(MINUTE, MINUTE).refresh();
+    assert_eq!(source.count(&one).await, Ok(1));
+    settled(&one).await;
+    for (cache, calls) in [(&one, 1), (&other, 3)] {
+        assert_eq!(backs_off(source.fail(&one)).await, Ok(7));
+        has_failed(&one, "k").await;
+        assert_eq!(backs_off(source.count(cache)).await, Ok(calls + 2));
+        settled(cache).await;
+        assert_eq!((cache.get::<usize>("k").await, source.calls()), (Some(calls + 2), calls + 2));
+    }
+}
+
+async fn the_refresh_of_a_cached_function_heeds_no_back_off(backend: &Backend) {
+    #[cached(name = "price", cache = "cache", fallback = 7, failure_backoff("60s", "60s"), skip(cache, source, fails))]
+    async fn price(cache: &Cache, source: &Source, fails: bool) -> Result<usize, Failed> {
+        let call = source.called();
+        if fails { Err(Failed::Broken) } else { Ok(call) }
+    }
+    let (cache, source) = (backend.cache().await.build(), Source::default());
+    assert_eq!(price(&cache, &source, false).await, Ok(1));
+    settled(&cache).await;
+    assert_eq!(price_cache::refresh(&cache, &source, true).await, Ok(7));
+    has_failed(&cache, price_cache::key()).await;
+    assert_eq!(price_cache::refresh(&cache, &source, false).await, Ok(3));
+    settled(&cache).await;
+    assert_eq!(price(&cache, &source, false).await, Ok(3));
 }
 
 /// Refreshes at one time: the first load may have begun before some of them, the second has not.

@@ -135,14 +135,15 @@ impl<V> Ask<V> {
         self.cache.patience().with_soft_timeout(self.stand_in.soft_timeout)
     }
 
-    /// How its load treats failures, and other loads. A back-off applies only where a stale value or a fallback can be returned.
+    /// How its load treats failures, and other loads. A back-off applies only where a stale value or a fallback can be returned,
+    /// and not to a refresh.
     pub(super) fn failure_policy(&self, miss: &Miss) -> FailurePolicy
     where
         V: DeserializeOwned + 'static,
     {
         FailurePolicy {
             back_off: self.back_off,
-            heed: self.stand_in.has_fallback() || self.stale_if_error(miss).is_some(),
+            heed: !self.is_refresh() && (self.stand_in.has_fallback() || self.stale_if_error(miss).is_some()),
             anew: false,
             overtakes: self.is_refresh(),
         }
@@ -517,7 +518,7 @@ impl<V> Ask<V> {
             FlightOutcome::FailedWith(error) => self.failed_together(miss, &error),
             FlightOutcome::Unstored(entries) if has_begun_since || !miss.reached_store() => self.shared(&entries, span),
             FlightOutcome::Transient(entries) if miss.reached_store() => self.shared(&entries, span),
-            FlightOutcome::Failed => {
+            FlightOutcome::Failed if !self.is_refresh() => {
                 let result = self.while_backing_off::<E, ()>(miss, ());
                 self.settled(result, span).map_or(Next::LoadUncached, Next::Return)
             }
@@ -525,6 +526,7 @@ impl<V> Ask<V> {
             | FlightOutcome::Found
             | FlightOutcome::Unstored(_)
             | FlightOutcome::Transient(_)
+            | FlightOutcome::Failed
             | FlightOutcome::Void
                 if patience.again(LONGEST_PAUSE, Duration::ZERO).await =>
             {

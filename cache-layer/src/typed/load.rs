@@ -174,7 +174,7 @@ impl<V, E> GetOrLoad<V, E> {
     /// How long the back-off after a failed load lasts, in all processes with the same store: `first` after one failure,
     /// doubled with each further failure, `longest` at most, and a fifth more or less at random; 1 s and 30 s unless set. Zero
     /// turns it off. During the back-off, calls return a stale value or a [fallback](Self::fallback); calls that have neither
-    /// load as usual. A success ends the back-off, and so does an invalidation of the key.
+    /// load as usual, and so does a [refresh](Self::refresh). A success ends the back-off, and so does an invalidation of the key.
     pub fn failure_backoff(mut self, first: Duration, longest: Duration) -> Self {
         self.ask.back_off = BackOff::new(first, longest);
         self
