@@ -136,8 +136,9 @@ impl<V, E> GetOrLoad<V, E> {
     }
 
     /// How long the call waits, from its start, if a stale value may be used by [`stale_if_error`](Self::stale_if_error). After
-    /// that, the call returns the stale value, and the load continues and is stored for later calls. Without a limit unless
-    /// set; without effect if there is no such value.
+    /// that, the call returns the stale value, and the load continues and is stored for later calls, unless it is a load
+    /// [for this call alone](crate::Cache::get_or_load), which ends. Without a limit unless set; without effect if there
+    /// is no such value.
     ///
     /// It limits every wait for the new value: for this call's own load, for another call's load, for another process's load,
     /// and for a [place](crate::CacheBuilder::max_loads). The load continues for as long as a load may keep its place, a minute
@@ -152,8 +153,8 @@ impl<V, E> GetOrLoad<V, E> {
     /// returns the stale value, if one may be used in place of an error, or else the [fallback](Self::fallback), or else
     /// `error`.
     ///
-    /// The load continues as if its caller had left, and its value is stored if it comes within
-    /// [`abandoned_load`](crate::CacheBuilder::abandoned_load).
+    /// The load [continues as if its caller had left](crate::Cache::get_or_load), and its value is stored if it comes
+    /// within [`abandoned_load`](crate::CacheBuilder::abandoned_load).
     ///
     /// A load that can't fail, whose error is [`Infallible`](std::convert::Infallible), has no error for a call that takes too
     /// long: give it an error type. `#[cached]` asks for a function that returns a `Result`.
