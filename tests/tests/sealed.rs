@@ -10,11 +10,12 @@ use std::{
 };
 
 use cache_layer::{
-    Cache, CacheBuilder, Clock, Switch, SwitchError,
+    Cache, CacheBuilder, Clock, Key, Switch, SwitchError,
     store::{KeyRing, RedisStore, Reserved, TieredStore},
     telemetry::Rejection,
 };
-use tests::{App, Origin, RedisServer, echo, wait_until};
+use http::{Request, StatusCode};
+use tests::{App, Body, Gate, Origin, RedisServer, echo, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const NAMES: [u8; 32] = [1; 32];
@@ -164,6 +165,115 @@ async fn a_dump_of_the_server_holds_no_key_no_tag_and_no_value() {
         assert!(is_in(&plain), "{secret}: otherwise this looks in the wrong place");
         assert!(!is_in(&sealed), "{secret}");
     }
+}
+
+/// Who changes what is readable changes the list at `sealed_with`.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_head_of_an_entry_tells_what_the_documentation_lists() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let (server, clock) = (RedisServer::start(), Clock::manual());
+    let cache = Cache::builder(connect(&server, Some(ring())).await).clock(clock.clone()).build();
+    let load = {
+        let clock = clock.clone();
+        async move || {
+            clock.advance(Duration::from_millis(1_234));
+            Ok::<_, Infallible>("a-secret".to_owned())
+        }
+    };
+    let ask = cache.get_or_load("name", load).tags(["one", "four"]).ttl(MINUTE);
+    ask.stale_while_revalidate(2 * MINUTE).stale_if_error(3 * MINUTE).keep(4 * MINUTE).await.unwrap();
+    assert!(cache.drain(LIMIT).await);
+    let name = entry_name(&server);
+    let read = || server.command::<Vec<u8>>(&["GET", &name]);
+    let sealed = read();
+    let number = |bytes: &[u8], from: usize, length: usize| {
+        bytes[from..from + length].iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
+    };
+    let of = |from, length| number(&sealed, from, length);
+    assert_eq!((&sealed[..4], of(4, 4), of(24, 8)), (&b"CLE\x02"[..], 0, 0), "version, soft invalidation, no checksum");
+    let minutes = [1, 3, 4, 0, 5].map(|minutes| clock.now() + minutes * 60_000);
+    assert_eq!([32, 40, 48, 56, 64].map(|from| of(from, 8)), minutes, "its moments");
+    assert_eq!(of(72, 4), 1_234, "how long its load took");
+    let (key, tags, meta, payload) = (of(76, 4), of(80, 2), of(82, 4), of(87, 7));
+    assert!(key > 0 && meta > 0, "the lengths of its key and its metadata");
+    assert_eq!(
+        (tags, sealed[86], payload),
+        (3, 0x80, 10),
+        "its tags, with that of everything; not compressed; a string as JSON"
+    );
+    let ring_key = |bytes: &[u8]| bytes[94..98].to_vec();
+    let tags = 3 * (2 + 32) + ["one", "four"].concat().len() as u64;
+    assert_eq!(sealed.len() as u64, 94 + 4 + 12 + key + tags + meta + payload + 16, "the rest is sealed");
+    cache.soft_invalidate(&Key::new(["name"])).await.unwrap();
+    assert_eq!(number(&read(), 4, 4) * 1_000 / 60_000, clock.now() / 60_000, "when its key was softly invalidated");
+    cache.set("name", "another").await.unwrap();
+    assert_eq!(ring_key(&read()), ring_key(&sealed), "which key sealed it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_leases_and_tags_tell_what_the_documentation_lists() {
+    let server = RedisServer::start();
+    let cache = Cache::builder(connect(&server, Some(ring())).await).switches(true).build();
+    let fields: &[(&str, &str)] = &[("vary", "accept-language"), ("cache-control", "max-age=60")];
+    let origin = Origin::new(move |call, request: Request<Body>| async move {
+        let mut response = echo(call, &request, if request.uri().path() == "/kept" { fields } else { &[] });
+        if request.uri().path() == "/fails" {
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        }
+        Ok(response)
+    });
+    let app = App::new(cache.clone(), &origin, |layer| layer.share_failures(true).failure_backoff(LIMIT, LIMIT));
+    for path in ["/kept", "/fails", "/not-kept"] {
+        app.get(path, &[]).await;
+    }
+    cache.set("name", "value").tags(["one", "four"]).await.unwrap();
+    cache.invalidate_tag("one").await.unwrap();
+    assert_eq!(cache.reserve_request("purge-7", b"a-secret", LIMIT).await, Ok(Reserved::Now));
+    assert!(cache.audit(b"a-secret").await.unwrap());
+    let gate = Gate::closed();
+    let loading = {
+        let gate = gate.clone();
+        async move || {
+            gate.pass().await;
+            Ok::<_, Infallible>(7)
+        }
+    };
+    let loading = tokio::spawn(cache.get_or_load("loading", loading).into_future());
+    let of_kind = |kind: &str| {
+        let prefix = format!("cache:{kind}:");
+        let names = server.keys().into_iter().filter_map(|name| name.strip_prefix(&prefix).map(str::to_owned));
+        let mut found: Vec<(String, Vec<u8>)> =
+            names.map(|rest| (rest.clone(), server.command(&["GET", &format!("{prefix}{rest}")]))).collect();
+        found.sort_by(|one, other| one.1.cmp(&other.1));
+        found
+    };
+    wait_until("all loads have left what they leave", async || of_kind("l").len() == 3).await;
+    cache.switch(Switch::StopFills, LIMIT).await.unwrap();
+    // Of a load: how it failed, that it can't be stored, or whose it is and since when.
+    let (leases, is_hex) = (of_kind("l"), |text: &[u8]| text.iter().all(u8::is_ascii_hexdigit));
+    let time = leases[0].1.strip_prefix(b"!f1:503:").expect("one has failed once, with this status");
+    assert!(time.len() == 16 && is_hex(time));
+    assert_eq!(leases[1].1, b"!u");
+    assert!(leases[2].1.len() == 16 && is_hex(&leases[2].1));
+    // Of a tag: its length, twice, since it is hexadecimal, beside 16 bytes; when it was last invalidated, or made.
+    let tags = of_kind("t");
+    let mut lengths: Vec<_> = tags.iter().map(|(name, _)| name.len() / 2 - 16).collect();
+    lengths.sort_unstable();
+    assert!(lengths.starts_with(&[0, 3, 4]), "{lengths:?}");
+    assert!(tags.iter().all(|(name, token)| is_hex(name.as_bytes()) && token.len() == 32 && is_hex(&token[..31])));
+    // Of a key: which names are of one key, and of its variants.
+    for (name, _) in ["e", "l", "v"].into_iter().flat_map(of_kind) {
+        let (primary, variant) = name.strip_prefix('{').and_then(|name| name.split_once("}:")).expect("two parts");
+        assert!(primary.len() == 32 && is_hex(primary.as_bytes()), "{name}");
+        let variant = variant.strip_suffix(':').expect("nothing readable");
+        assert!(variant == "-" || variant.len() == 32 && is_hex(variant.as_bytes()), "{name}");
+    }
+    let others = ["audit", "i", "id", "mark", "request:purge-7", "switches"].map(|name| format!("cache:{name}"));
+    let kinds = ["e", "l", "v", "t"].map(|kind| format!("cache:{kind}:"));
+    let is_listed = |name: &String| others.contains(name) || kinds.iter().any(|kind| name.starts_with(kind));
+    assert_eq!(server.keys().into_iter().filter(|name| !is_listed(name)).collect::<Vec<_>>(), [""; 0]);
+    gate.open();
+    assert_eq!(loading.await.unwrap(), Ok(7));
 }
 
 #[tokio::test(flavor = "multi_thread")]

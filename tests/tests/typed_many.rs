@@ -14,7 +14,8 @@ use cache_layer::{
     Cache, Clock, Loaded, Lock, Stale,
     telemetry::{Event, Release, WaitScope},
 };
-use tests::{Backend, Gate, over_each_store, wait_until};
+use futures_util::future::join_all;
+use tests::{Backend, Gate, heard, over_each_store, wait_until};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -43,6 +44,7 @@ over_each_store!(
     a_hard_timeout_is_of_what_is_not_there,
     all_are_loaded_anew_by_a_refresh,
     a_refresh_is_not_content_with_a_load_that_began_before,
+    a_refresh_overtakes_a_load_that_it_no_longer_waits_for,
     a_slow_load_that_was_left_is_not_abandoned,
     the_values_of_one_load_need_one_place,
     no_other_process_is_waited_for_if_the_lock_is_its_own,
@@ -527,6 +529,32 @@ async fn a_refresh_is_not_content_with_a_load_that_began_before(backend: &Backen
         (4..=5).any(|call| found[0] == text(1, call)) && (4..=5).any(|call| found[1] == text(2, call)),
         "{found:?}"
     );
+}
+
+/// The load that began before is in this process, or in another one.
+async fn a_refresh_overtakes_a_load_that_it_no_longer_waits_for(backend: &Backend) {
+    let cases = [Lock::Fleet, Lock::Process, Lock::Off].map(|lock| [(lock, false), (lock, true)]);
+    let overtakes = async |(key, (lock, elsewhere)): (u64, (Lock, bool))| {
+        let case = format!("{lock:?} {elsewhere}");
+        let cache = async || backend.cache().await.lock_timeout(3 * SECOND).build();
+        let one = cache().await;
+        let refreshing = if elsewhere { cache().await } else { one.clone() };
+        let (asked, gate) = (Asked::default(), Gate::closed());
+        let keys = [key, key + 100];
+        let old = tokio::spawn(ask(&one, &asked, &gate, [key]).lock(lock).into_future());
+        wait_until("the old load has begun", async || asked.count() == 1).await;
+        let new = ask(&refreshing, &asked, &open(), keys).lock(lock).refresh().await.unwrap();
+        gate.open();
+        assert_eq!(old.await.unwrap().unwrap(), [text(key, 1)], "{case}");
+        settled(&one).await;
+        settled(&refreshing).await;
+        assert!(new[0] != text(key, 1) && new.iter().all(Option::is_some), "{new:?}, {case}");
+        assert_eq!(refreshing.get_many::<String>(ids(keys)).await, new, "{case}");
+        heard(&refreshing, &one).await;
+        assert_eq!(one.get_many::<String>(ids(keys)).await, new, "{case}");
+        assert_eq!(one.counts().fenced, 1, "{case}");
+    };
+    join_all((0..).zip(cases.into_iter().flatten()).map(overtakes)).await;
 }
 
 async fn a_slow_load_that_was_left_is_not_abandoned(backend: &Backend) {

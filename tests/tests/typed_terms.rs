@@ -11,9 +11,11 @@ use std::{
     time::Duration,
 };
 
-use cache_layer::{Cache, CacheBuilder, Clock, GetOrLoad, Loaded, Lock, Stale, testing::TestStore};
+use cache_layer::{
+    Cache, CacheBuilder, Clock, GetOrLoad, Key, Loaded, Lock, Stale, cached, store::LeaseState, testing::TestStore,
+};
 use futures_util::future::join_all;
-use tests::{App, Backend, Gate, Origin, full, over_each_store, wait_until};
+use tests::{App, Backend, Gate, Origin, full, heard, over_each_store, wait_until};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -44,6 +46,10 @@ over_each_store!(
     one_of_the_fleet_refreshes_early,
     an_invalidation_during_an_early_refresh_wins,
     a_refresh_is_not_content_with_a_load_that_began_before,
+    a_refresh_overtakes_a_load_that_it_no_longer_waits_for,
+    the_last_of_refreshes_that_no_longer_wait_is_stored,
+    a_refresh_heeds_no_back_off,
+    the_refresh_of_a_cached_function_heeds_no_back_off,
     refreshes_at_one_time_load_twice,
     refreshes_at_one_time_fail_together,
     a_load_for_one_call_alone_is_given_the_former_value,
@@ -84,8 +90,12 @@ impl Source {
 
     /// The number of the call, once the gate is open.
     fn count_behind(&self, cache: &Cache, gate: &Gate) -> GetOrLoad<usize, Failed> {
+        self.count_under("k", cache, gate)
+    }
+
+    fn count_under(&self, key: impl Into<Key>, cache: &Cache, gate: &Gate) -> GetOrLoad<usize, Failed> {
         let (source, gate) = (self.clone(), gate.clone());
-        cache.get_or_load("k", async move || {
+        cache.get_or_load(key, async move || {
             let call = source.called();
             gate.pass().await;
             Ok(call)
@@ -614,6 +624,88 @@ async fn a_refresh_is_not_content_with_a_load_that_began_before(backend: &Backen
     wait_until("the refresh waits for it", async || cache.counts().coalesced == 2).await;
     gate.open();
     assert_eq!((failing.await.unwrap(), refresh.await.unwrap()), (Err(Failed::Broken), Ok(4)));
+}
+
+/// The load that began before is in this process, or in another one.
+async fn a_refresh_overtakes_a_load_that_it_no_longer_waits_for(backend: &Backend) {
+    let cases = [Lock::Fleet, Lock::Process, Lock::Off].map(|lock| [(lock, false), (lock, true)]);
+    let overtakes = async |(lock, elsewhere): (Lock, bool)| {
+        let case = &*format!("{lock:?} {elsewhere}");
+        let cache = async || backend.cache().await.lock_timeout(A_WHILE).build();
+        let one = cache().await;
+        let refreshing = if elsewhere { cache().await } else { one.clone() };
+        let (source, gate) = (Source::default(), Gate::closed());
+        refreshing.set(case, &0_usize).await.unwrap();
+        let refresh = |cache: &Cache, gate: &Gate| source.count_under(case, cache, gate).lock(lock).refresh();
+        let old = tokio::spawn(refresh(&one, &gate).into_future());
+        wait_until("the old load has begun", async || source.calls() == 1).await;
+        assert_eq!(refresh(&refreshing, &open()).await, Ok(2), "{case}");
+        gate.open();
+        assert_eq!(old.await.unwrap(), Ok(1), "{case}");
+        settled(&one).await;
+        settled(&refreshing).await;
+        assert_eq!((refreshing.get::<usize>(case).await, source.calls()), (Some(2), 2), "{case}");
+        heard(&refreshing, &one).await;
+        assert_eq!((one.get::<usize>(case).await, one.counts().fenced), (Some(2), 1), "{case}");
+    };
+    join_all(cases.into_iter().flatten().map(overtakes)).await;
+}
+
+async fn the_last_of_refreshes_that_no_longer_wait_is_stored(backend: &Backend) {
+    const REFRESHES: usize = 20;
+    let cache = backend.cache().await.lock_timeout(A_WHILE).build();
+    let (source, gate) = (Source::default(), Gate::closed());
+    let refresh = || tokio::spawn(source.count_behind(&cache, &gate).refresh().into_future());
+    let first = refresh();
+    wait_until("it loads", async || source.calls() == 1).await;
+    let others: Vec<_> = (1..REFRESHES).map(|_| refresh()).collect();
+    wait_until("none waits for another", async || source.calls() == REFRESHES).await;
+    gate.open();
+    assert_eq!(first.await.unwrap(), Ok(1));
+    let mut loaded: Vec<_> = join_all(others).await.into_iter().map(|one| one.unwrap().unwrap()).collect();
+    loaded.sort_unstable();
+    assert_eq!(loaded, (2..=REFRESHES).collect::<Vec<_>>());
+    settled(&cache).await;
+    assert_eq!(cache.counts().stored, 1);
+    assert!(cache.get::<usize>("k").await.is_some_and(|stored| stored > 1));
+}
+
+/// Waits until it is known, in the whole fleet, that the last load of `key` failed.
+async fn has_failed(cache: &Cache, key: impl Into<Key>) {
+    let key = key.into();
+    let state = async || cache.inspect_lease(&key).await.unwrap();
+    wait_until("the failure is known", async || matches!(state().await, LeaseState::Failed { .. })).await;
+}
+
+/// What could stand in is what the call wants to have replaced.
+async fn a_refresh_heeds_no_back_off(backend: &Backend) {
+    let (one, other, source) = (backend.cache().await.build(), backend.cache().await.build(), Source::default());
+    let backs_off = |ask: GetOrLoad<usize, Failed>| ask.fallback(7).failure_backoff(MINUTE, MINUTE).refresh();
+    assert_eq!(source.count(&one).await, Ok(1));
+    settled(&one).await;
+    for (cache, calls) in [(&one, 1), (&other, 3)] {
+        assert_eq!(backs_off(source.fail(&one)).await, Ok(7));
+        has_failed(&one, "k").await;
+        assert_eq!(backs_off(source.count(cache)).await, Ok(calls + 2));
+        settled(cache).await;
+        assert_eq!((cache.get::<usize>("k").await, source.calls()), (Some(calls + 2), calls + 2));
+    }
+}
+
+async fn the_refresh_of_a_cached_function_heeds_no_back_off(backend: &Backend) {
+    #[cached(name = "price", cache = "cache", fallback = 7, failure_backoff("60s", "60s"), skip(cache, source, fails))]
+    async fn price(cache: &Cache, source: &Source, fails: bool) -> Result<usize, Failed> {
+        let call = source.called();
+        if fails { Err(Failed::Broken) } else { Ok(call) }
+    }
+    let (cache, source) = (backend.cache().await.build(), Source::default());
+    assert_eq!(price(&cache, &source, false).await, Ok(1));
+    settled(&cache).await;
+    assert_eq!(price_cache::refresh(&cache, &source, true).await, Ok(7));
+    has_failed(&cache, price_cache::key()).await;
+    assert_eq!(price_cache::refresh(&cache, &source, false).await, Ok(3));
+    settled(&cache).await;
+    assert_eq!(price(&cache, &source, false).await, Ok(3));
 }
 
 /// Refreshes at one time: the first load may have begun before some of them, the second has not.

@@ -142,6 +142,10 @@ impl StoreBackend for Elsewhere {
         self.store.supersede(lease)
     }
 
+    fn end_lease<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.store.end_lease(key)
+    }
+
     fn fail(&self, lease: &Lease, failed: Failed) {
         self.store.fail(lease, failed);
     }

@@ -128,6 +128,10 @@ pub(crate) struct Follower {
     offered: Option<Arc<LoadPermit>>,
 }
 
+/// The flight that a follower waits for.
+#[cfg(feature = "typed")]
+pub(crate) struct FollowedFlight(Arc<Shared>);
+
 /// The state that leader and followers share.
 #[derive(Debug, Default)]
 struct Shared {
@@ -221,6 +225,20 @@ impl Flights {
             }
         }
     }
+
+    /// Lets requests for `key` that come from now on join another flight than this one.
+    #[cfg(feature = "typed")]
+    pub(crate) fn leave(&self, key: &Key, flight: &FollowedFlight) {
+        self.leave_shared(key.hash(), &flight.0);
+    }
+
+    fn leave_shared(&self, id: KeyHash, shared: &Arc<Shared>) {
+        if let hash_map::Entry::Occupied(flight) = self.table().entry(id)
+            && Arc::ptr_eq(flight.get(), shared)
+        {
+            flight.remove();
+        }
+    }
 }
 
 impl Flight {
@@ -281,11 +299,7 @@ impl Flight {
 
     /// Lets requests that come from now on join another flight.
     pub(crate) fn leave(&self) {
-        if let hash_map::Entry::Occupied(flight) = self.flights.table().entry(self.id)
-            && Arc::ptr_eq(flight.get(), &self.shared)
-        {
-            flight.remove();
-        }
+        self.flights.leave_shared(self.id, &self.shared);
         if let Some(along) = &self.along {
             along.leave();
         }
@@ -313,6 +327,12 @@ impl Drop for Flight {
 }
 
 impl Follower {
+    /// The flight that it waits for.
+    #[cfg(feature = "typed")]
+    pub(crate) fn flight(&self) -> FollowedFlight {
+        FollowedFlight(self.shared.clone())
+    }
+
     /// The span of the load, if it is traced.
     pub(crate) fn load(&self) -> Option<span::Id> {
         self.shared.load.get().cloned()
@@ -551,6 +571,23 @@ mod tests {
         hung.leave();
         let next = lead(&flights);
         drop(hung);
+        follow(&flights);
+        drop(next);
+        lead(&flights);
+    }
+
+    #[cfg(feature = "typed")]
+    #[tokio::test]
+    async fn a_flight_that_a_follower_leaves_gives_way_to_the_next_and_ends_as_ever() {
+        let flights = Arc::default();
+        let (leader, follower) = (lead(&flights), follow(&flights));
+        let overtaken = follower.flight();
+        flights.leave(&key(), &overtaken);
+        let next = lead(&flights);
+        flights.leave(&key(), &overtaken);
+        follow(&flights);
+        leader.finish(FlightOutcome::Stored);
+        assert!(matches!(follower.outcome().await, FlightOutcome::Stored));
         follow(&flights);
         drop(next);
         lead(&flights);

@@ -9,7 +9,7 @@ use std::{pin::pin, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    backoff::{BackOff, RecentFailure},
+    backoff::RecentFailure,
     cache::Cache,
     flight::{Flight, FlightOutcome, Follower},
     in_progress::InProgress,
@@ -88,6 +88,17 @@ pub(crate) enum AttemptNow {
     BackedOff(RecentFailure),
 }
 
+impl From<AttemptNow> for Attempt {
+    fn from(attempted: AttemptNow) -> Self {
+        match attempted {
+            AttemptNow::Granted(permit) => Self::Granted(permit),
+            AttemptNow::Changed(flight) | AttemptNow::Held(flight) => Self::LookAgain(flight),
+            AttemptNow::Uncacheable => Self::Uncacheable,
+            AttemptNow::BackedOff(failure) => Self::BackedOff(failure),
+        }
+    }
+}
+
 /// How a request's wait for another request's load ended.
 pub(crate) enum Followed<T> {
     /// The request is answered from the body that is arriving.
@@ -98,7 +109,8 @@ pub(crate) enum Followed<T> {
 
 impl Cache {
     /// Asks for the right to load the key of `miss`. While the key is loaded elsewhere in the fleet, or changes, the request
-    /// waits, and looks again with `find`, until its `patience` is over; then the load goes ahead, and its result is not stored.
+    /// waits, and looks again with `find`, until its `patience` is over; then the load goes ahead, and its result is not stored
+    /// unless it overtakes the other load.
     /// `miss` is updated to the last result.
     pub(crate) async fn acquire<H, D, F: Future<Output = Found<H, D>>>(
         &self,
@@ -148,7 +160,7 @@ impl Cache {
     }
 
     /// Asks once for the right to load `key`, having `seen` what is there. Waits while another process loads it, for as long as
-    /// there is `patience`; after that the load goes ahead, and is not stored.
+    /// there is `patience`; after that as [`attempt_at_last`](Self::attempt_at_last).
     pub(crate) async fn try_acquire(
         &self,
         flight: Flight,
@@ -157,8 +169,8 @@ impl Cache {
         patience: &mut Patience,
         policy: FailurePolicy,
     ) -> Attempt {
-        // A lookup may not see the change: the store may read from a replica that lags. Both waits are boxed, so that the future
-        // of a request that need not wait is smaller.
+        // A lookup may not see the change: the store may read from a replica that lags. The waits are boxed, so that the future of
+        // a request that need not wait is smaller.
         let (flight, looks_again) = match self.attempt(flight, key, Some(seen), policy).await {
             AttemptNow::Granted(permit) => return Attempt::Granted(permit),
             AttemptNow::Uncacheable => return Attempt::Uncacheable,
@@ -168,8 +180,28 @@ impl Cache {
         };
         match looks_again {
             true => Attempt::LookAgain(flight),
-            false => Attempt::Granted(self.load_impatiently(flight, policy.back_off)),
+            false => Box::pin(self.attempt_at_last(flight, key, policy)).await.into(),
         }
+    }
+
+    /// The right to load `key` after a wait that was too long. A load that overtakes the other one ends its lease, so that it is
+    /// not stored any more, and takes the lease itself. Any other load goes ahead, and is not stored. The key is neither held nor
+    /// changed any more.
+    pub(crate) async fn attempt_at_last(&self, flight: Flight, key: &Key, policy: FailurePolicy) -> AttemptNow {
+        self.emit(Event::Release(Release::WaitTimeout));
+        let flight = if policy.overtakes {
+            if let Err(error) = self.0.store.end_lease(key).await {
+                tracing::debug!(%error, "could not end a lease");
+            }
+            match self.attempt(flight, key, Some(Seen::Unusable), policy).await {
+                // By a load that has begun since.
+                AttemptNow::Changed(flight) | AttemptNow::Held(flight) => flight,
+                attempted => return attempted,
+            }
+        } else {
+            flight
+        };
+        AttemptNow::Granted(self.permit(flight, Err(NoCacheReason::WaitedTooLong), policy.back_off))
     }
 
     /// Asks once for the right to load `key`, without waiting.
@@ -230,12 +262,6 @@ impl Cache {
             self.0.uncacheable.forget(&lease.key.primary());
         }
         self.permit(flight, Ok(lease), policy.back_off)
-    }
-
-    /// The right to load, after a wait that was too long: nothing will be stored.
-    pub(crate) fn load_impatiently(&self, flight: Flight, back_off: Option<BackOff>) -> Box<WritePermit> {
-        self.emit(Event::Release(Release::WaitTimeout));
-        self.permit(flight, Err(NoCacheReason::WaitedTooLong), back_off)
     }
 
     /// Waits until another process's load of `key` may have ended, and says whether there is patience to look again.

@@ -68,7 +68,7 @@ impl Purpose {
     }
 }
 
-/// How a load treats failures.
+/// How a load treats failures, and what other loads of its key have left.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct FailurePolicy {
     /// The back-off after a failure; `None` for none.
@@ -77,6 +77,8 @@ pub(crate) struct FailurePolicy {
     pub(crate) heed: bool,
     /// Whether it may store its result although an earlier one could not be stored.
     pub(crate) anew: bool,
+    /// Whether it overtakes a load that it has waited for in vain, which is then not stored.
+    pub(crate) overtakes: bool,
 }
 
 impl FailurePolicy {

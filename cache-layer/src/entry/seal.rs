@@ -10,7 +10,9 @@
 //! | … | canonical key, tags, metadata and payload, encrypted |
 //! | 16 | authentication tag (AES-256-GCM-SIV, RFC 8452) |
 //!
-//! The head stays readable: the id, the times and the lengths, which scripts and the server need. The head is authenticated
+//! The head stays readable: the id, the times and the lengths, which scripts and the server need, and with them how long the load
+//! took, how many tags there are, and how the payload is written. What else an observer can read is listed at
+//! [`sealed_with`](crate::store::RedisStoreBuilder::sealed_with). The head is authenticated
 //! with the rest, and so are the store's prefix and the canonical key of the look-up: an entry that was changed, truncated, or
 //! put under another key or another prefix does not open. Only the mark of a soft invalidation is not authenticated: a script
 //! writes it, and it can only make an entry stale.

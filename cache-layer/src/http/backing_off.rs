@@ -27,7 +27,7 @@ impl Context {
         let any = StatusCode::INTERNAL_SERVER_ERROR.as_u16();
         let heed =
             unawaited || self.shares_failures(request) || self.usable_on_error(request, stale, Some(any)).is_some();
-        FailurePolicy { back_off: BackOff::new(first, longest), heed, anew: self.policy.is_hinted }
+        FailurePolicy { back_off: BackOff::new(first, longest), heed, anew: self.policy.is_hinted, overtakes: false }
     }
 
     pub(super) fn shares_failures(&self, request: &HeaderMap) -> bool {

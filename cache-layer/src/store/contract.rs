@@ -214,6 +214,11 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
     /// find that entry any more.
     fn supersede<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<(), StoreError>>;
 
+    /// Ends the lease on `key`, whoever holds it: what is loaded under it is not stored any more. The entry stays, and so does what
+    /// is remembered of loads that have ended. Once this has returned `Ok`, the lease is free, unless another load has taken it
+    /// since.
+    fn end_lease<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>>;
+
     /// Ends a lease whose load failed, without waiting. Until its pause is over, [`acquire`](Self::acquire) tells requests to
     /// leave the application alone. Whatever else ends a lease, or voids it, ends the pause, too.
     fn fail(&self, lease: &Lease, failed: Failed);

@@ -518,6 +518,35 @@ contract! {
         assert_eq!(subject.read(&key("a")).await.unwrap(), "two");
     }
 
+    async fn who_ends_a_lease_may_load_and_what_is_there_stays(subject) {
+        subject.fill(&key("a"), "one", &[]).await;
+        let (overtaken, variant) = (subject.lease(&key("a")).await, subject.lease(&key("a").variant(b"de")).await);
+        subject.store.end_lease(&key("a")).await.unwrap();
+        assert!(subject.store.overtaken(&overtaken));
+        assert_eq!(subject.read(&key("a")).await.unwrap(), "one");
+        let Ok(Acquired::Granted(lease)) = subject.store.acquire(&key("a"), Seen::Unusable, LEASE, Failures::Heed).await
+        else {
+            panic!("it is free");
+        };
+        assert_eq!(subject.commit(overtaken, "late", &[]).await, Committed::Refused);
+        assert_eq!(subject.commit(variant, "deutsch", &[]).await, Committed::Stored, "it has its own lease");
+        assert_eq!(subject.commit(lease, "two", &[]).await, Committed::Stored);
+        assert_eq!(subject.read(&key("a")).await.unwrap(), "two");
+    }
+
+    async fn who_ends_a_lease_that_nobody_holds_changes_nothing(subject) {
+        subject.store.end_lease(&key("a")).await.unwrap();
+        let lease = subject.lease(&key("a")).await;
+        subject.store.fail(&lease, Failed { status: None, pause: LONG, remembered: LONG });
+        let backs_off = async || {
+            let acquired = subject.store.acquire(&key("a"), Seen::Unusable, LEASE, Failures::Heed).await;
+            matches!(acquired, Ok(Acquired::BackOff { .. }))
+        };
+        wait_until("the failure is known", async || backs_off().await).await;
+        subject.store.end_lease(&key("a")).await.unwrap();
+        assert!(backs_off().await);
+    }
+
     async fn a_lease_is_known_by_its_token_for_as_long_as_it_is_held(subject) {
         let (store, key) = (&subject.store, Key::new(["k"]));
         let lease = subject.lease(&key).await;

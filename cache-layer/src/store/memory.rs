@@ -117,9 +117,13 @@ impl Leases {
 
     /// Takes this lease away; `false` if it is not held.
     fn remove(&mut self, lease: &Lease) -> bool {
-        let id = lease.key.hash();
+        self.remove_if(lease.key.hash(), |held| held.token == lease.token)
+    }
+
+    /// Takes the lease of this key away, if it is one that `goes`; `false` if there is none.
+    fn remove_if(&mut self, id: KeyHash, goes: impl Fn(&Lease) -> bool) -> bool {
         let hash_map::Entry::Occupied(mut leases) = self.0.entry(id.primary) else { return false };
-        let is_it = |held: &Lease| held.key.hash() == id && held.token == lease.token;
+        let is_it = |held: &Lease| held.key.hash() == id && goes(held);
         let Some(place) = leases.get().iter().position(is_it) else { return false };
         match leases.get().len() {
             1 => drop(leases.remove()),
@@ -977,6 +981,12 @@ impl StoreBackend for MemoryStore {
             self.0.entries.remove(lease.key.hash());
         }
         drop(fills);
+        self.0.ended.notify_waiters();
+        Box::pin(ready(Ok(())))
+    }
+
+    fn end_lease<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.0.fills().leases.remove_if(key.hash(), |_| true);
         self.0.ended.notify_waiters();
         Box::pin(ready(Ok(())))
     }

@@ -383,6 +383,13 @@ impl StoreBackend for TestStore {
         })
     }
 
+    fn end_lease<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.answers().await?;
+            self.0.store.end_lease(key).await
+        })
+    }
+
     fn fail(&self, lease: &Lease, failed: Failed) {
         if !self.is_away() {
             self.0.store.fail(lease, failed);

@@ -248,6 +248,10 @@ impl StoreBackend for TieredStore {
         self.redis.supersede(lease)
     }
 
+    fn end_lease<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.redis.end_lease(key)
+    }
+
     fn fail(&self, lease: &Lease, failed: Failed) {
         self.redis.fail(lease, failed);
     }

@@ -18,7 +18,7 @@ use crate::{
         backoff::BackOff,
         early::{Life, is_due},
         enclosing::EnclosingLoads,
-        flight::{FlightOutcome, Follower, LentPlace, ReplyTo, first_lent},
+        flight::{FlightOutcome, FollowedFlight, Follower, LentPlace, ReplyTo, Role, first_lent},
         load_limit::{LoadLimit, LoadPermit, WaitForPlace},
         miss::{Followed, Miss},
         patience::{LONGEST_PAUSE, Patience},
@@ -135,15 +135,17 @@ impl<V> Ask<V> {
         self.cache.patience().with_soft_timeout(self.stand_in.soft_timeout)
     }
 
-    /// How its load treats failures. A back-off applies only where a stale value or a fallback can be returned.
+    /// How its load treats failures, and other loads. A back-off applies only where a stale value or a fallback can be returned,
+    /// and not to a refresh.
     pub(super) fn failure_policy(&self, miss: &Miss) -> FailurePolicy
     where
         V: DeserializeOwned + 'static,
     {
         FailurePolicy {
             back_off: self.back_off,
-            heed: self.stand_in.has_fallback() || self.stale_if_error(miss).is_some(),
+            heed: !self.is_refresh() && (self.stand_in.has_fallback() || self.stale_if_error(miss).is_some()),
             anew: false,
+            overtakes: self.is_refresh(),
         }
     }
 
@@ -158,6 +160,25 @@ impl<V> Ask<V> {
     /// Whether the call loads anew, even if there is a fresh value.
     pub(super) fn is_refresh(&self) -> bool {
         self.refresh != Refresh::No
+    }
+
+    /// Joins the flight of the key. A refresh that waits for no other call overtakes the load under way.
+    pub(super) fn join(&mut self) -> Role {
+        loop {
+            match self.cache.flights().join(&self.key) {
+                Role::Follower(follower) if self.is_refresh() && self.lock == Lock::Off => {
+                    self.overtake(&follower.flight());
+                }
+                role => return role,
+            }
+        }
+    }
+
+    /// Overtakes the load of a flight that may have begun before this refresh: the refresh will lead another one, and end the lease
+    /// of the former.
+    fn overtake(&mut self, flight: &FollowedFlight) {
+        self.cache.flights().leave(&self.key, flight);
+        self.refresh = Refresh::Waited;
     }
 
     /// Whether the call is part of a load of the same value, and so must not wait for that.
@@ -431,7 +452,7 @@ impl<V> Ask<V> {
     where
         V: DeserializeOwned + 'static,
     {
-        let wait = span.wait_for(&follower);
+        let (wait, flight) = (span.wait_for(&follower), follower.flight());
         let stale = self.stale_if_slow(miss, patience);
         let soft = stale.as_ref().map(|(_, soft)| *soft);
         let deadline = soft.map_or(patience.deadline(), |soft| patience.deadline().min(soft));
@@ -455,6 +476,10 @@ impl<V> Ask<V> {
                     Some((hit, _)) if self.is_usable(&hit.entry) => Next::Return(Ok(self.stands_in(hit))),
                     // It has become too old during the wait, which goes on without it.
                     Some(_) if !patience.is_over() => Next::LookAgain,
+                    _ if self.is_refresh() => {
+                        self.overtake(&flight);
+                        Next::LookAgain
+                    }
                     _ => Next::LoadUncached,
                 };
             }
@@ -493,7 +518,7 @@ impl<V> Ask<V> {
             FlightOutcome::FailedWith(error) => self.failed_together(miss, &error),
             FlightOutcome::Unstored(entries) if has_begun_since || !miss.reached_store() => self.shared(&entries, span),
             FlightOutcome::Transient(entries) if miss.reached_store() => self.shared(&entries, span),
-            FlightOutcome::Failed => {
+            FlightOutcome::Failed if !self.is_refresh() => {
                 let result = self.while_backing_off::<E, ()>(miss, ());
                 self.settled(result, span).map_or(Next::LoadUncached, Next::Return)
             }
@@ -501,6 +526,7 @@ impl<V> Ask<V> {
             | FlightOutcome::Found
             | FlightOutcome::Unstored(_)
             | FlightOutcome::Transient(_)
+            | FlightOutcome::Failed
             | FlightOutcome::Void
                 if patience.again(LONGEST_PAUSE, Duration::ZERO).await =>
             {

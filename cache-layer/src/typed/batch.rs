@@ -148,11 +148,17 @@ where
         let Self { id, ask, flight, miss, mut patience, is_impatient, purpose, reply_to } = self;
         let cache = ask.cache.clone();
         let policy = ask.failure_policy(&miss);
-        if is_impatient {
-            let permit = cache.load_impatiently(flight, policy.back_off);
-            return Attempted::Granted(Box::new(Granted { id, ask, permit, miss, purpose, reply_to }));
-        }
-        let (flight, is_held) = match cache.attempt(flight, &ask.key, miss.expected, policy).await {
+        let attempted = match is_impatient {
+            true => AttemptNow::Held(flight),
+            false => cache.attempt(flight, &ask.key, miss.expected, policy).await,
+        };
+        let attempted = match attempted {
+            AttemptNow::Held(flight) if is_impatient || ask.lock != Lock::Fleet => {
+                cache.attempt_at_last(flight, &ask.key, policy).await
+            }
+            attempted => attempted,
+        };
+        let (flight, is_held) = match attempted {
             AttemptNow::Granted(permit) => {
                 return Attempted::Granted(Box::new(Granted { id, ask, permit, miss, purpose, reply_to }));
             }
@@ -167,10 +173,6 @@ where
             AttemptNow::Held(flight) => (flight, true),
             AttemptNow::Changed(flight) => (flight, false),
         };
-        if is_held && ask.lock != Lock::Fleet {
-            let permit = cache.load_impatiently(flight, None);
-            return Attempted::Granted(Box::new(Granted { id, ask, permit, miss, purpose, reply_to }));
-        }
         Attempted::Waits(Box::pin(async move {
             let looks_again = match is_held {
                 true => cache.wait_out(&ask.key, &mut patience).await,

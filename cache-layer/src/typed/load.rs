@@ -136,8 +136,9 @@ impl<V, E> GetOrLoad<V, E> {
     }
 
     /// How long the call waits, from its start, if a stale value may be used by [`stale_if_error`](Self::stale_if_error). After
-    /// that, the call returns the stale value, and the load continues and is stored for later calls. Without a limit unless
-    /// set; without effect if there is no such value.
+    /// that, the call returns the stale value, and the load continues and is stored for later calls, unless it is a load
+    /// [for this call alone](crate::Cache::get_or_load), which ends. Without a limit unless set; without effect if there
+    /// is no such value.
     ///
     /// It limits every wait for the new value: for this call's own load, for another call's load, for another process's load,
     /// and for a [place](crate::CacheBuilder::max_loads). The load continues for as long as a load may keep its place, a minute
@@ -152,8 +153,8 @@ impl<V, E> GetOrLoad<V, E> {
     /// returns the stale value, if one may be used in place of an error, or else the [fallback](Self::fallback), or else
     /// `error`.
     ///
-    /// The load continues as if its caller had left, and its value is stored if it comes within
-    /// [`abandoned_load`](crate::CacheBuilder::abandoned_load).
+    /// The load [continues as if its caller had left](crate::Cache::get_or_load), and its value is stored if it comes
+    /// within [`abandoned_load`](crate::CacheBuilder::abandoned_load).
     ///
     /// A load that can't fail, whose error is [`Infallible`](std::convert::Infallible), has no error for a call that takes too
     /// long: give it an error type. `#[cached]` asks for a function that returns a `Result`.
@@ -174,7 +175,7 @@ impl<V, E> GetOrLoad<V, E> {
     /// How long the back-off after a failed load lasts, in all processes with the same store: `first` after one failure,
     /// doubled with each further failure, `longest` at most, and a fifth more or less at random; 1 s and 30 s unless set. Zero
     /// turns it off. During the back-off, calls return a stale value or a [fallback](Self::fallback); calls that have neither
-    /// load as usual. A success ends the back-off, and so does an invalidation of the key.
+    /// load as usual, and so does a [refresh](Self::refresh). A success ends the back-off, and so does an invalidation of the key.
     pub fn failure_backoff(mut self, first: Duration, longest: Duration) -> Self {
         self.ask.back_off = BackOff::new(first, longest);
         self
@@ -189,6 +190,14 @@ impl<V, E> GetOrLoad<V, E> {
     /// Loads anew even if there is a fresh value, and stores the result. The present value stays until then; it is gone as well if
     /// the result is not to be stored. A load that has begun since the call did is as good as its own: of refreshes at one time,
     /// most share one.
+    ///
+    /// A load that began before the call may return what is to be replaced. The call waits for it where any other call would, by
+    /// [`lock`](Self::lock), and for as long. Then it overtakes that load, whose value still goes to its callers, but is not
+    /// stored any more. If refreshes keep coming while loads take longer than the
+    /// [lock timeout](crate::CacheBuilder::lock_timeout), only the last one is stored.
+    ///
+    /// Nothing is stored if the call is part of a load of the same key, or if the store does not answer. Then a load that began
+    /// before is not overtaken, either.
     pub fn refresh(mut self) -> Self {
         self.ask.refresh = Refresh::First;
         self
@@ -330,7 +339,7 @@ where
             if !miss.reached_store() {
                 span.unavailable();
             }
-            let follower = match self.cache.flights().join(&self.key) {
+            let follower = match self.join() {
                 Role::Leader(flight) => {
                     let led = LedLoad { ask: self.clone(), flight, miss, load, patience, purpose: Purpose::Answer };
                     return self.lead(led, span).await;

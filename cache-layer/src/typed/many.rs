@@ -375,13 +375,15 @@ where
         true
     }
 
-    /// Looks `pending` up, in one round trip. If the hard timeout ends first, every key is settled, and none is left.
+    /// Looks `pending` up, in one round trip, without the keys that are still to be loaded anew. If the hard timeout ends first,
+    /// every key is settled, and none is left.
     async fn look_up(&mut self, pending: &mut Vec<Asked<K, V>>) -> Vec<Retrieved> {
-        // All keys of a call are loaded anew, or none.
-        if pending.first().is_none_or(|asked| asked.ask.is_refresh()) {
-            return pending.iter().map(|_| Retrieved::Missing(Seen::Unusable)).collect();
+        let unusable = || Retrieved::Missing(Seen::Unusable);
+        let looked_up = pending.iter().filter(|asked| !asked.ask.is_refresh());
+        let keys: Vec<Key> = looked_up.map(|asked| asked.ask.key.clone()).collect();
+        if keys.is_empty() {
+            return pending.iter().map(|_| unusable()).collect();
         }
-        let keys: Vec<Key> = pending.iter().map(|asked| asked.ask.key.clone()).collect();
         let looking = self.cache.lookup_many(&keys);
         let retrieved = match &self.hard_timeout {
             None => looking.await,
@@ -395,8 +397,15 @@ where
                 }
             },
         };
-        pending.iter_mut().for_each(|asked| asked.span.at(self.cache.far_tier()));
-        retrieved
+        let (mut retrieved, tier) = (retrieved.into_iter(), self.cache.far_tier());
+        let of = |asked: &mut Asked<K, V>| {
+            if asked.ask.is_refresh() {
+                return unusable();
+            }
+            asked.span.at(tier);
+            retrieved.next().unwrap_or_else(unusable)
+        };
+        pending.iter_mut().map(of).collect()
     }
 
     /// A fresh value was found.
@@ -461,7 +470,7 @@ where
         if !miss.reached_store() {
             asked.span.unavailable();
         }
-        match self.cache.flights().join(&asked.ask.key) {
+        match asked.ask.join() {
             Role::Leader(flight) => {
                 let stale = asked.ask.stale_if_slow(&miss, &asked.patience);
                 let (one, reply) = asked.lead(flight, miss.clone(), Purpose::Answer);
@@ -708,4 +717,27 @@ where
     Fut: Future<Output = Result<Vec<(K, Result<Loaded<V>, E>)>, E>> + Send + 'static,
 {
     Arc::new(move |wanted| Box::pin(load.clone()(wanted)))
+}
+
+#[cfg(all(test, feature = "memory"))]
+mod tests {
+    use super::*;
+    use crate::store::MemoryStore;
+
+    /// The keys of one refresh may have waited for loads of which one is stored, and another one is void.
+    #[tokio::test]
+    async fn a_key_that_is_still_to_be_loaded_anew_is_not_looked_up_with_the_others() {
+        let cache = Cache::new(MemoryStore::new(1 << 20));
+        cache.set_many([("a", &Some(1_u32)), ("b", &Some(1))]).await.unwrap();
+        for stored in [0, 1] {
+            let load = shared(async |_: Vec<(&'static str, Option<Stale<u32>>)>| Err::<Vec<_>, ()>(()));
+            let refresh = GetOrLoadMany::new(cache.clone(), vec!["a", "b"], load).refresh();
+            let (mut call, _) = Call::begin(refresh, Span::none());
+            let mut pending = call.asked();
+            pending[stored].ask.refresh = Refresh::No;
+            let found = call.look_up(&mut pending).await;
+            assert!(matches!(found[stored], Retrieved::Found(_)), "{stored}");
+            assert!(matches!(found[1 - stored], Retrieved::Missing(Seen::Unusable)), "{stored}");
+        }
+    }
 }

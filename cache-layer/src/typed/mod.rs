@@ -86,8 +86,12 @@ impl Cache {
     ///
     /// # Cancellation
     ///
-    /// The load runs in a task of its own. If its caller is dropped, the load still ends and is stored;
+    /// A load that other calls may share runs in a task of its own. If its caller is dropped, the load still ends and is stored;
     /// [`drain`](Cache::drain) waits for it.
+    ///
+    /// A load for this call alone stores nothing, and ends with the call. So a call loads while another one loads the key, if it
+    /// does not wait for that by its [`Lock`], has waited for the [lock timeout](crate::CacheBuilder::lock_timeout), or is part of
+    /// the other load; and after a load whose result could be neither stored nor shared.
     pub fn get_or_load<V, E, F, Fut>(&self, key: impl Into<Key>, load: F) -> GetOrLoad<V, E>
     where
         V: Serialize + DeserializeOwned + Send + 'static,
@@ -141,7 +145,8 @@ impl Cache {
     ///
     /// This works like [`get_or_load`](Self::get_or_load) of an `Option` for each key, but together: of all calls that ask for
     /// a key meanwhile, in the whole fleet, one loads it. So `load` is called with the keys that no other call is loading, and
-    /// this call waits for the others. A key that occurs twice is loaded once.
+    /// this call waits for the others; for those of them that do not come, it is called again. A key that occurs twice is loaded
+    /// once.
     ///
     /// ```
     /// use std::{convert::Infallible, time::Duration};
@@ -170,7 +175,15 @@ impl Cache {
     /// The error of `load`, if one of the keys has neither a present value nor a stale one that may be used.
     /// [`each`](GetOrLoadMany::each) returns a result for each key. Values that other calls load are stored all the same.
     ///
-    /// `load` is cloned for each time that it is called: once, except for keys whose load by another process failed.
+    /// # Calls of the load
+    ///
+    /// `load` is cloned for each time that it is called: most often once. It is called again, maybe while it runs, for those keys
+    ///
+    /// - that another call is loading, if this call [does not wait](Lock) for that, or has waited for too long
+    /// - that another call has loaded, if that brought nothing for this call: it failed in another process, was overtaken by an
+    ///   invalidation, or returned something that could be neither stored nor shared; or if this call is a
+    ///   [refresh](GetOrLoadMany::refresh), and the other one began before it
+    /// - that are being loaded by a load that this call is part of.
     ///
     /// # Cancellation
     ///

@@ -13,7 +13,8 @@ use crate::{
 /// How long a value is fresh unless set.
 const TTL: Duration = Duration::from_secs(300);
 
-/// Which callers wait for one load of a key.
+/// Which callers wait for one load of a key. A [refresh](crate::GetOrLoad::refresh) that waits no longer, or not at all, overtakes
+/// the load of another call: of the two, the refresh is stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Lock {

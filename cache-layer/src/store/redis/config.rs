@@ -204,11 +204,23 @@ impl RedisStoreBuilder {
     /// [`seal`](crate::telemetry::Rejection::Seal). So is an entry from before the store was sealed. Entries cost some
     /// microseconds more to write and to read; those of the first tier are not sealed.
     ///
-    /// What an observer can still learn: how many entries there are, how large each is, how long its tags are, when it was made
-    /// and until when it is fresh, which names are read and written how often, and whether a name under one prefix stands for the
-    /// same key or tag as a name under another. What sealing does not prevent: a user who may write to the server can delete
-    /// entries, keep processes from loading by taking leases, and put an earlier entry back under the same key, with the tokens of
-    /// its tags, for as long as that entry may live. Set no lifetime for which that would not be acceptable.
+    /// What an observer can still learn:
+    ///
+    /// - of each entry: its size, and the lengths of its key, its metadata and its payload; whether the payload is compressed; how
+    ///   many tags it has; when it was made, until when it is fresh, until when it is used as a stale one and kept; how long its
+    ///   load took; when it was last invalidated softly; which key of the ring seals it; and which entries are variants of one
+    /// - of each load that is under way: of which entry, since when, and by which process, which has a random number; of each one
+    ///   that has ended without an entry, for as long as that is remembered: that the result can't be stored, or how many loads
+    ///   failed one after the other, with which HTTP status the last one did, and how long the application is left alone
+    /// - of each tag: its length, and when and how it was last invalidated, also over which windows
+    /// - which [switches](crate::Switch) are on; the [ids of requests](crate::Cache::reserve_request); and the size and the time of
+    ///   each record of the [audit](crate::Cache::audit) and of each list of hot keys
+    /// - how many names there are of each kind, which ones are read and written how often, and whether a name under one prefix
+    ///   stands for the same key or tag as a name under another
+    ///
+    /// What sealing does not prevent: a user who may write to the server can delete entries, keep processes from loading by taking
+    /// leases, and put an earlier entry back under the same key, with the tokens of its tags, for as long as that entry may live.
+    /// Set no lifetime for which that would not be acceptable.
     ///
     /// [Switches](crate::Switch) are not sealed. Such a user can turn them too, which makes hits into loads, or hides what
     /// verification would find, for a day each time. `wider-grace`, by which stale entries would be used for longer, is not taken

@@ -367,6 +367,20 @@ impl RedisStore {
         ended
     }
 
+    pub(super) async fn end_lease_of(&self, key: &Key) -> Result<(), StoreError> {
+        let connection = self.connection(key);
+        let session = connection.session()?;
+        let call = scripts::END_LEASE.key(self.0.context.names.lease(key));
+        let ended: Result<Flag, StoreError> = connection
+            .run_with(Operation::Release, &session, Limit::Request, async |mut driver: MultiplexedConnection| {
+                call.invoke_async(&mut driver).await
+            })
+            .await;
+        // The server's push comes only after its reply.
+        self.0.context.leases.mark_unknown(key.id());
+        ended.map(drop)
+    }
+
     /// As [`release_lease`](Self::release_lease), when the load failed.
     pub(super) fn fail_lease(&self, lease: &Lease, Failed { status, pause, remembered }: Failed) {
         let connection = self.connection(&lease.key);

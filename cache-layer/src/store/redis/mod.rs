@@ -225,6 +225,10 @@ impl StoreBackend for RedisStore {
         Box::pin(self.supersede_entry(lease))
     }
 
+    fn end_lease<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(self.end_lease_of(key))
+    }
+
     fn fail(&self, lease: &Lease, failed: Failed) {
         self.fail_lease(lease, failed);
     }

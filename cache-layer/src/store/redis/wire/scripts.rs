@@ -142,6 +142,13 @@ script! {
 }
 
 script! {
+    /// KEYS lease. Ends it, whoever holds it; the result of an ended load stays. Returns whether it was held.
+    END_LEASE = "local held = redis.pcall('GET', KEYS[1]);
+                 if type(held) ~= 'string' or held:sub(1, 1) == '!' then return 0 end;
+                 return redis.call('DEL', KEYS[1])"
+}
+
+script! {
     /// KEYS lease. ARGV token, milliseconds until the next load, how many have failed, status, milliseconds to remember it.
     FAIL = concat!(
         "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end;",
@@ -646,6 +653,7 @@ pub(crate) async fn load(driver: &mut MultiplexedConnection) -> RedisResult<()> 
         &ACQUIRE,
         &RENEW,
         &RELEASE,
+        &END_LEASE,
         &FAIL,
         &COMMIT,
         &COMMIT_MANY,
