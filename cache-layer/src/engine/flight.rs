@@ -118,6 +118,8 @@ pub(crate) struct Flight {
     outcome: FlightOutcome,
     /// Another flight, whose followers wait for this load as well.
     along: Option<Box<Self>>,
+    /// What learns the outcome, without being a follower.
+    end: Option<oneshot::Sender<FlightOutcome>>,
 }
 
 #[derive(Debug)]
@@ -250,7 +252,8 @@ impl Flights {
             }
             hash_map::Entry::Vacant(vacant) => {
                 let shared = vacant.insert(Arc::default()).clone();
-                Role::Leader(Flight { flights: self.clone(), id, shared, outcome: FlightOutcome::Void, along: None })
+                let outcome = FlightOutcome::Void;
+                Role::Leader(Flight { flights: self.clone(), id, shared, outcome, along: None, end: None })
             }
         }
     }
@@ -267,6 +270,13 @@ impl Flight {
     /// Takes another flight along, if there is none yet: its followers wait for this load, too, and learn its outcome.
     pub(crate) fn take_along(&mut self, other: Box<Self>) {
         self.along.get_or_insert(other);
+    }
+
+    /// The outcome, once that is known, for a caller that is no follower: nothing depends on whether it waits.
+    pub(super) fn end(&mut self) -> oneshot::Receiver<FlightOutcome> {
+        let (end, ended) = oneshot::channel();
+        self.end = Some(end);
+        ended
     }
 
     /// Lets the followers use the response that is arriving.
@@ -321,6 +331,9 @@ impl Drop for Flight {
         self.leave();
         if let Some(along) = &mut self.along {
             along.outcome = self.outcome.clone();
+        }
+        if let Some(end) = self.end.take() {
+            let _ = end.send(self.outcome.clone());
         }
         // From here on no request can join.
         let followers = self.shared.progress.lock().followers.take();
