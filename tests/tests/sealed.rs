@@ -66,6 +66,16 @@ async fn the_record_of_a_request_is_read_with_the_keys_alone() {
     assert_eq!(stranger.reserve_request("id", b"another", LIMIT).await, Ok(Reserved::Before("".into())));
     let raw: Vec<u8> = server.command(&["GET", "cache:request:id"]);
     assert!(!raw.windows(7).any(|part| part == b"product"));
+
+    let before = |record: &'static str| Ok(Reserved::Before(record.into()));
+    for record in [&b"product:42"[..], b"answered"] {
+        assert_eq!(stranger.record_request("id", b"another", b"its own", LIMIT).await, before(""));
+        assert_eq!(other.record_request("id", b"another", b"its own", LIMIT).await, before("product:42"));
+        assert_eq!(one.record_request("id", b"product:42", record, LIMIT).await, Ok(Reserved::Now));
+    }
+    // Once the record is another one, it stays: a late renewal does not take the answer's place.
+    assert_eq!(one.record_request("id", b"product:42", b"product:42", LIMIT).await, before("answered"));
+    assert_eq!(other.reserve_request("id", b"another", LIMIT).await, before("answered"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -83,8 +83,8 @@ pub(super) struct Inner {
     pub(super) uncacheable: RecentKeys,
     pub(super) void_refusals: VoidRefusals,
     pub(super) recent_failures: RecentFailures,
-    /// Counts the invalidations that began in this process: a result that was loaded before one, and couldn't be stored, is not
-    /// shared after it.
+    /// Counts the invalidations that began in this process, and the hard ones that ended: a result that was loaded before one,
+    /// and couldn't be stored, is not shared after it.
     pub(super) invalidations: AtomicU64,
     /// Keys whose last background refresh returned nothing that could be stored.
     pub(super) failed_refreshes: RecentKeys,

@@ -16,7 +16,11 @@ use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use super::{
     Cache,
+    backoff::BackOff,
     cache::{COMMITS, ON_THEIR_WAY},
+    flight::Role,
+    miss::AttemptNow,
+    permit::FailurePolicy,
 };
 use crate::{
     CacheLayer,
@@ -35,11 +39,16 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Says {
     TheTruth,
+    /// What was true when it was asked, and its answer comes later; an invalidation takes effect before that.
+    TheTruthLater,
     /// The key has changed; but look-ups find nothing.
     Changed,
     /// The lease is held; and a wait for its end returns at once.
     Held,
 }
+
+/// How much later.
+const LATER: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Debug)]
 struct Elsewhere {
@@ -108,6 +117,13 @@ impl StoreBackend for Elsewhere {
     ) -> BoxFuture<'a, Result<Acquired, StoreError>> {
         match self.says {
             Says::TheTruth => self.store.acquire(key, seen, ttl, failures),
+            Says::TheTruthLater => {
+                let answer = self.store.acquire(key, seen, ttl, failures);
+                Box::pin(async {
+                    sleep(LATER).await;
+                    answer.await
+                })
+            }
             Says::Changed => Box::pin(async { Ok(Acquired::Changed) }),
             Says::Held => Box::pin(async { Ok(Acquired::Held) }),
         }
@@ -155,7 +171,14 @@ impl StoreBackend for Elsewhere {
     }
 
     fn invalidate(&self, scope: Scope<'_>, hardness: Hardness) -> BoxFuture<'static, Result<Invalidated, StoreError>> {
-        self.store.invalidate(scope, hardness)
+        if self.says != Says::TheTruthLater {
+            return self.store.invalidate(scope, hardness);
+        }
+        let (store, scope) = (self.store.clone(), scope.to_owned());
+        Box::pin(async move {
+            sleep(LATER / 2).await;
+            store.invalidate(scope.borrow(), hardness).await
+        })
     }
 
     fn delete_matching(&self, pattern: &Pattern) -> BoxFuture<'static, Result<Invalidated, StoreError>> {
@@ -255,4 +278,62 @@ async fn what_waits_too_long_for_its_turn_is_dropped_and_counted() {
     assert!(cache.drain(2 * cache.lock_timeout()).await);
     assert_eq!((cache.counts().stored, cache.counts().shed), (0, 1));
     drop(turns);
+}
+
+/// A cache whose last load of `key` ended in this way, for [`HOUR`].
+async fn after(key: &Key, end: impl Fn(&MemoryStore, &Lease)) -> Cache {
+    let store = Elsewhere::that(Says::TheTruthLater);
+    let acquired = store.store.acquire(key, Seen::Nothing, HOUR, Failures::Heed).await.unwrap();
+    let Acquired::Granted(lease) = acquired else { panic!("nobody loads it") };
+    end(&store.store, &lease);
+    Cache::new(store)
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+async fn attempt(cache: &Cache, key: &Key) -> AttemptNow {
+    let Role::Leader(flight) = cache.flights().join(key) else { panic!("nobody loads it") };
+    let policy = FailurePolicy { back_off: BackOff::new(HOUR, HOUR), heed: true, anew: false };
+    cache.attempt(flight, key, Some(Seen::Nothing), policy).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_back_off_that_an_invalidation_has_ended_is_not_remembered() {
+    let failed = Failed { status: None, pause: HOUR, remembered: HOUR };
+    let key = Key::new(["k"]).named();
+    // Before the store is asked, or after that.
+    for before in [Some(true), Some(false), None] {
+        let cache = after(&key, |store, lease| store.fail(lease, failed)).await;
+        let asked = async {
+            sleep(LATER / 10).await;
+            attempt(&cache, &key).await
+        };
+        let invalidated = async {
+            let Some(before) = before else { return };
+            sleep(if before { Duration::ZERO } else { LATER / 5 }).await;
+            cache.invalidate(&key).await.unwrap();
+        };
+        let (attempt, ()) = tokio::join!(asked, invalidated);
+        assert!(matches!(attempt, AttemptNow::BackedOff(_)), "as it was when the store was asked");
+        assert_eq!(cache.recent_failure(&key).is_some(), before.is_none(), "{before:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_can_not_be_stored_by_settings_that_were_replaced_meanwhile_is_not_remembered() {
+    let key = Key::new(["k"]).named();
+    for which in 0..3 {
+        let cache = after(&key, |store, lease| store.release(lease, Some(HOUR))).await;
+        let meanwhile = async {
+            sleep(LATER / 5).await;
+            match which {
+                0 => cache.forget_refusals(),
+                1 => cache.invalidate_all().await.unwrap(),
+                _ => {}
+            }
+        };
+        let (attempt, ()) = tokio::join!(attempt(&cache, &key), meanwhile);
+        assert!(matches!(attempt, AttemptNow::Uncacheable), "as it was when the store was asked");
+        assert_eq!(cache.is_uncacheable(&key), which == 2, "{which}");
+    }
 }

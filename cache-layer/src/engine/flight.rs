@@ -118,6 +118,8 @@ pub(crate) struct Flight {
     outcome: FlightOutcome,
     /// Another flight, whose followers wait for this load as well.
     along: Option<Box<Self>>,
+    /// What learns the outcome, without being a follower.
+    end: Option<oneshot::Sender<FlightOutcome>>,
 }
 
 #[derive(Debug)]
@@ -151,8 +153,8 @@ struct Progress {
 /// A follower lends its place to the load that it waits for: the load may need a place, and the follower may have the last.
 #[derive(Debug)]
 enum Loan {
-    /// The load has not asked for a place yet: it may wait for another process first, for longer than a follower waits. So an
-    /// offer ends with its follower.
+    /// The load has not asked for a place yet: it may wait for another process first, or at the limit of its front end, for longer
+    /// than a follower waits. So an offer ends with its follower.
     Offered(Vec<Weak<LoadPermit>>),
     /// The load has asked. It waits, or needs no place from a follower any more: then the other end is gone.
     Awaited(Option<oneshot::Sender<LoadPermit>>),
@@ -164,8 +166,41 @@ impl Default for Loan {
     }
 }
 
-/// The place that a follower may lend.
-pub(crate) type LentPlace = oneshot::Receiver<LoadPermit>;
+/// The place that a follower may lend; `None` if none does. The load asks for it when this is first polled, and not before: until
+/// it can use the place, as long as it waits for another one at its front end, the place leaves with its follower.
+pub(crate) struct LentPlace {
+    of: Arc<Shared>,
+    lent: Option<oneshot::Receiver<LoadPermit>>,
+}
+
+impl Future for LentPlace {
+    type Output = Option<LoadPermit>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { of, lent } = &mut *self;
+        Pin::new(lent.get_or_insert_with(|| of.ask_for_place())).poll(cx).map(Result::ok)
+    }
+}
+
+impl Shared {
+    fn ask_for_place(&self) -> oneshot::Receiver<LoadPermit> {
+        let (lender, lent) = oneshot::channel();
+        let mut progress = self.progress.lock();
+        let offered = match &progress.loan {
+            Loan::Offered(offers) => offers.iter().find_map(Weak::upgrade),
+            Loan::Awaited(_) => None,
+        };
+        progress.loan = match offered {
+            Some(place) => {
+                // The load does not wait yet, so that no task is woken while a lock is held.
+                let _ = lender.send((*place).clone());
+                Loan::Awaited(None)
+            }
+            None => Loan::Awaited(Some(lender)),
+        };
+        lent
+    }
+}
 
 /// The first place that is lent.
 pub(crate) async fn first_lent(mut places: Vec<LentPlace>) -> LoadPermit {
@@ -174,7 +209,7 @@ pub(crate) async fn first_lent(mut places: Vec<LentPlace>) -> LoadPermit {
         places.retain_mut(|place| match Pin::new(place).poll(cx) {
             Poll::Pending => true,
             Poll::Ready(lent) => {
-                first = first.take().or(lent.ok());
+                first = first.take().or(lent);
                 false
             }
         });
@@ -221,7 +256,8 @@ impl Flights {
             }
             hash_map::Entry::Vacant(vacant) => {
                 let shared = vacant.insert(Arc::default()).clone();
-                Role::Leader(Flight { flights: self.clone(), id, shared, outcome: FlightOutcome::Void, along: None })
+                let outcome = FlightOutcome::Void;
+                Role::Leader(Flight { flights: self.clone(), id, shared, outcome, along: None, end: None })
             }
         }
     }
@@ -254,6 +290,13 @@ impl Flight {
         self.along.get_or_insert(other);
     }
 
+    /// The outcome, once that is known, for a caller that is no follower: nothing depends on whether it waits.
+    pub(super) fn end(&mut self) -> oneshot::Receiver<FlightOutcome> {
+        let (end, ended) = oneshot::channel();
+        self.end = Some(end);
+        ended
+    }
+
     /// Lets the followers use the response that is arriving.
     pub(super) fn publish_partial(&self, in_progress: InProgress) {
         self.publish(Stage::InProgress(Arc::new(in_progress)));
@@ -275,21 +318,7 @@ impl Flight {
 
     /// The place that a follower lends to the load, by [`lend`](Follower::lend), until this is dropped.
     pub(super) fn lent_place(&self) -> LentPlace {
-        let (lender, lent) = oneshot::channel();
-        let mut progress = self.shared.progress.lock();
-        let offered = match &progress.loan {
-            Loan::Offered(offers) => offers.iter().find_map(Weak::upgrade),
-            Loan::Awaited(_) => None,
-        };
-        progress.loan = match offered {
-            Some(place) => {
-                // The load does not wait yet, so that no task is woken while a lock is held.
-                let _ = lender.send((*place).clone());
-                Loan::Awaited(None)
-            }
-            None => Loan::Awaited(Some(lender)),
-        };
-        lent
+        LentPlace { of: self.shared.clone(), lent: None }
     }
 
     /// Whether a follower waits for the outcome, or reads the published response.
@@ -316,6 +345,9 @@ impl Drop for Flight {
         self.leave();
         if let Some(along) = &mut self.along {
             along.outcome = self.outcome.clone();
+        }
+        if let Some(end) = self.end.take() {
+            let _ = end.send(self.outcome.clone());
         }
         // From here on no request can join.
         let followers = self.shared.progress.lock().followers.take();
@@ -523,10 +555,17 @@ pub(crate) async fn resume_panic<T>(task: JoinHandle<()>) -> T {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Waker;
+
     use super::*;
+    use crate::engine::load_limit::{LoadLimit, WaitForPlace};
 
     fn key() -> Key {
         Key::new(["k"])
+    }
+
+    fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
+        Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
     }
 
     fn lead(flights: &Arc<Flights>) -> Flight {
@@ -627,14 +666,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_place_is_lent_to_a_load_that_needs_it_whichever_comes_first() {
-        let limit = crate::engine::load_limit::LoadLimit::new(1);
+        let limit = LoadLimit::new(1);
         let flights = Arc::default();
         for asks_first in [false, true] {
             let (leader, mut follower) = (lead(&flights), follow(&flights));
             let place = limit.take().expect("it is free");
-            let early = asks_first.then(|| leader.lent_place());
+            let mut lent = leader.lent_place();
+            assert!(!asks_first || poll_once(&mut lent).is_pending());
             follower.lend(place.clone());
-            let lent = early.unwrap_or_else(|| leader.lent_place()).await.expect("it is lent");
+            let lent = lent.await.expect("it is lent");
             drop((place, follower));
             assert!(limit.take().is_none(), "the load has it now");
             drop(lent);
@@ -644,20 +684,25 @@ mod tests {
 
     #[tokio::test]
     async fn a_load_that_needs_no_place_keeps_none() {
-        let limit = crate::engine::load_limit::LoadLimit::new(1);
+        let limit = LoadLimit::new(1);
         let flights = Arc::default();
-        let (leader, mut followers) = (lead(&flights), [follow(&flights), follow(&flights)]);
-        drop(leader.lent_place());
-        for follower in &mut followers {
-            follower.lend(limit.take().expect("it is free"));
-            assert!(limit.take().is_some());
+        for has_asked in [false, true] {
+            let (leader, followers) = (lead(&flights), [follow(&flights), follow(&flights)]);
+            let mut lent = leader.lent_place();
+            assert!(!has_asked || poll_once(&mut lent).is_pending());
+            drop(lent);
+            for mut follower in followers {
+                follower.lend(limit.take().expect("it is free"));
+                drop(follower);
+                assert!(limit.take().is_some());
+            }
         }
     }
 
     /// The load may wait for another process for longer than its followers wait.
     #[tokio::test]
     async fn a_place_that_was_offered_leaves_with_its_follower_and_the_others_are_still_lent() {
-        let limit = crate::engine::load_limit::LoadLimit::new(2);
+        let limit = LoadLimit::new(2);
         let flights = Arc::default();
         let (leader, mut stays, mut leaves) = (lead(&flights), follow(&flights), follow(&flights));
         stays.lend(limit.take().expect("it is free"));
@@ -665,8 +710,8 @@ mod tests {
         assert!(limit.take().is_none(), "the followers have both");
         drop(leaves);
         let other = limit.take().expect("one is free again");
-        let mut lent = leader.lent_place();
-        assert!(lent.try_recv().is_ok(), "the other one is still offered");
+        let lent = leader.lent_place().await;
+        assert!(lent.is_some(), "the other one is still offered");
         drop((stays, lent));
         drop((other, limit.take().expect("it is free again")));
         drop(leader);
@@ -674,7 +719,34 @@ mod tests {
         let (leader, mut leaves) = (lead(&flights), follow(&flights));
         leaves.lend(limit.take().expect("it is free"));
         drop(leaves);
-        assert!(leader.lent_place().try_recv().is_err(), "nobody lends anything any more");
+        assert!(poll_once(&mut leader.lent_place()).is_pending(), "nobody lends anything any more");
+    }
+
+    /// The load can't use the cache's place before it has one of its front end.
+    #[tokio::test]
+    async fn a_place_leaves_with_its_follower_while_the_load_waits_at_its_front_end() {
+        let cache = LoadLimit::new(1);
+        let front_end = cache.within(1);
+        let flights = Arc::default();
+        for lends_first in [false, true] {
+            let own = front_end.clone().without(&cache).take().expect("it is free");
+            let (leader, mut follower) = (lead(&flights), follow(&flights));
+            let place = cache.take().expect("it is free");
+            if lends_first {
+                follower.lend(place.clone());
+            }
+            let (wait, lent) = (WaitForPlace::of(1), first_lent(vec![leader.lent_place()]));
+            let deadline = Instant::now() + Duration::from_secs(3600);
+            let mut load = std::pin::pin!(front_end.wait_or_borrow(deadline, &wait, lent));
+            assert!(poll_once(&mut load).is_pending());
+            if !lends_first {
+                follower.lend(place.clone());
+            }
+            drop((place, follower));
+            let free = cache.take().expect("the follower has left with its place");
+            drop((own, free));
+            assert!(load.await.is_some());
+        }
     }
 
     #[test]

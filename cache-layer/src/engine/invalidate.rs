@@ -186,6 +186,8 @@ impl Cache {
         let covered = if extent.everything { Scope::Everything } else { scope };
         let hardness = if extent.hard { Hardness::Hard } else { hardness };
         if hardness == Hardness::Hard {
+            // Before that: what is learned of a load that began in between is older than the invalidation, too.
+            self.0.invalidations.fetch_add(1, Ordering::SeqCst);
             self.forget_what_was_learned(covered);
         }
         let (kind, hardened) = (InvalidationKind::from(covered), extent != Extent::default());

@@ -218,11 +218,13 @@ impl Cache {
             return permit(flight, Err(NoCacheReason::FillsStopped));
         }
         let policy = self.as_refusals_stand(policy);
-        let failures = policy.failures();
+        let (failures, invalidations) = (policy.failures(), self.invalidations());
         let acquired = match self.0.store.acquire_at_once(key, seen, failures) {
             Some(acquired) => Ok(acquired),
             None => self.0.store.acquire(key, seen, self.lease_life(), failures).await,
         };
+        // What an invalidation has ended since the store was asked is remembered by nobody: it may have been forgotten already.
+        let is_over = || self.invalidations() != invalidations;
         match acquired {
             Ok(Acquired::Granted(lease)) => {
                 let mut permit = self.granted(flight, lease, policy);
@@ -234,13 +236,20 @@ impl Cache {
             Ok(Acquired::Changed) => AttemptNow::Changed(flight),
             Ok(Acquired::Held) => AttemptNow::Held(flight),
             Ok(Acquired::Uncacheable) => {
-                self.0.uncacheable.remember(&key.primary(), REMEMBER_UNCACHEABLE);
+                let primary = key.primary();
+                self.0.uncacheable.remember(&primary, REMEMBER_UNCACHEABLE);
+                if is_over() || self.refusals_are_void() {
+                    self.0.uncacheable.forget(&primary);
+                }
                 flight.finish(FlightOutcome::Uncacheable);
                 AttemptNow::Uncacheable
             }
             Ok(Acquired::BackOff { remaining, status }) => {
                 let recent_failure = RecentFailure::new(status, remaining);
                 self.0.recent_failures.remember(key, recent_failure);
+                if is_over() {
+                    self.0.recent_failures.forget(key);
+                }
                 flight.finish(FlightOutcome::Failed);
                 AttemptNow::BackedOff(recent_failure)
             }

@@ -5,6 +5,7 @@
 //!
 //! - [`verify`]: whether a fresh entry is still what a load would return
 //! - [`miss`]: from a miss to the right to load, for both front ends; waiting for another request's load
+//! - [`early_lease`]: the right to store what a write answers
 //! - [`permit`]: the right to load, its lease, and the commit
 //! - [`delete_pattern`]: the call that deletes by pattern
 //! - [`soft_invalidation`]: the calls that make entries stale
@@ -36,6 +37,7 @@ mod cache;
 mod delete_pattern;
 mod doorkeeper;
 pub(crate) mod early;
+pub(crate) mod early_lease;
 #[cfg(all(test, feature = "memory"))]
 mod elsewhere_tests;
 pub(crate) mod enclosing;

@@ -37,6 +37,7 @@ impl Cache {
 
 impl Patience {
     /// No patience: nothing is waited for.
+    #[cfg(feature = "typed")]
     pub(crate) fn none() -> Self {
         let now = Instant::now();
         Self { deadline: now, end: now, soft: None, rounds: 0 }

@@ -298,6 +298,11 @@ impl WritePermit {
         self.room = self.cache.room_for(bytes).map(Some).ok_or(NoCacheReason::StoreBusy);
     }
 
+    /// Notes that the load began when so many invalidations had begun in this process.
+    pub(super) fn began_at(&mut self, invalidations: u64) {
+        self.invalidations = invalidations;
+    }
+
     /// Notes that there is an entry at the key, or was one: this is not the first load of the key.
     pub(super) fn note_known(&mut self) {
         self.judged = true;

@@ -33,15 +33,22 @@ impl Cache {
         self.0.store.reserve_request(id, record, life).await.map_err(InspectError::from)
     }
 
-    /// Replaces the record of a request that this process has reserved, such as by its answer, and keeps it for `life` from now
-    /// on. Returns `false` if the store is in this process, and so keeps no records.
+    /// Puts a record, such as its answer, in the place of the one by which this process has `reserved` the request, and keeps it
+    /// for `life` from now on. If the reservation has run out, and another process has reserved the request since, that process's
+    /// record stays, and is returned.
     ///
     /// # Errors
     ///
     /// As for [`reserve_request`](Self::reserve_request).
-    pub async fn record_request(&self, id: &str, record: &[u8], life: Duration) -> Result<bool, InspectError> {
+    pub async fn record_request(
+        &self,
+        id: &str,
+        reserved: &[u8],
+        record: &[u8],
+        life: Duration,
+    ) -> Result<Reserved, InspectError> {
         fits(record)?;
-        self.0.store.record_request(id, record, life).await.map_err(InspectError::from)
+        self.0.store.record_request(id, reserved, record, life).await.map_err(InspectError::from)
     }
 }
 

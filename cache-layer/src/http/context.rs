@@ -150,9 +150,13 @@ impl Context {
 
     /// Whether a target may have responses that its own key does not lead to.
     pub(super) fn has_tagged_targets(&self) -> bool {
+        self.has_content_keys || self.variations.is_some() || self.keys_have_parts()
+    }
+
+    /// Whether a key has more parts than its target: then the response carries the tag of its target.
+    pub(super) fn keys_have_parts(&self) -> bool {
         let Policy { key_headers, cookies, .. } = &self.policy;
-        let has_parts = !key_headers.is_empty() || !cookies.keyed.is_empty() || self.owner.is_some();
-        self.has_content_keys || self.variations.is_some() || has_parts
+        !key_headers.is_empty() || !cookies.keyed.is_empty() || self.owner.is_some()
     }
 
     /// The rules by which the key of a request with `headers` is made.

@@ -24,7 +24,7 @@ use crate::{
     entry::{Deadlines, Entry, EntryHead, EntryId, Version},
     inherit::Reads,
     key::Key,
-    policy::{Freshness, Policy},
+    policy::Freshness,
     semantics::{
         cache_control::CacheControl,
         compressed::is_compressed,
@@ -295,9 +295,7 @@ impl Context {
 
     /// The tag by which a write to its target reaches a response, if the target alone does not determine the key.
     fn tag_of_target(&self, request: &CacheRequest) -> Option<String> {
-        let Policy { key_headers, cookies, .. } = &self.policy;
-        let has_parts = !key_headers.is_empty() || !cookies.keyed.is_empty() || self.owner.is_some();
-        let key_is_target = !request.has_content && !request.is_hinted && !has_parts;
+        let key_is_target = !request.has_content && !request.is_hinted && !self.keys_have_parts();
         (!key_is_target).then(|| request.target.tag(&self.key_rules(&request.headers)))
     }
 

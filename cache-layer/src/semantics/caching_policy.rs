@@ -62,7 +62,12 @@ pub enum Profile {
     #[default]
     Safe,
     /// Whatever the specifications permit: heuristic freshness, responses with `Set-Cookie`, directives of requests,
-    /// `CDN-Cache-Control`, stale responses when the application can't be reached. For comparison with other caches.
+    /// `CDN-Cache-Control`, stale responses when the application can't be reached; and the response to a POST, if it states its
+    /// freshness and its `Content-Location` is the URI of the POST, answers GET as well. For comparison with other caches.
+    ///
+    /// For that, each POST takes the lease of its URI for a sixth of the lock timeout, and a GET that finds nothing waits for it.
+    /// A response to POST that is to be kept reaches its client when it is stored, or has not been for as long again. It is not
+    /// kept if something was invalidated meanwhile that it is made of, or if keys have more parts than the URI.
     Strict,
 }
 

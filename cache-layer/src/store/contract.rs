@@ -95,14 +95,15 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
         Box::pin(ready(Ok(Reserved::Unshared)))
     }
 
-    /// Replaces the record of a reserved request; `false` if the store keeps no such records.
+    /// Replaces the record of a request that is `reserved` by this process.
     fn record_request<'a>(
         &'a self,
         _id: &'a str,
+        _reserved: &'a [u8],
         _record: &'a [u8],
         _life: Duration,
-    ) -> BoxFuture<'a, Result<bool, StoreError>> {
-        Box::pin(ready(Ok(false)))
+    ) -> BoxFuture<'a, Result<Reserved, StoreError>> {
+        Box::pin(ready(Ok(Reserved::Unshared)))
     }
 
     /// Leaves a list of hot keys for other processes, for ten minutes; `false` if the store has no such lists.
@@ -686,11 +687,12 @@ impl OwnedScope {
     }
 }
 
-/// The result of [`Cache::reserve_request`](crate::Cache::reserve_request).
+/// The result of [`Cache::reserve_request`](crate::Cache::reserve_request), and of
+/// [`Cache::record_request`](crate::Cache::record_request).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Reserved {
-    /// This process carries the request out.
+    /// This process carries the request out, or has done so.
     Now,
     /// The request has this record: another process carries it out, or it has been answered.
     Before(Bytes),

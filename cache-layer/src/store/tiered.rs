@@ -148,10 +148,11 @@ impl StoreBackend for TieredStore {
     fn record_request<'a>(
         &'a self,
         id: &'a str,
+        reserved: &'a [u8],
         record: &'a [u8],
         life: Duration,
-    ) -> BoxFuture<'a, Result<bool, StoreError>> {
-        self.redis.record_request(id, record, life)
+    ) -> BoxFuture<'a, Result<Reserved, StoreError>> {
+        self.redis.record_request(id, reserved, record, life)
     }
 
     fn look<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {

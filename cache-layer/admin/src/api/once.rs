@@ -70,13 +70,23 @@ async fn in_the_fleet(
         }
         // Whether a renewal works shows when the answer is recorded.
         None => {
-            let renew = || async { drop(cache.record_request(&asked.key, &own, TERM).await) };
+            let renew = || async { drop(cache.record_request(&asked.key, &own, &own, TERM).await) };
             (asked.request.clone(), renewing(run, renew).await?)
         }
     };
     let known = Known { request: request.clone(), answer: Some(answer.clone()), ..known };
-    if let Err(error) = cache.record_request(&asked.key, &serde_json::to_vec(&known).unwrap_or_default(), KEPT).await {
-        tracing::warn!(%error, "only this process knows the answer to a request with an idempotency key");
+    let record = serde_json::to_vec(&known).unwrap_or_default();
+    match cache.record_request(&asked.key, &own, &record, KEPT).await {
+        // This process was held up for longer than its term, and another one has carried the request out as well.
+        Ok(Reserved::Before(record)) => {
+            if let Ok(theirs) = answered(asked, &record) {
+                return Ok(theirs);
+            }
+        }
+        Ok(_) => {}
+        Err(error) => {
+            tracing::warn!(%error, "only this process knows the answer to a request with an idempotency key")
+        }
     }
     if request == asked.request { Ok(answer) } else { Err(reused()) }
 }
@@ -134,10 +144,14 @@ mod tests {
         panic!("it is carried out elsewhere, or was")
     }
 
+    /// The name of the only reservation.
+    fn reservation(server: &RedisServer) -> Option<String> {
+        server.keys().into_iter().find(|key| key.contains(":request:"))
+    }
+
     /// How much longer the only reservation lasts, in milliseconds; 0 if there is none.
     fn life(server: &RedisServer) -> i64 {
-        let key = server.keys().into_iter().find(|key| key.contains(":request:"));
-        key.map_or(0, |key| server.command(&["PTTL", &key]))
+        reservation(server).map_or(0, |key| server.command(&["PTTL", &key]))
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -163,6 +177,25 @@ mod tests {
         for context in [&here, &there, &third, &third] {
             assert_eq!(once(context, &asked, never()).await.unwrap(), json!({"id": 7}));
         }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_process_that_was_held_up_for_longer_than_its_term_leaves_the_answer_of_the_next_one() {
+        let server = RedisServer::start();
+        let (here, there) = (process(&server).await, process(&server).await);
+        let asked = Asked::new("key", "body");
+        let (end, ended) = oneshot::channel();
+        let held_up = tokio::spawn({
+            let (here, asked) = (here.clone(), asked.clone());
+            async move { once(&here, &asked, async { Ok(ended.await.unwrap()) }).await }
+        });
+        wait_until("it is reserved", async || life(&server) > 0).await;
+        // As if the term had run out.
+        let _: i64 = server.command(&["DEL", &reservation(&server).unwrap()]);
+        assert_eq!(once(&there, &asked, async { Ok(json!({"id": 8})) }).await.unwrap(), json!({"id": 8}));
+        end.send(json!({"id": 7})).unwrap();
+        assert_eq!(held_up.await.unwrap().unwrap(), json!({"id": 8}), "both have the answer that is kept");
+        assert_eq!(once(&process(&server).await, &asked, never()).await.unwrap(), json!({"id": 8}));
     }
 
     #[tokio::test(start_paused = true)]

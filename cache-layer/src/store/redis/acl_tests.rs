@@ -110,7 +110,7 @@ async fn everything_works(store: &RedisStore) {
     assert_eq!(store.audited(1).await.unwrap(), ["a record"]);
     assert_eq!(store.reserve_request("one", b"here", LEASE).await, Ok(Reserved::Now));
     assert_eq!(store.reserve_request("one", b"there", LEASE).await, Ok(Reserved::Before("here".into())));
-    assert_eq!(store.record_request("one", b"answered", LEASE).await, Ok(true));
+    assert_eq!(store.record_request("one", b"here", b"answered", LEASE).await, Ok(Reserved::Now));
     assert_eq!(store.reserve_request("one", b"there", LEASE).await, Ok(Reserved::Before("answered".into())));
     store.set_switch(SwitchState::off(Switch::StopFills)).await.unwrap();
     store.invalidate(Scope::Everything, Hardness::Hard).await.unwrap();

@@ -129,10 +129,11 @@ impl StoreBackend for RedisStore {
     fn record_request<'a>(
         &'a self,
         id: &'a str,
+        reserved: &'a [u8],
         record: &'a [u8],
         life: Duration,
-    ) -> BoxFuture<'a, Result<bool, StoreError>> {
-        Box::pin(async move { self.record(id, record, life).await.map(|()| true) })
+    ) -> BoxFuture<'a, Result<Reserved, StoreError>> {
+        Box::pin(self.record(id, reserved, record, life))
     }
 
     fn look<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {

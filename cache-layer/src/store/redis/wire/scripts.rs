@@ -642,6 +642,15 @@ script! {
 }
 
 script! {
+    /// KEYS a name. ARGV a value that it may have, another value, milliseconds. Sets the other one, and returns nothing; or returns a
+    /// third value, if it has one.
+    REPLACE = "local found = redis.pcall('GET', KEYS[1]);
+               if found and found ~= ARGV[1] and found ~= ARGV[2] then return found end;
+               redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]);
+               return false"
+}
+
+script! {
     /// KEYS entry. ARGV the id of an entry that is void. Deletes it, if it is still that one; returns whether it did.
     RECLAIM = "if redis.pcall('GETRANGE', KEYS[1], 8, 23) ~= ARGV[1] then return 0 end;
                return redis.call('UNLINK', KEYS[1])"
@@ -674,6 +683,7 @@ pub(crate) async fn load(driver: &mut MultiplexedConnection) -> RedisResult<()> 
         &CARRIES,
         &STAMPS,
         &ELECT,
+        &REPLACE,
         &RECLAIM,
         &IDENTIFY,
     ] {
@@ -833,6 +843,12 @@ impl Batch {
     /// Sets `name` for this many milliseconds, unless it has a value.
     pub(crate) fn set_unless_set(&mut self, name: &str, value: &[u8], life: u64) {
         self.cmd("SET", Expected::AnyType).arg(name).arg(value).arg("NX").arg("GET").arg("PX").arg(life);
+    }
+
+    /// Sets `name` to `value` for this many milliseconds, unless it has a value other than `before`.
+    pub(crate) fn replace(&mut self, name: &str, before: &[u8], value: &[u8], life: u64) {
+        let command = self.cmd("EVALSHA", Expected::AnyType).arg(REPLACE.get_hash()).arg(1).arg(name);
+        command.arg(before).arg(value).arg(life);
     }
 
     /// Sets `name` for this many milliseconds.
