@@ -56,10 +56,18 @@ impl RedisStore {
         if let Err(error) = self.read_switches(&connection, &session, &mut applied).await {
             // It is turned; the push tells the other processes, and this one when it is connected again.
             tracing::debug!(%error, "a switch was turned, but can't be read again");
-            self.0.context.switches.set_since(asked, state);
-            self.apply_switches();
+            self.presume(asked, state, &mut applied);
         }
         Ok(())
+    }
+
+    /// Turns a switch as of `moment`, until it is read again: another process may have turned it since, and `applied`, the value that
+    /// was applied last, may have that already.
+    fn presume(&self, moment: u64, state: SwitchState, applied: &mut Vec<u8>) {
+        *applied = without(applied, state.switch);
+        self.0.context.switches.set_since(moment, state);
+        self.apply_switches();
+        self.0.context.switches_changed.notify_one();
     }
 
     /// Starts a task that keeps the switches up to date, for as long as the store exists.
@@ -120,6 +128,13 @@ fn new_lines(said: &[u8], before: &[u8]) -> Vec<u8> {
     new.join(&b'\n')
 }
 
+/// The lines of `said` without those of `switch`.
+fn without(said: &[u8], switch: Switch) -> Vec<u8> {
+    let is_of = |line: &&[u8]| line.strip_prefix(switch.as_str().as_bytes()).is_some_and(|rest| rest.starts_with(b" "));
+    let others: Vec<&[u8]> = said.split(|byte| *byte == b'\n').filter(|line| !is_of(line)).collect();
+    others.join(&b'\n')
+}
+
 /// The state of each switch, by the value of the key at `now`.
 fn parse(said: &[u8], now: u64) -> Vec<SwitchState> {
     let text = String::from_utf8_lossy(said);
@@ -163,7 +178,32 @@ async fn follow(store: Weak<Inner>) {
 
 #[cfg(test)]
 mod tests {
+    use ::tests::{RedisServer, wait_until};
+
     use super::*;
+    use crate::store::redis::fleet_tests::connect;
+
+    /// As after a read that failed, while another process turned the switch off.
+    #[tokio::test]
+    async fn a_switch_that_could_not_be_read_again_is_as_the_server_says_at_last() {
+        let server = RedisServer::start();
+        let (store, other) = (connect(server.url()).await, connect(server.url()).await);
+        let switches = store.begin_to_follow_switches();
+        let on = SwitchState::new(Switch::BypassReads, Some(Duration::from_secs(3_600)));
+        store.turn_for_all(on).await.unwrap();
+        other.turn_for_all(SwitchState::off(Switch::BypassReads)).await.unwrap();
+        wait_until("it to be read", async || !switches.is_on(Switch::BypassReads)).await;
+        store.presume(switches::now(), on, &mut *store.0.context.applied_switches.lock().await);
+        assert!(switches.is_on(Switch::BypassReads));
+        wait_until("it to be read again", async || !switches.is_on(Switch::BypassReads)).await;
+    }
+
+    #[test]
+    fn what_is_forgotten_of_a_switch_says_nothing_of_another() {
+        let said = b"bypass-reads 2000\nstop-fills off 9000\nbypass-reads-of-the-future 7";
+        assert_eq!(without(said, Switch::BypassReads), b"stop-fills off 9000\nbypass-reads-of-the-future 7");
+        assert_eq!(without(b"stop-fills off 9000", Switch::StopFills), b"");
+    }
 
     #[test]
     fn a_line_counts_once() {
