@@ -93,12 +93,18 @@ impl RedisStore {
         batch.get_any(&self.0.context.names.switches());
         batch.time();
         let (AnyType(said), Time(now)): (AnyType, Time) = connection.run(Operation::Watch, session, &batch).await?;
+        let answered = switches::now();
         let now = str::from_utf8(&now).ok().and_then(|digits| u64::from_str_radix(digits, 16).ok());
         if let (Some(said), Some(now)) = (said, now) {
+            let (switches, now) = (&self.0.context.switches, now / 1000);
             let before = std::mem::replace(applied, said.clone());
-            for state in parse(&new_lines(&said, &before), now / 1000).into_iter().filter(|state| self.believes(state))
-            {
-                self.0.context.switches.set_since(asked, state);
+            for Line { state, moment } in parse(&new_lines(&said, &before), now) {
+                // By the server's clock, and no later than it was.
+                let turned_here =
+                    switches.turned_here(state.switch).map(|then| now - answered.saturating_sub(then).min(now));
+                if self.believes(&state) && turned_here.is_none_or(|turned_here| moment >= turned_here) {
+                    switches.set_since(asked, state);
+                }
             }
         }
         self.apply_switches();
@@ -121,6 +127,13 @@ impl RedisStore {
     }
 }
 
+/// A line of the value.
+struct Line {
+    state: SwitchState,
+    /// Until when the switch is on, or since when it is off: it was turned no later than this.
+    moment: u64,
+}
+
 /// The lines that are not in the value from `before`: a switch that was turned in this process alone since then stays as it is.
 fn new_lines(said: &[u8], before: &[u8]) -> Vec<u8> {
     let known: Vec<&[u8]> = before.split(|byte| *byte == b'\n').collect();
@@ -135,20 +148,21 @@ fn without(said: &[u8], switch: Switch) -> Vec<u8> {
     others.join(&b'\n')
 }
 
-/// The state of each switch, by the value of the key at `now`.
-fn parse(said: &[u8], now: u64) -> Vec<SwitchState> {
+/// The lines with the state of each switch, by the value of the key at `now`.
+fn parse(said: &[u8], now: u64) -> Vec<Line> {
     let text = String::from_utf8_lossy(said);
     let line = |line: &str| {
         let (name, rest) = line.split_once(' ')?;
         let switch = *Switch::ALL.iter().find(|switch| switch.as_str() == name)?;
-        let (word, until) = rest.rsplit_once(' ').unzip();
-        let until = until.unwrap_or(rest).parse::<u64>().ok()?;
+        let (word, moment) = rest.rsplit_once(' ').unzip();
+        let moment = moment.unwrap_or(rest).parse::<u64>().ok()?;
         let rate = word.and_then(|word| word.parse().ok()).filter(|rate| (0.0..=1.0).contains(rate));
         if word.is_some() && rate.is_none() {
-            return Some(SwitchState::off(switch));
+            return Some(Line { state: SwitchState::off(switch), moment });
         }
-        let left = until.checked_sub(now).filter(|left| *left > 0).map(Duration::from_millis);
-        Some(SwitchState { rate: rate.unwrap_or(USUAL_RATE), ..SwitchState::new(switch, left) })
+        let left = moment.checked_sub(now).filter(|left| *left > 0).map(Duration::from_millis);
+        let state = SwitchState { rate: rate.unwrap_or(USUAL_RATE), ..SwitchState::new(switch, left) };
+        Some(Line { state, moment })
     };
     text.lines().filter_map(line).collect()
 }
@@ -216,12 +230,13 @@ mod tests {
     #[test]
     fn what_is_over_or_off_or_unknown_is_not_on() {
         let said = b"bypass-reads 2000\nstop-fills off 9000\nwider-grace 1000\nof-the-future 9000\nnonsense";
+        let lines: Vec<_> = parse(said, 1000).into_iter().map(|Line { state, moment }| (state, moment)).collect();
         assert_eq!(
-            parse(said, 1000),
+            lines,
             [
-                SwitchState::new(Switch::BypassReads, Some(Duration::from_millis(1000))),
-                SwitchState::off(Switch::StopFills),
-                SwitchState::off(Switch::WiderGrace),
+                (SwitchState::new(Switch::BypassReads, Some(Duration::from_millis(1000))), 2000),
+                (SwitchState::off(Switch::StopFills), 9000),
+                (SwitchState::off(Switch::WiderGrace), 1000),
             ]
         );
     }
@@ -229,7 +244,8 @@ mod tests {
     #[test]
     fn a_rate_is_read_as_it_was_written_and_what_is_none_turns_nothing_on() {
         let rate_of = |line: &str| {
-            parse(line.as_bytes(), 1000).pop().filter(|state| state.on_for.is_some()).map(|state| state.rate)
+            let state = parse(line.as_bytes(), 1000).pop()?.state;
+            state.on_for.map(|_| state.rate)
         };
         for rate in [0.0, 1.0, 0.001, 1e-9, 1.0 / 3.0] {
             assert_eq!(rate_of(&format!("verification-rate {rate} 2000")), Some(rate));
