@@ -63,6 +63,8 @@ pub struct Switches {
     /// In milliseconds of this machine's [uptime](Uptime), so that a clock that is set back prolongs no switch; 0 for a switch that
     /// is off.
     until: [AtomicU64; Switch::ALL.len()],
+    /// When each of them was last turned in this process alone, by the same clock; 0 if it never was.
+    turned_here: [AtomicU64; Switch::ALL.len()],
     /// The bits of the rate of verification; meaningful while its switch is on.
     rate: AtomicU64,
     /// Whether a switch that concerns hits has ever been on. Until then, a hit looks at nothing else.
@@ -89,6 +91,19 @@ impl Switches {
     /// Turns a switch.
     pub(crate) fn set(&self, state: SwitchState) {
         self.set_since(now(), state);
+    }
+
+    /// Turns a switch in this process alone.
+    pub(crate) fn turn_here(&self, state: SwitchState) {
+        let moment = now();
+        self.turned_here[state.switch as usize].store(moment, Ordering::SeqCst);
+        self.set_since(moment, state);
+    }
+
+    /// When a switch was last turned in this process alone.
+    #[cfg(feature = "redis")]
+    pub(crate) fn turned_here(&self, switch: Switch) -> Option<u64> {
+        Some(self.turned_here[switch as usize].load(Ordering::SeqCst)).filter(|moment| *moment > 0)
     }
 
     /// Turns a switch, as of `moment`.

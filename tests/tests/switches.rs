@@ -262,6 +262,33 @@ async fn a_switch_turned_in_one_process_stays_until_the_same_one_is_turned_in_th
     wait_until("it is turned here as well", async || is_on(&here, Switch::StopFills)).await;
 }
 
+/// All that the key says is new to that process, whenever it was said.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_turned_in_a_process_that_never_was_connected_stays_until_it_is_turned_in_the_fleet() {
+    let server = RedisServer::start();
+    let mut proxy = FaultProxy::start(server.addr()).await;
+    proxy.set(Fault::Cut).await;
+    let redis = RedisStore::builder(format!("redis://{}", proxy.addr())).prefix("test").build().unwrap();
+    let here = Cache::builder(redis).switches(true).build();
+    here.switch_here(Switch::BypassReads, MINUTE).unwrap();
+    here.switch_here(Switch::WiderGrace, MINUTE).unwrap();
+    let (now, _): (u64, u64) = server.command(&["TIME"]);
+    let [before, later] = [now - 3_600, now + 3_600].map(|seconds| seconds * 1_000);
+    let said = format!("bypass-reads off {before}\nwider-grace {before}\nstop-fills {later}");
+    let () = server.command(&["SET", "test:switches", &said]);
+    proxy.set(Fault::Pass).await;
+    wait_until("the key is read", async || is_on(&here, Switch::StopFills)).await;
+    assert!(is_on(&here, Switch::BypassReads) && is_on(&here, Switch::WiderGrace));
+
+    let redis = RedisStore::builder(server.url()).prefix("test").build().unwrap();
+    assert!(redis.wait_connected(MINUTE).await);
+    let there = Cache::builder(redis).switches(true).build();
+    for switch in [Switch::BypassReads, Switch::WiderGrace] {
+        there.switch_off(switch).await.unwrap();
+        wait_until("it is turned here as well", async || !is_on(&here, switch)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_process_has_a_switch_on_for_longer_than_it_was_to_be() {
     let server = RedisServer::start();

@@ -9,8 +9,10 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::stream;
 use http::{Request, Response};
-use http_body_util::{BodyExt as _, Full};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, Full, StreamBody};
 use tokio::time::{Instant, sleep};
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
@@ -268,6 +270,27 @@ async fn what_waits_for_its_turn_to_be_stored_keeps_its_lease() {
     drop(turns);
     assert!(cache.drain(Duration::from_secs(10)).await);
     assert_eq!((cache.counts().stored, cache.counts().fenced), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_is_renewed_though_each_part_of_its_load_takes_less_time_than_that() {
+    let store = Elsewhere::that(Says::TheTruth);
+    let cache = Cache::builder(store.clone()).lock_timeout(Duration::from_secs(6)).build();
+    let part = cache.lease_life() * 3 / 10;
+    let application = service_fn(move |_: Request<Full<Bytes>>| async move {
+        sleep(part).await;
+        let body = stream::once(async move {
+            sleep(part).await;
+            Ok::<_, std::convert::Infallible>(Frame::data(Bytes::from("a page")))
+        });
+        let response = Response::builder().header("cache-control", "max-age=60");
+        Ok::<_, std::convert::Infallible>(response.body(StreamBody::new(Box::pin(body))).unwrap())
+    });
+    let request = Request::get("http://shop.example/x").body(Full::default()).unwrap();
+    let response = CacheLayer::new(cache.clone()).layer(application).oneshot(request).await.unwrap();
+    assert_eq!(store.renewals.load(Ordering::SeqCst), 0, "it is early");
+    response.into_body().collect().await.unwrap();
+    assert_eq!(store.renewals.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test(start_paused = true)]

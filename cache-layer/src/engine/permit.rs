@@ -117,6 +117,8 @@ pub(crate) struct WritePermit {
     judged: bool,
     /// Room for its entries on their way to the store; or why there is none, though there is a lease.
     room: Result<Option<OwnedSemaphorePermit>, NoCacheReason>,
+    /// When the lease was granted, or last renewed.
+    renewed: Instant,
     /// Since when no request waits for the load.
     unawaited: Option<Instant>,
     /// The wait of the load for its place, unless it got one at once.
@@ -211,6 +213,7 @@ impl Cache {
             alias: None,
             judged: false,
             room: Ok(None),
+            renewed: Instant::now(),
             unawaited: None,
             wait: None,
             overaged: false,
@@ -354,20 +357,14 @@ impl WritePermit {
     async fn until_abandoned(&mut self, demand: impl Fn() -> Demand) {
         let ttl = self.cache.lease_life();
         let longest = self.cache.longest_load();
-        let (pause, mut renewed) = ((ttl / 3).max(Duration::from_millis(1)), Instant::now());
+        let pause = (ttl / 3).max(Duration::from_millis(1));
         let beat = pause.min(LONGEST_BEAT);
         loop {
-            sleep(beat).await;
-            if renewed.elapsed() >= pause
-                && let (false, Ok(lease)) = (self.overaged || self.overtaken, &self.lease_guard.lease)
-            {
-                renewed = Instant::now();
-                // A lost lease stays lost: the commit will be refused.
-                self.overtaken = self.cache.0.store.renew(lease, ttl).await == Ok(false);
-                if self.overtaken {
-                    // Requests that come from now on can't use this load: the next one leads another.
-                    self.flight.leave();
-                }
+            // A load has several phases, each of which may be too short for a beat.
+            let renewal = pause.saturating_sub(self.renewed.elapsed());
+            sleep(if self.renews() { beat.min(renewal) } else { beat }).await;
+            if self.renews() && self.renewed.elapsed() >= pause {
+                self.renew(ttl).await;
             }
             if !self.overaged && self.lease_guard.begun.elapsed() >= longest {
                 self.overaged = true;
@@ -384,6 +381,23 @@ impl WritePermit {
                     return;
                 }
             }
+        }
+    }
+
+    /// Whether the load has a lease to be kept alive.
+    fn renews(&self) -> bool {
+        !self.overaged && !self.overtaken && self.lease_guard.lease.is_ok()
+    }
+
+    /// Keeps the lease alive for `ttl` from now on. A renewal that is left half-way, since the load has gone on, counts as one.
+    async fn renew(&mut self, ttl: Duration) {
+        self.renewed = Instant::now();
+        let Ok(lease) = &self.lease_guard.lease else { return };
+        // A lost lease stays lost: the commit will be refused.
+        self.overtaken = self.cache.0.store.renew(lease, ttl).await == Ok(false);
+        if self.overtaken {
+            // Requests that come from now on can't use this load: the next one leads another.
+            self.flight.leave();
         }
     }
 

@@ -127,7 +127,8 @@ impl Cache {
     }
 
     /// Turns a switch on in this process alone, without the store, for `on_for` from now on: a second to a day. It ends earlier if
-    /// the switch is turned in the fleet meanwhile: this process learns of that as soon as it is connected.
+    /// the switch is turned in the fleet meanwhile: this process learns of that as soon as it is connected. A switch that it finds on
+    /// in the fleet then may have been turned before: it can't tell, and goes by the fleet.
     ///
     /// For a store that does not answer, so that [`switch`](Self::switch) fails. A first tier is turned off within a second.
     ///
@@ -170,7 +171,7 @@ impl Cache {
     fn turn_here(&self, state: SwitchState) -> Result<(), SwitchError> {
         fits(&state)?;
         let switches = self.0.switches.as_ref().ok_or(SwitchError::NoSwitches)?;
-        switches.set(state);
+        switches.turn_here(state);
         Ok(())
     }
 

@@ -120,6 +120,27 @@ async fn an_invalidation_by_one_node_is_seen_by_the_next_read_of_another() {
     }
 }
 
+/// The load has gone on meanwhile: its answer has come.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_load_whose_renewal_is_left_half_way_stands() {
+    let server = RedisServer::start();
+    let mut road = FaultProxy::start(server.addr()).await;
+    let store = connect(format!("redis://{}", road.addr())).await;
+    // The server's answers take twice as long. It is asked to renew the lease, and then for the lease.
+    road.set(Fault::Delay(Duration::from_millis(100))).await;
+    for left_after in [50, 150, 250, 350] {
+        let (name, life) = (key(&left_after.to_string()), Duration::from_secs(600));
+        let acquired = StoreBackend::acquire(&store, &name, Seen::Unusable, life, Failures::Heed).await.unwrap();
+        let Acquired::Granted(lease) = acquired else { panic!("no lease") };
+        assert!(!store.overtaken(&lease));
+        let renewal = StoreBackend::renew(&store, &lease, life);
+        let _ = tokio::time::timeout(Duration::from_millis(left_after), renewal).await;
+        // Until the renewal is over, its own push leaves that open.
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        wait_until("it to stand", async || !store.overtaken(&lease)).await;
+    }
+}
+
 /// This makes it safe to join a load under way: a reader that comes after an invalidation knows of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_has_read_after_an_invalidation_by_another_node_knows_that_a_lease_is_overtaken() {

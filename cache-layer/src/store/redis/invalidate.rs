@@ -64,7 +64,7 @@ impl RedisStore {
             }
             _ => self.forget(scope),
         }
-        // A kept invalidation is remembered, too: it will have been delivered by the time that a data set is restored.
+        // A kept one as well: it may be delivered, and lost with a server, before this process notes that.
         if !matches!(delivered, Ok(None)) {
             self.0.context.guard.remember(scope);
         }

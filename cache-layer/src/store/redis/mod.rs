@@ -203,7 +203,9 @@ impl StoreBackend for RedisStore {
     }
 
     fn renew<'a>(&'a self, lease: &'a Lease, ttl: Duration) -> BoxFuture<'a, Result<bool, StoreError>> {
-        Box::pin(self.renew_lease(lease, ttl))
+        // In a task: a renewal that is left half-way is completed all the same.
+        let (store, lease) = (self.clone(), lease.clone());
+        self.spawn_detached(async move { store.renew_lease(&lease, ttl).await })
     }
 
     fn is_held_by<'a>(&'a self, key: &'a Key, token: LeaseToken) -> BoxFuture<'a, Result<bool, StoreError>> {

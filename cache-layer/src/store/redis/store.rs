@@ -293,12 +293,12 @@ impl RedisStore {
         self.0.topology.all()
     }
 
-    /// Runs an invalidation in a task of its own, so that it is completed even if its caller is cancelled.
+    /// Runs an operation in a task of its own, so that it is completed even if its caller is cancelled.
     pub(super) fn spawn_detached<T: Send + 'static>(
         &self,
-        invalidation: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+        operation: impl Future<Output = Result<T, StoreError>> + Send + 'static,
     ) -> BoxFuture<'static, Result<T, StoreError>> {
-        let task = self.0.runtime.spawn(invalidation.in_current_span());
+        let task = self.0.runtime.spawn(operation.in_current_span());
         Box::pin(async move { task.await.unwrap_or(Err(StoreError::Unavailable)) })
     }
 }

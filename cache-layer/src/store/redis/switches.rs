@@ -56,10 +56,18 @@ impl RedisStore {
         if let Err(error) = self.read_switches(&connection, &session, &mut applied).await {
             // It is turned; the push tells the other processes, and this one when it is connected again.
             tracing::debug!(%error, "a switch was turned, but can't be read again");
-            self.0.context.switches.set_since(asked, state);
-            self.apply_switches();
+            self.presume(asked, state, &mut applied);
         }
         Ok(())
+    }
+
+    /// Turns a switch as of `moment`, until it is read again: another process may have turned it since, and `applied`, the value that
+    /// was applied last, may have that already.
+    fn presume(&self, moment: u64, state: SwitchState, applied: &mut Vec<u8>) {
+        *applied = without(applied, state.switch);
+        self.0.context.switches.set_since(moment, state);
+        self.apply_switches();
+        self.0.context.switches_changed.notify_one();
     }
 
     /// Starts a task that keeps the switches up to date, for as long as the store exists.
@@ -85,12 +93,18 @@ impl RedisStore {
         batch.get_any(&self.0.context.names.switches());
         batch.time();
         let (AnyType(said), Time(now)): (AnyType, Time) = connection.run(Operation::Watch, session, &batch).await?;
+        let answered = switches::now();
         let now = str::from_utf8(&now).ok().and_then(|digits| u64::from_str_radix(digits, 16).ok());
         if let (Some(said), Some(now)) = (said, now) {
+            let (switches, now) = (&self.0.context.switches, now / 1000);
             let before = std::mem::replace(applied, said.clone());
-            for state in parse(&new_lines(&said, &before), now / 1000).into_iter().filter(|state| self.believes(state))
-            {
-                self.0.context.switches.set_since(asked, state);
+            for Line { state, moment } in parse(&new_lines(&said, &before), now) {
+                // By the server's clock, and no later than it was.
+                let turned_here =
+                    switches.turned_here(state.switch).map(|then| now - answered.saturating_sub(then).min(now));
+                if self.believes(&state) && turned_here.is_none_or(|turned_here| moment >= turned_here) {
+                    switches.set_since(asked, state);
+                }
             }
         }
         self.apply_switches();
@@ -113,6 +127,13 @@ impl RedisStore {
     }
 }
 
+/// A line of the value.
+struct Line {
+    state: SwitchState,
+    /// Until when the switch is on, or since when it is off: it was turned no later than this.
+    moment: u64,
+}
+
 /// The lines that are not in the value from `before`: a switch that was turned in this process alone since then stays as it is.
 fn new_lines(said: &[u8], before: &[u8]) -> Vec<u8> {
     let known: Vec<&[u8]> = before.split(|byte| *byte == b'\n').collect();
@@ -120,20 +141,28 @@ fn new_lines(said: &[u8], before: &[u8]) -> Vec<u8> {
     new.join(&b'\n')
 }
 
-/// The state of each switch, by the value of the key at `now`.
-fn parse(said: &[u8], now: u64) -> Vec<SwitchState> {
+/// The lines of `said` without those of `switch`.
+fn without(said: &[u8], switch: Switch) -> Vec<u8> {
+    let is_of = |line: &&[u8]| line.strip_prefix(switch.as_str().as_bytes()).is_some_and(|rest| rest.starts_with(b" "));
+    let others: Vec<&[u8]> = said.split(|byte| *byte == b'\n').filter(|line| !is_of(line)).collect();
+    others.join(&b'\n')
+}
+
+/// The lines with the state of each switch, by the value of the key at `now`.
+fn parse(said: &[u8], now: u64) -> Vec<Line> {
     let text = String::from_utf8_lossy(said);
     let line = |line: &str| {
         let (name, rest) = line.split_once(' ')?;
         let switch = *Switch::ALL.iter().find(|switch| switch.as_str() == name)?;
-        let (word, until) = rest.rsplit_once(' ').unzip();
-        let until = until.unwrap_or(rest).parse::<u64>().ok()?;
+        let (word, moment) = rest.rsplit_once(' ').unzip();
+        let moment = moment.unwrap_or(rest).parse::<u64>().ok()?;
         let rate = word.and_then(|word| word.parse().ok()).filter(|rate| (0.0..=1.0).contains(rate));
         if word.is_some() && rate.is_none() {
-            return Some(SwitchState::off(switch));
+            return Some(Line { state: SwitchState::off(switch), moment });
         }
-        let left = until.checked_sub(now).filter(|left| *left > 0).map(Duration::from_millis);
-        Some(SwitchState { rate: rate.unwrap_or(USUAL_RATE), ..SwitchState::new(switch, left) })
+        let left = moment.checked_sub(now).filter(|left| *left > 0).map(Duration::from_millis);
+        let state = SwitchState { rate: rate.unwrap_or(USUAL_RATE), ..SwitchState::new(switch, left) };
+        Some(Line { state, moment })
     };
     text.lines().filter_map(line).collect()
 }
@@ -163,7 +192,32 @@ async fn follow(store: Weak<Inner>) {
 
 #[cfg(test)]
 mod tests {
+    use ::tests::{RedisServer, wait_until};
+
     use super::*;
+    use crate::store::redis::fleet_tests::connect;
+
+    /// As after a read that failed, while another process turned the switch off.
+    #[tokio::test]
+    async fn a_switch_that_could_not_be_read_again_is_as_the_server_says_at_last() {
+        let server = RedisServer::start();
+        let (store, other) = (connect(server.url()).await, connect(server.url()).await);
+        let switches = store.begin_to_follow_switches();
+        let on = SwitchState::new(Switch::BypassReads, Some(Duration::from_secs(3_600)));
+        store.turn_for_all(on).await.unwrap();
+        other.turn_for_all(SwitchState::off(Switch::BypassReads)).await.unwrap();
+        wait_until("it to be read", async || !switches.is_on(Switch::BypassReads)).await;
+        store.presume(switches::now(), on, &mut *store.0.context.applied_switches.lock().await);
+        assert!(switches.is_on(Switch::BypassReads));
+        wait_until("it to be read again", async || !switches.is_on(Switch::BypassReads)).await;
+    }
+
+    #[test]
+    fn what_is_forgotten_of_a_switch_says_nothing_of_another() {
+        let said = b"bypass-reads 2000\nstop-fills off 9000\nbypass-reads-of-the-future 7";
+        assert_eq!(without(said, Switch::BypassReads), b"stop-fills off 9000\nbypass-reads-of-the-future 7");
+        assert_eq!(without(b"stop-fills off 9000", Switch::StopFills), b"");
+    }
 
     #[test]
     fn a_line_counts_once() {
@@ -176,12 +230,13 @@ mod tests {
     #[test]
     fn what_is_over_or_off_or_unknown_is_not_on() {
         let said = b"bypass-reads 2000\nstop-fills off 9000\nwider-grace 1000\nof-the-future 9000\nnonsense";
+        let lines: Vec<_> = parse(said, 1000).into_iter().map(|Line { state, moment }| (state, moment)).collect();
         assert_eq!(
-            parse(said, 1000),
+            lines,
             [
-                SwitchState::new(Switch::BypassReads, Some(Duration::from_millis(1000))),
-                SwitchState::off(Switch::StopFills),
-                SwitchState::off(Switch::WiderGrace),
+                (SwitchState::new(Switch::BypassReads, Some(Duration::from_millis(1000))), 2000),
+                (SwitchState::off(Switch::StopFills), 9000),
+                (SwitchState::off(Switch::WiderGrace), 1000),
             ]
         );
     }
@@ -189,7 +244,8 @@ mod tests {
     #[test]
     fn a_rate_is_read_as_it_was_written_and_what_is_none_turns_nothing_on() {
         let rate_of = |line: &str| {
-            parse(line.as_bytes(), 1000).pop().filter(|state| state.on_for.is_some()).map(|state| state.rate)
+            let state = parse(line.as_bytes(), 1000).pop()?.state;
+            state.on_for.map(|_| state.rate)
         };
         for rate in [0.0, 1.0, 0.001, 1e-9, 1.0 / 3.0] {
             assert_eq!(rate_of(&format!("verification-rate {rate} 2000")), Some(rate));

@@ -13,6 +13,7 @@ use redis::{
 use tokio::time::timeout;
 
 use super::{
+    context::Context,
     deliver::deliver,
     greeting,
     handle::{Connection, HEARTBEAT_TIMEOUT},
@@ -57,8 +58,8 @@ impl Connection {
         // An invalidation that is added between the last delivery and the publication would be overlooked: the two exclude each
         // other.
         while !self.context.outbox.if_empty(|scope| self.shard.covers(scope), publish) {
-            let dataset = self.dataset_id();
-            deliver(&self.context.outbox, &self.context.names, &*self.shard, dataset.as_deref(), &mut driver).await?;
+            let Context { outbox, guard, names, .. } = &*self.context;
+            deliver(outbox, guard, names, &*self.shard, self.dataset_id().as_deref(), &mut driver).await?;
         }
         Ok(session)
     }

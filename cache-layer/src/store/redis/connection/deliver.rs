@@ -11,7 +11,10 @@ use crate::{
     store::{
         Scope,
         redis::{
-            tracking::outbox::{Backlog, Delivery, Outbox},
+            tracking::{
+                dataset_guard::DatasetGuard,
+                outbox::{Backlog, Delivery, Outbox},
+            },
             wire::{
                 invalidation::{DatasetId, ban, invalidate, invalidate_keys},
                 names::Names,
@@ -27,9 +30,11 @@ const KEYS_AT_ONCE: usize = 500;
 /// How long a delivery of keys and tags may take before the connection is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Delivers everything that is kept for the server that has `shard` to the data set with this id.
+/// Delivers everything that is kept for the server that has `shard` to the data set with this id. `guard` remembers it from then on:
+/// a replica may not have it yet.
 pub(crate) async fn deliver(
     outbox: &Outbox,
+    guard: &DatasetGuard,
     names: &Names,
     shard: &dyn Shard,
     dataset: Option<&str>,
@@ -40,7 +45,7 @@ pub(crate) async fn deliver(
     let mut delivery = begin(outbox, shard).await;
     let backlog = &mut delivery.backlog;
     let anything = !backlog.is_empty();
-    match timeout(PATIENCE, deliver_scopes(backlog, names, dataset, driver)).await {
+    match timeout(PATIENCE, deliver_scopes(backlog, guard, names, dataset, driver)).await {
         Ok(delivered) => delivered?,
         Err(_) => {
             // One invalidation is delivered sooner than many. On servers without the tags, fewer are left each time.
@@ -56,6 +61,7 @@ pub(crate) async fn deliver(
     if !patterns.is_empty() {
         // The first tier is void: it belongs to connections that are gone.
         delete_matching(names, &patterns, &mut |_| {}, driver).await?;
+        patterns.iter().for_each(|pattern| guard.remember(Scope::Pattern(pattern)));
     }
     *backlog = Backlog::default();
     if anything {
@@ -77,6 +83,7 @@ async fn begin<'a>(outbox: &'a Outbox, shard: &dyn Shard) -> Delivery<'a> {
 
 async fn deliver_scopes(
     backlog: &mut Backlog,
+    guard: &DatasetGuard,
     names: &Names,
     dataset: Option<&str>,
     driver: &mut MultiplexedConnection,
@@ -87,14 +94,20 @@ async fn deliver_scopes(
     };
     if backlog.everything {
         told(invalidate(names, driver, Scope::Everything).await?)?;
+        guard.remember(Scope::Everything);
     }
     if !backlog.tags.is_empty() {
-        told(invalidate(names, driver, Scope::Tags(&Tags::new(&backlog.tags))).await?)?;
+        let tags = Tags::new(&backlog.tags);
+        told(invalidate(names, driver, Scope::Tags(&tags)).await?)?;
+        guard.remember(Scope::Tags(&tags));
     }
     while !backlog.keys.is_empty() {
         let keys: Vec<Key> = backlog.keys.values().take(KEYS_AT_ONCE).cloned().collect();
         told(invalidate_keys(names, driver, &keys).await?)?;
-        keys.iter().for_each(|key| drop(backlog.keys.remove(&key.id())));
+        for key in &keys {
+            guard.remember(Scope::Key(key));
+            backlog.keys.remove(&key.id());
+        }
     }
     let mut left = Vec::new();
     for pattern in &backlog.patterns {
@@ -102,8 +115,12 @@ async fn deliver_scopes(
             Some(found) => told(found)?,
             // Not every server of a cluster hears when another one is back.
             None if names.is_clustered() => drop(invalidate(names, driver, Scope::Everything).await?),
-            None => left.push(pattern.clone()),
+            None => {
+                left.push(pattern.clone());
+                continue;
+            }
         }
+        guard.remember(Scope::Pattern(pattern));
     }
     backlog.patterns = left;
     Ok(())

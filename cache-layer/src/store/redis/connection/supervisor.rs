@@ -24,6 +24,8 @@ impl Connection {
     /// Connects and keeps connecting until `stop`.
     pub(crate) async fn supervise(self: Arc<Self>, stop: CancellationToken) {
         tokio::select! {
+            // First: a session that was given up with it was not lost.
+            biased;
             () = stop.cancelled() => self.publish(None),
             () = self.reconnect() => {}
         }

@@ -346,6 +346,11 @@ impl Cluster {
             members.push(member);
         }
         let map = Arc::new(Map { slots, members });
+        // What a server pushes that has left says nothing of invalidations that others receive from now on.
+        for left in old.members.iter().filter(|old| !map.members.iter().any(|member| Arc::ptr_eq(member, old))) {
+            left.stop.cancel();
+            left.connections.iter().for_each(|connection| connection.reset());
+        }
         // Kept invalidations may now be for another server, which must receive them before anything is read from it.
         self.context.outbox.undisturbed(|kept| {
             if kept {

@@ -310,6 +310,45 @@ async fn a_primary_that_dies_is_replaced_and_nothing_stale_is_served_by_its_repl
     }
 }
 
+/// The server that had the tags pushes no invalidation that its successor receives.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_load_stands_and_no_request_waits_by_what_a_server_pushes_that_has_left() {
+    let cluster = RedisCluster::start(3, 1);
+    // Otherwise this process invalidates everything itself.
+    let store = connect_with(builder(cluster.url()).on_restored(Restored::Trust)).await;
+    let home = cluster.index_of(&token("t"));
+    let is_at_home = |key: &Key| cluster.index_of(&store.0.context.names.entry(key)) == home;
+    let [there, elsewhere] = [true, false].map(|at_home| {
+        (0..).map(|i: u32| key(&i.to_string())).find(|key| is_at_home(key) == at_home).expect("a key for each")
+    });
+    fill_when_possible(&store, &elsewhere, "old", &["t"]).await;
+    let mut leases = Vec::new();
+    for key in [&there, &elsewhere] {
+        match StoreBackend::acquire(&store, key, Seen::Unusable, Duration::from_secs(600), Failures::Heed).await {
+            Ok(Acquired::Granted(lease)) => leases.push(lease),
+            other => panic!("no lease: {other:?}"),
+        }
+    }
+    assert!(leases.iter().all(|lease| !StoreBackend::overtaken(&store, lease)));
+    let before = store.connection_to_tags();
+    let session = before.session().unwrap();
+    session.waiters.hardly_poll();
+    let waiting = tokio::spawn({
+        let store = store.clone();
+        async move { store.lease_may_have_ended(&there).await }
+    });
+    wait_until("it to wait", async || session.waiters.len() == 1).await;
+
+    cluster.fail_over_to(3 + home);
+    wait_until("the successor to be used", async || {
+        let tags = store.connection_to_tags();
+        !Arc::ptr_eq(&tags, &before) && tags.is_connected()
+    })
+    .await;
+    assert!(leases.iter().all(|lease| StoreBackend::overtaken(&store, lease)));
+    wait_until("the request to look again", async || waiting.is_finished()).await;
+}
+
 /// Whether the pattern was swept at once, or as a ban that is off the list by then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_missed_a_pattern_hears_of_it_again_though_the_tags_are_elsewhere() {

@@ -67,6 +67,8 @@ pub(crate) struct PendingClaim {
     claims: Arc<Claims>,
     id: KeyId,
     asked: CancellationToken,
+    /// Whether what the table has under the key is this. Afterwards, it may be another one.
+    open: bool,
 }
 
 impl Claims {
@@ -86,7 +88,7 @@ impl Claims {
     fn ask(self: &Arc<Self>, table: &mut Table, id: KeyId) -> PendingClaim {
         let asked = CancellationToken::new();
         table.claims.insert(id, Claim::Asked(asked.clone()));
-        PendingClaim { claims: self.clone(), id, asked }
+        PendingClaim { claims: self.clone(), id, asked, open: true }
     }
 
     /// Whether there is a claim on the key of this id, for the next load.
@@ -127,7 +129,12 @@ impl Claims {
 impl PendingClaim {
     /// Records that the lease was granted, for `life` milliseconds, and that `seen` was behind it. `true` if the caller has to
     /// start a task that gives back claims when they are [`overdue`](Claims::overdue).
-    pub(crate) fn taken(self, lease: Lease, seen: Seen, life: u64) -> bool {
+    pub(crate) fn taken(mut self, lease: Lease, seen: Seen, life: u64) -> bool {
+        self.record(lease, seen, life)
+    }
+
+    fn record(&mut self, lease: Lease, seen: Seen, life: u64) -> bool {
+        self.open = false;
         let mut table = self.claims.table();
         table.claims.insert(self.id, Claim::Taken(Taken { lease, seen, life, since: Instant::now() }));
         !std::mem::replace(&mut table.attended, true)
@@ -136,11 +143,9 @@ impl PendingClaim {
 
 impl Drop for PendingClaim {
     fn drop(&mut self) {
-        let mut table = self.claims.table();
-        if matches!(table.claims.get(&self.id), Some(Claim::Asked(_))) {
-            table.claims.remove(&self.id);
+        if self.open {
+            self.claims.table().claims.remove(&self.id);
         }
-        drop(table);
         self.asked.cancel();
     }
 }
@@ -174,6 +179,18 @@ mod tests {
         let Offer::Asked(asked) = claims.take(key.id()) else { panic!("it is on its way") };
         drop(pending);
         assert!(asked.is_cancelled() && matches!(claims.take(key.id()), Offer::None));
+    }
+
+    #[test]
+    fn a_claim_that_was_taken_ends_no_later_one() {
+        let (claims, key) = (Arc::new(Claims::default()), Key::new(["k"]));
+        let mut pending = claims.begin(key.id()).unwrap();
+        pending.record(lease(&key), Seen::Nothing, 7);
+        assert!(matches!(claims.take(key.id()), Offer::Taken(_)));
+        let later = claims.begin(key.id()).unwrap();
+        drop(pending);
+        assert!(matches!(claims.take(key.id()), Offer::Asked(_)));
+        drop(later);
     }
 
     #[test]

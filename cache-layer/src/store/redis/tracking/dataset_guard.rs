@@ -23,8 +23,8 @@ pub enum Restored {
     /// Invalidate everything: no entry is ever served that an invalidation covered. Costs a cold cache after a fail-over.
     #[default]
     Clear,
-    /// Repeat what this process invalidated in the last period of this length, which should be longer than replicas lag or dumps
-    /// are old. Misses invalidations by processes that are gone.
+    /// Repeat what Redis has received from this process in the last period of this length, which should be longer than replicas lag
+    /// or dumps are old. Misses invalidations by processes that are gone.
     Replay(Duration),
     /// Use the data set as it is: an invalidation that it has not received is lost.
     Trust,
@@ -54,7 +54,8 @@ impl DatasetGuard {
         self.policy == Restored::Clear
     }
 
-    /// Remembers an invalidation that was delivered, or will be.
+    /// Remembers an invalidation that was delivered. One that is kept is remembered, too, and again when it is delivered: until then,
+    /// any data set that this process uses receives it anyway.
     pub(crate) fn remember(&self, scope: Scope<'_>) {
         let Restored::Replay(last) = self.policy else { return };
         let invalidations = &mut self.recent.lock().invalidations;

@@ -487,3 +487,30 @@ async fn a_restored_dump_hears_again_what_was_kept_before_it_was_delivered() {
     restart(&mut server, &[&store]).await;
     assert_eq!(read(&store, &key("a")).await, None);
 }
+
+/// It was asked for so long ago that nothing would be repeated by that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_dump_hears_again_what_was_delivered_lately_however_long_it_was_kept() {
+    let mut server = RedisServer::start();
+    let store = connect_with(builder(server.url()).on_restored(Restored::Replay(Duration::from_secs(600)))).await;
+    for name in ["keyed", "tagged", "matched", "untouched"] {
+        fill(&store, &key(name), "old", &[name]).await;
+    }
+    let () = server.command(&["SAVE"]);
+    let (context, number) = (&store.0.context, || store.connection_to_tags().session().map(|session| session.number));
+    context.outbox.add(Scope::Key(&key("keyed")));
+    context.outbox.add(Scope::Tags(&Tags::new(["tagged"])));
+    context.outbox.add(Scope::Pattern(&Pattern::new("redis:matched")));
+    let before = number();
+    let _: u64 = server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    wait_until("it to be delivered", async || number().is_ok() && number() != before).await;
+    for restarted in [false, true] {
+        if restarted {
+            restart(&mut server, &[&store]).await;
+        }
+        for name in ["keyed", "tagged", "matched"] {
+            assert_eq!(read(&store, &key(name)).await, None, "{name}, restarted: {restarted}");
+        }
+        assert_eq!(read(&store, &key("untouched")).await.as_deref(), Some("old"));
+    }
+}
