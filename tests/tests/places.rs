@@ -571,8 +571,9 @@ async fn loads_whose_callers_leave_while_they_wait_for_a_place_go_on(backend: &B
         }
     };
     let many = {
-        let calls = calls.clone();
+        let (calls, gate) = (calls.clone(), gate.clone());
         async move |missing: Vec<&'static str>| {
+            gate.pass().await;
             let call = calls.called();
             Ok::<_, &str>(missing.into_iter().map(|key| (key, call)).collect::<Vec<_>>())
         }
