@@ -194,6 +194,49 @@ fn a_first_tier_takes_what_it_counts_of_what_it_read() {
     }
 }
 
+/// A page that is half as long in a coding, and not the same as any other.
+fn compressible(page: u64) -> Response<Full<Bytes>> {
+    let mut random = fastrand::Rng::with_seed(page);
+    let body: String = (0..4_000).map(|_| random.digit(16)).collect();
+    let mut response = respond(PLAIN);
+    *response.body_mut() = Full::new(body.into());
+    response
+}
+
+#[test]
+fn a_full_store_stays_within_its_limit_while_its_pages_are_asked_for_in_more_codings() {
+    runtime().block_on(async {
+        let store = MemoryStore::new(LIMIT);
+        let cache = Cache::new(store.clone());
+        let layer = CacheLayer::new(cache.clone()).encode(Encode::new([Coding::Zstd, Coding::Gzip]).at_once(8));
+        let mut service = layer.layer(service_fn(async |request: Request<Empty<Bytes>>| {
+            let page = request.uri().path()[1..].parse().unwrap();
+            Ok::<_, Infallible>(compressible(page))
+        }));
+        let mut ask = async |page: u64, accepts: &str| {
+            let request = Request::get(format!("/{page}")).header("host", "shop.example");
+            let request = request.header("accept-encoding", accepts).body(Empty::new()).unwrap();
+            service.call(request).await.unwrap().into_body().collect().await.unwrap();
+            assert!(cache.drain(Duration::from_secs(30)).await);
+        };
+        let mut pages = 0;
+        while store.bytes() < LIMIT / 100 * 95 {
+            for _ in 0..2 {
+                ask(pages, "identity").await;
+            }
+            pages += 1;
+        }
+        for (page, accepts) in (0..pages).flat_map(|page| [(page, "gzip"), (page, "zstd")]) {
+            ask(page, accepts).await;
+            assert!(
+                store.bytes() <= LIMIT,
+                "{} bytes once page {page} of {pages} is there in {accepts}",
+                store.bytes()
+            );
+        }
+    });
+}
+
 /// The memory of so many pages, each of which was requested in all these codings: as counted by the store, as allocated, and the
 /// bytes of the coded content.
 fn pages_in(codings: &'static [Coding], pages: usize) -> [u64; 3] {

@@ -255,7 +255,8 @@ impl Cache {
     /// How many keys [`invalidate_tag`](Self::invalidate_tag) would reach, including keys whose entries are already invalid;
     /// `None` where names are
     /// [hidden](https://docs.rs/cache-layer/latest/cache_layer/store/struct.RedisStoreBuilder.html#method.sealed_with). This
-    /// examines every entry; Redis, which keeps no list of a tag's entries, does so in small steps.
+    /// examines every entry: a store in memory does so on no thread that answers requests, and Redis, which keeps no list of a tag's
+    /// entries, in small steps.
     ///
     /// # Errors
     ///
@@ -284,7 +285,8 @@ impl Cache {
     }
 
     /// As [`count_tag`](Self::count_tag), in about the time `within`, and with the cost of loading these keys again. In Redis,
-    /// keys that were not examined by then are estimated; `None` in a cluster, where that is not possible.
+    /// keys that were not examined by then are estimated; `None` in a cluster, where that is not possible. A store in memory
+    /// examines every entry, however long that takes.
     ///
     /// ```
     /// use std::time::Duration;

@@ -166,7 +166,7 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
 
     /// As [`count`](Self::count), with the time that loading these keys again would take, in about the time `within`. If the time
     /// is up before all keys were examined, the result is extrapolated from those that were; `None` if they tell nothing of the
-    /// others.
+    /// others. A store that has all keys in memory may count them all, however long that takes.
     fn estimate<'a>(
         &'a self,
         reach: Reach<'a>,

@@ -106,6 +106,17 @@ struct Shard<P: Place> {
     swept: AtomicU64,
 }
 
+impl<P: Place> Shard<P> {
+    /// Evicts until the slots are within the shard's bytes again: one that has grown in its place has evicted none.
+    fn evict_excess(&self) {
+        let capacity = self.entries.capacity();
+        if self.entries.weight() > capacity {
+            // It is what it was; setting it evicts what exceeds it.
+            self.entries.set_capacity(capacity);
+        }
+    }
+}
+
 #[derive(Clone)]
 struct Slot {
     entry: Entry,
@@ -259,8 +270,8 @@ impl<P: Place> EntryCache<P> {
         shard.entries.insert_with_lifecycle(id, Slot { entry, source, generation, expires_at, weight }, &mut made_room);
     }
 
-    /// Replaces the entry with this id by what `amends` makes of it, if the entry is still there, and if there is room. An entry
-    /// that is removed meanwhile stays removed.
+    /// Replaces the entry with this id by what `amends` makes of it, if the entry is still there, and if it may be that large;
+    /// others make room for it. An entry that is removed meanwhile stays removed.
     pub(super) fn amend(&self, id: P, of: EntryId, amends: impl FnOnce(&Entry) -> Entry) -> Amended {
         self.amend_if(id, |slot| slot.entry.id() == of, amends)
     }
@@ -271,12 +282,13 @@ impl<P: Place> EntryCache<P> {
     }
 
     fn amend_if(&self, id: P, which: impl Fn(&Slot) -> bool, amends: impl FnOnce(&Entry) -> Entry) -> Amended {
+        let shard = self.shard(id);
         let is_it = |slot: &Slot| slot.generation == self.generation() && which(slot);
         // Without this check, a missing key would get a placeholder.
-        if !self.shard(id).entries.peek(&id).is_some_and(|slot| is_it(&slot)) {
+        if !shard.entries.peek(&id).is_some_and(|slot| is_it(&slot)) {
             return Amended::Gone;
         }
-        let amended = self.shard(id).entries.entry(&id, Some(Duration::ZERO), |_, slot| {
+        let amended = shard.entries.entry(&id, Some(Duration::ZERO), |_, slot| {
             if !is_it(slot) {
                 return EntryAction::Retain(Amended::Gone);
             }
@@ -289,7 +301,10 @@ impl<P: Place> EntryCache<P> {
             EntryAction::Retain(Amended::Kept)
         });
         match amended {
-            EntryResult::Retained(amended) => amended,
+            EntryResult::Retained(amended) => {
+                shard.evict_excess();
+                amended
+            }
             _ => Amended::Gone,
         }
     }
@@ -540,6 +555,37 @@ mod tests {
         cache.remove(key.hash());
         assert_eq!(add(second.id(), 1_000), Amended::Gone, "it was removed");
         assert!(cache.get(key.hash()).is_none());
+    }
+
+    #[cfg(feature = "encode-gzip")]
+    #[test]
+    fn what_is_added_to_entries_evicts_others_where_there_is_no_more_room() {
+        use crate::{coding::Coding, entry::Form};
+
+        let cache = EntryCache::new(SHARD);
+        let mut inserted = Vec::new();
+        while cache.size().1 < SHARD / 100 * 95 {
+            let key = Key::new([inserted.len().to_string()]);
+            let entry = entry(&key, 4_096);
+            cache.insert(key.hash(), entry.clone(), 0);
+            inserted.push((key, entry.id()));
+        }
+        let (removed, _) = &inserted[inserted.len() / 2];
+        cache.remove(removed.hash());
+        let before = cache.size().0;
+        assert_eq!(before, inserted.len() as u64 - 1, "nothing had to leave so far");
+        let coded = Form::Made(vec![0; 3_600].into());
+        let mut kept = 0;
+        for (key, id) in &inserted {
+            let amended = cache.amend(key.hash(), *id, |entry| entry.clone().with_form(Coding::Gzip, coded.clone()));
+            kept += u64::from(amended == Amended::Kept);
+            assert!(cache.size().1 <= SHARD, "{} bytes", cache.size().1);
+        }
+        assert!(kept > before / 3, "{kept} of {before}");
+        assert!(cache.get(removed.hash()).is_none(), "it was removed");
+        let (left, bytes) = cache.size();
+        assert!(bytes >= SHARD / 10 * 9, "no more leave than have to: {bytes} bytes");
+        assert_eq!(count(&cache, Eviction::Size), before - left);
     }
 
     #[test]

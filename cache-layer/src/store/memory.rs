@@ -316,23 +316,47 @@ impl MemoryStore {
 
 impl MemoryStore {
     /// Runs `run`, which examines every entry, off the threads that answer requests, and so that it can't be cancelled halfway.
-    fn aside(
+    fn aside<T: Send + 'static>(
         &self,
-        pattern: &Pattern,
-        run: impl FnOnce(&Inner, &Pattern) -> u64 + Send + 'static,
-    ) -> BoxFuture<'static, Result<Invalidated, StoreError>> {
-        let (inner, pattern) = (self.0.clone(), pattern.clone());
-        let run = move || {
-            let deleted = run(&inner, &pattern);
-            inner.ended.notify_waiters();
-            Invalidated { deleted, ..Invalidated::default() }
-        };
+        run: impl FnOnce(&Inner) -> T + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, StoreError>> {
+        let inner = self.0.clone();
+        let run = move || run(&inner);
         Box::pin(async move {
             match Handle::try_current() {
                 Ok(runtime) => runtime.spawn_blocking(run).await.map_err(|_| StoreError::Unavailable),
                 Err(_) => Ok(run()),
             }
         })
+    }
+
+    /// Runs `run` [aside](Self::aside), which invalidates the entries that match and returns their number.
+    fn invalidate_aside(
+        &self,
+        pattern: &Pattern,
+        run: impl FnOnce(&Inner, &Pattern) -> u64 + Send + 'static,
+    ) -> BoxFuture<'static, Result<Invalidated, StoreError>> {
+        let pattern = pattern.clone();
+        self.aside(move |inner| {
+            let deleted = run(inner, &pattern);
+            inner.ended.notify_waiters();
+            Invalidated { deleted, ..Invalidated::default() }
+        })
+    }
+
+    /// Counts the keys that `reach` covers, [aside](Self::aside).
+    fn count_aside(&self, reach: Reach<'_>) -> BoxFuture<'static, Result<Estimate, StoreError>> {
+        match reach {
+            Reach::Everything => self.aside(|inner| inner.count(|_| true)),
+            Reach::Tag(tag) => {
+                let tag = tag.to_owned();
+                self.aside(move |inner| inner.count(|entry| entry.stamps().iter().any(|stamp| *stamp.tag == *tag)))
+            }
+            Reach::Pattern(pattern) => {
+                let pattern = pattern.clone();
+                self.aside(move |inner| inner.count(|entry| matches_in_full(&pattern, entry.canonical())))
+            }
+        }
     }
 
     /// Bans the entries that match; sweeps them now if there is no room on the list.
@@ -343,9 +367,9 @@ impl MemoryStore {
             return Box::pin(ready(Ok(Invalidated::default())));
         }
         match hardness {
-            Hardness::Hard => self.aside(pattern, Inner::delete_matching),
+            Hardness::Hard => self.invalidate_aside(pattern, Inner::delete_matching),
             Hardness::Soft | Hardness::Ramp(_) => {
-                self.aside(pattern, move |inner, pattern| inner.soften_matching(pattern, hardness.window()))
+                self.invalidate_aside(pattern, move |inner, pattern| inner.soften_matching(pattern, hardness.window()))
             }
         }
     }
@@ -602,17 +626,9 @@ impl Inner {
         }
     }
 
-    fn count(&self, reach: Reach<'_>) -> u64 {
-        self.estimate(reach).keys
-    }
-
-    fn estimate(&self, reach: Reach<'_>) -> Estimate {
+    /// Counts the keys whose entries `reaches` holds for. It examines every entry.
+    fn count(&self, reaches: impl Fn(&Entry) -> bool) -> Estimate {
         let load_ms = Cell::new(0_u64);
-        let reaches = |entry: &Entry| match reach {
-            Reach::Everything => true,
-            Reach::Tag(tag) => entry.stamps().iter().any(|stamp| *stamp.tag == *tag),
-            Reach::Pattern(pattern) => matches_in_full(pattern, entry.canonical()),
-        };
         let keys = self.entries.count_where(|id, entry| {
             let reached = !id.is_variant() && reaches(entry);
             load_ms.set(load_ms.get().saturating_add(if reached { entry.load_time() } else { 0 }));
@@ -916,7 +932,7 @@ impl StoreBackend for MemoryStore {
     }
 
     fn count<'a>(&'a self, reach: Reach<'a>) -> BoxFuture<'a, Result<Option<u64>, StoreError>> {
-        Box::pin(ready(Ok(Some(self.0.count(reach)))))
+        Box::pin(async move { Ok(Some(self.count_aside(reach).await?.keys)) })
     }
 
     fn estimate<'a>(
@@ -924,7 +940,7 @@ impl StoreBackend for MemoryStore {
         reach: Reach<'a>,
         _within: Duration,
     ) -> BoxFuture<'a, Result<Option<Estimate>, StoreError>> {
-        Box::pin(ready(Ok(Some(self.0.estimate(reach)))))
+        Box::pin(async move { Ok(Some(self.count_aside(reach).await?)) })
     }
 
     fn acquire<'a>(
@@ -1029,7 +1045,7 @@ impl StoreBackend for MemoryStore {
     }
 
     fn delete_matching(&self, pattern: &Pattern) -> BoxFuture<'static, Result<Invalidated, StoreError>> {
-        self.aside(pattern, Inner::delete_matching)
+        self.invalidate_aside(pattern, Inner::delete_matching)
     }
 
     fn get_many<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Lookup, StoreError>>> {
@@ -1070,6 +1086,31 @@ mod tests {
             assert!(matches!(acquire().await, Acquired::Uncacheable));
             StoreBackend::invalidate(&store, Scope::Everything, Hardness::Hard).await.unwrap();
         }
+    }
+
+    #[test]
+    fn entries_are_counted_on_no_thread_that_answers_requests() {
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+        runtime.block_on(async {
+            let (store, key, pattern) = (MemoryStore::new(1 << 20), Key::new(["k"]), Pattern::new("k*"));
+            let deadlines = Deadlines::fresh_until(Clock::system().now() + 60_000);
+            let entry = Entry::new(EntryId::random(), &key, deadlines, Bytes::new(), Bytes::new());
+            store.put(vec![(key, entry)], &Tags::new(["t"])).await.unwrap();
+            for reach in [Reach::Everything, Reach::Tag("t"), Reach::Pattern(&pattern)] {
+                // The only other thread is busy until the end of this channel.
+                let (busy, until) = std::sync::mpsc::channel::<()>();
+                spawn_blocking(move || until.recv());
+                let both = async { (store.count(reach).await, store.estimate(reach, Duration::ZERO).await) };
+                let mut both = std::pin::pin!(both);
+                tokio::select! {
+                    biased;
+                    _ = &mut both => panic!("{reach:?} was counted on this thread"),
+                    () = ready(()) => drop(busy),
+                }
+                let (count, estimate) = both.await;
+                assert_eq!((count, estimate.unwrap().unwrap().keys), (Ok(Some(1)), 1), "{reach:?}");
+            }
+        });
     }
 
     #[test]
