@@ -23,11 +23,11 @@ use crate::{
     telemetry::SweepCause,
 };
 
-async fn ban(store: &impl StoreBackend, pattern: &str) {
+pub(super) async fn ban(store: &impl StoreBackend, pattern: &str) {
     store.invalidate(Scope::Pattern(&Pattern::new(pattern)), Hardness::Hard).await.unwrap();
 }
 
-async fn lease(store: &RedisStore, key: &Key) -> Lease {
+pub(super) async fn lease(store: &RedisStore, key: &Key) -> Lease {
     match StoreBackend::acquire(store, key, Seen::Unusable, LEASE, Failures::Heed).await.unwrap() {
         Acquired::Granted(lease) => lease,
         other => panic!("no lease: {other:?}"),
@@ -35,12 +35,12 @@ async fn lease(store: &RedisStore, key: &Key) -> Lease {
 }
 
 /// A store that does not sweep.
-async fn idle(url: String) -> RedisStore {
+pub(super) async fn idle(url: String) -> RedisStore {
     connect_with(builder(url).lurker(false)).await
 }
 
 /// Has another process sweep all bans, and waits until that is done.
-async fn sweep_all(url: String) -> Vec<Sweep> {
+pub(super) async fn sweep_all(url: String) -> Vec<Sweep> {
     let lurker = connect_with(builder(url).lurker_at_once()).await;
     let sweeps = Arc::new(Mutex::new(Vec::new()));
     let heard = sweeps.clone();
