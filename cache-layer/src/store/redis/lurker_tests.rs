@@ -242,6 +242,16 @@ async fn what_tags_made_void_is_reclaimed_and_nothing_else() {
     assert_eq!(entries(), 1, "the one that is none");
 }
 
+/// Another program's, such that a server takes it for one of an entry.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_only_looks_like_an_entrys_does_not_end_the_reclaiming() {
+    let server = RedisServer::start();
+    let node = idle(server.url()).await;
+    server.command::<()>(&["SET", "test:e:{zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz}:-:x", "1"]);
+    assert_eq!(node.reclaim_now().await.examined, 0);
+    assert_eq!(server.command::<u64>(&["EXISTS", "test:e:{zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz}:-:x"]), 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_has_taken_the_place_of_a_void_entry_is_not_reclaimed() {
     let server = RedisServer::start();

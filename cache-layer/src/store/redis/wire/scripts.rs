@@ -912,8 +912,12 @@ impl Batch {
         }
     }
 
-    /// The reply of every call, or its error. Nothing is loaded or repeated.
+    /// The reply of every call, or its error. Nothing is loaded or repeated; and nothing is sent if there is no call, which the
+    /// driver would take for an error.
     pub(crate) async fn each(&self, driver: &mut MultiplexedConnection) -> RedisResult<Vec<Value>> {
+        if self.expected.is_empty() {
+            return Ok(Vec::new());
+        }
         exactly(self.expected.len(), driver.req_packed_commands(&self.pipeline, 0, self.expected.len()).await?)
     }
 
