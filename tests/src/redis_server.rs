@@ -1,6 +1,11 @@
 //! A real Redis.
 
-use std::{fmt, fs, path::PathBuf, process::Command, time::Duration};
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use redis::{Connection, FromRedisValue, RedisResult, ToRedisArgs};
 use rustix::process::Signal;
@@ -43,6 +48,7 @@ pub struct RedisServerBuilder {
     config: String,
     certificate: Option<Certificate>,
     cluster: bool,
+    locale: Option<String>,
 }
 
 impl RedisServerBuilder {
@@ -72,6 +78,12 @@ impl RedisServerBuilder {
     /// As a node of a [`RedisCluster`](crate::RedisCluster), with a bus on a port of its own.
     pub(crate) fn cluster(mut self) -> Self {
         self.cluster = true;
+        self
+    }
+
+    /// In this locale, such as `cs_CZ`: scripts order text by it.
+    pub fn locale(mut self, name: &str) -> Self {
+        self.locale = Some(name.to_owned());
         self
     }
 
@@ -114,6 +126,9 @@ impl RedisServerBuilder {
 
         let mut command = Command::new(binary);
         command.arg(config);
+        if let Some(locale) = &self.locale {
+            command.env("LOCPATH", folder.path()).env("LC_ALL", compile_locale(locale, folder.path()));
+        }
         RedisServer {
             supervisor: Supervisor::new(folder, "KILL", &command),
             port,
@@ -316,6 +331,19 @@ impl fmt::Display for RedisServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "redis-server on port {}", self.port)
     }
+}
+
+/// Compiles a locale into `folder`, since a machine may have none but its own; returns its name there.
+fn compile_locale(locale: &str, folder: &Path) -> String {
+    let name = format!("{locale}.UTF-8");
+    let mut command = Command::new(program::find("localedef", "libc-bin"));
+    let output = command.args(["-i", locale, "-f", "UTF-8"]).arg(folder.join(&name)).output().expect("localedef runs");
+    assert!(
+        output.status.success(),
+        "{name} cannot be compiled: install the system's package `locales`, or let `tests/run` do it:\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    name
 }
 
 fn arguments(command: &[impl ToRedisArgs]) -> redis::Cmd {

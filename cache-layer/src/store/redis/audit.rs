@@ -37,14 +37,15 @@ impl RedisStore {
         Ok(())
     }
 
-    /// The records, the newest first. Those that can't be opened are left out.
+    /// The records, the newest first. Those that can't be opened are left out, and entries of other programs.
     pub(super) async fn read_records(&self, most: usize) -> Result<Vec<Bytes>, StoreError> {
         let connection = self.connection_to_tags();
         let session = connection.session()?;
         let mut batch = Batch::default();
         batch.last(&self.0.context.names.audit(), most);
         let (Records(records),): (Records,) = connection.run(Operation::Last, &session, &batch).await?;
-        Ok(records.into_iter().filter_map(|record| self.opened_record(&of_audit(), record.into())).collect())
+        let records = records.into_iter().flatten();
+        Ok(records.filter_map(|record| self.opened_record(&of_audit(), record.into())).collect())
     }
 
     /// The record; if names are hidden, it is sealed, valid for `life`, and bound to `of`.
@@ -72,4 +73,24 @@ impl RedisStore {
 /// The key that a sealed record is bound to.
 fn of_audit() -> Key {
     Key::new(["audit"])
+}
+
+#[cfg(test)]
+mod tests {
+    use tests::RedisServer;
+
+    use super::super::fleet_tests::connect;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn entries_of_another_program_are_left_out_and_cost_no_connection() {
+        let server = RedisServer::start();
+        let store = connect(server.url()).await;
+        store.add_record(b"one").await.unwrap();
+        server.command::<String>(&["XADD", "test:audit", "*", "who", "me", "why", "test"]);
+        server.command::<String>(&["XADD", "test:audit", "*", "note", "test"]);
+        store.add_record(b"two").await.unwrap();
+        assert_eq!(store.read_records(9).await.unwrap(), ["two", "one"]);
+        assert!(store.connected());
+        assert_eq!(store.state().lost_connections, 0);
+    }
 }

@@ -52,7 +52,8 @@ impl RedisStore {
         let now = self.0.context.clock.now();
         let (mut lists, mut refused) = (Vec::new(), 0);
         for record in records.into_iter().take(CAP) {
-            let record = self.opened_record(&of_hot(), record.into()).filter(|record| record.len() > 8);
+            let record = record.and_then(|record| self.opened_record(&of_hot(), record.into()));
+            let record = record.filter(|record| record.len() > 8);
             let Some(mut record) = record else {
                 refused += 1;
                 continue;
@@ -68,4 +69,22 @@ impl RedisStore {
 /// The key that a sealed record is bound to.
 fn of_hot() -> Key {
     Key::new(["hot"])
+}
+
+#[cfg(test)]
+mod tests {
+    use tests::RedisServer;
+
+    use super::super::fleet_tests::connect;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn entries_of_another_program_are_counted_and_cost_no_connection() {
+        let server = RedisServer::start();
+        let store = connect(server.url()).await;
+        store.leave_hot_list(b"list").await.unwrap();
+        server.command::<String>(&["XADD", "test:hot", "*", "who", "me", "why", "test"]);
+        assert_eq!(store.hot_lists().await.unwrap(), (vec!["list".into()], 1));
+        assert!(store.connected());
+        assert_eq!(store.state().lost_connections, 0);
+    }
 }

@@ -23,11 +23,11 @@ use crate::{
     telemetry::SweepCause,
 };
 
-async fn ban(store: &impl StoreBackend, pattern: &str) {
+pub(super) async fn ban(store: &impl StoreBackend, pattern: &str) {
     store.invalidate(Scope::Pattern(&Pattern::new(pattern)), Hardness::Hard).await.unwrap();
 }
 
-async fn lease(store: &RedisStore, key: &Key) -> Lease {
+pub(super) async fn lease(store: &RedisStore, key: &Key) -> Lease {
     match StoreBackend::acquire(store, key, Seen::Unusable, LEASE, Failures::Heed).await.unwrap() {
         Acquired::Granted(lease) => lease,
         other => panic!("no lease: {other:?}"),
@@ -35,12 +35,12 @@ async fn lease(store: &RedisStore, key: &Key) -> Lease {
 }
 
 /// A store that does not sweep.
-async fn idle(url: String) -> RedisStore {
+pub(super) async fn idle(url: String) -> RedisStore {
     connect_with(builder(url).lurker(false)).await
 }
 
 /// Has another process sweep all bans, and waits until that is done.
-async fn sweep_all(url: String) -> Vec<Sweep> {
+pub(super) async fn sweep_all(url: String) -> Vec<Sweep> {
     let lurker = connect_with(builder(url).lurker_at_once()).await;
     let sweeps = Arc::new(Mutex::new(Vec::new()));
     let heard = sweeps.clone();
@@ -240,6 +240,16 @@ async fn what_tags_made_void_is_reclaimed_and_nothing_else() {
     other.invalidate(Scope::Everything, Hardness::Hard).await.unwrap();
     assert_eq!(other.reclaim_now().await.removed, 151);
     assert_eq!(entries(), 1, "the one that is none");
+}
+
+/// Another program's, such that a server takes it for one of an entry.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_only_looks_like_an_entrys_does_not_end_the_reclaiming() {
+    let server = RedisServer::start();
+    let node = idle(server.url()).await;
+    server.command::<()>(&["SET", "test:e:{zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz}:-:x", "1"]);
+    assert_eq!(node.reclaim_now().await.examined, 0);
+    assert_eq!(server.command::<u64>(&["EXISTS", "test:e:{zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz}:-:x"]), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

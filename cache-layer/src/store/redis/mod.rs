@@ -55,6 +55,8 @@ mod hot_lists;
 mod inspect;
 mod invalidate;
 mod lease;
+#[cfg(test)]
+mod locale_tests;
 mod lookup;
 mod lurker;
 #[cfg(test)]

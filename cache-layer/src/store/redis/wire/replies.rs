@@ -90,9 +90,10 @@ pub(crate) enum Banned {
     Full,
 }
 
-/// The entries of a stream, each with one field.
+/// The entries of a stream: of each, what is in its only field, `record`; nothing for one with other fields, which another program
+/// has added.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Records(pub(crate) Vec<Vec<u8>>);
+pub(crate) struct Records(pub(crate) Vec<Option<Vec<u8>>>);
 
 /// A step of a `SCAN`: the cursor of the next one, and the names that were found.
 #[derive(Debug)]
@@ -244,9 +245,11 @@ reply!(Records, |value| match value {
             let [id, fields] = parts.try_into().ok()?;
             string(id)?;
             let Value::Array(fields) = fields else { return None };
-            // Another program may have added other fields.
-            let [_, record] = fields.try_into().ok()?;
-            string(record)
+            let fields: Vec<Vec<u8>> = fields.into_iter().map(string).collect::<Option<_>>()?;
+            if fields.is_empty() || fields.len() % 2 == 1 {
+                return None;
+            }
+            Some(<[_; 2]>::try_from(fields).ok().filter(|[name, _]| name == b"record").map(|[_, record]| record))
         };
         entries.into_iter().map(record).collect::<Option<_>>().map(Self)
     }
@@ -362,8 +365,13 @@ mod tests {
     fn records_are_what_a_stream_has_in_its_field() {
         let entry = |fields: Vec<Value>| array([array([bulk("1-0"), array(fields)])]);
         assert_eq!(read::<Records>(&array([])).unwrap(), Records(vec![]));
-        assert_eq!(read::<Records>(&entry(vec![bulk("record"), bulk("a")])).unwrap(), Records(vec![b"a".to_vec()]));
-        assert!(read::<Records>(&entry(vec![bulk("record")])).is_err());
+        let record = |fields| read::<Records>(&entry(fields)).unwrap();
+        assert_eq!(record(vec![bulk("record"), bulk("a")]), Records(vec![Some(b"a".to_vec())]));
+        assert_eq!(record(vec![bulk("who"), bulk("me")]), Records(vec![None]));
+        assert_eq!(record(["record", "a", "why", "test"].map(bulk).to_vec()), Records(vec![None]));
+        for odd in [vec![], vec![bulk("record")], vec![bulk("record"), Value::Int(7)]] {
+            assert!(read::<Records>(&entry(odd)).is_err());
+        }
         for value in no_answers() {
             assert_eq!(read::<Records>(&value).is_ok(), value == array([]), "{value:?}");
         }

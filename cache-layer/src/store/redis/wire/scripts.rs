@@ -42,6 +42,19 @@ macro_rules! now {
     };
 }
 
+/// `later` says whether one moment of 16 hex digits is after another; a half that has other characters counts as zero. Lua's `<`
+/// orders text by the locale of the server's process, in which letters may come before digits. A number of Lua is exact up to 53
+/// bits, so that each half is parsed by itself.
+macro_rules! later {
+    () => {
+        "local function later(one, other)
+             local half = function(time, at) return tonumber(time:sub(at, at + 7):match('^%x+$') or 0, 16) end;
+             return (half(one, 1) - half(other, 1)) * 2 ^ 32 + half(one, 9) - half(other, 9) > 0
+         end;
+        "
+    };
+}
+
 /// Whether the value of a tag's name is a token, or a token followed by the ramps that led to it, and by bans:
 /// [`TagRecord`](crate::tag::TagRecord). Any other value counts as missing, and is overwritten. Of each value, both say the same:
 /// one that only the scripts took for a record would refuse the fills of that tag until it expires.
@@ -50,17 +63,20 @@ macro_rules! now {
 /// count, each with its time, its kind, its window, its pattern, and its whole text.
 macro_rules! is_record {
     () => {
-        "local function split(value)
+        concat!(
+            later!(),
+            "local function split(value)
              local bar = value:find('|', 33, true);
              if not bar then return value, nil, {} end;
-             local newest, at, bans, last = value:sub(bar + 1, bar + 16), bar + 17, {}, '';
+             local newest, at, bans, last = value:sub(bar + 1, bar + 16), bar + 17, {}, nil;
              local form = '^' .. ('[0-9a-f]'):rep(16) .. '[hs]' .. ('[0-9a-f]'):rep(12) .. '$';
              if not newest:find('^[0-9a-f]+$') or #newest < 16 then return nil end;
              while at <= #value do
                  local head = value:sub(at, at + 28);
                  if not head:find(form) then return nil end;
                  local stop, time = at + 28 + tonumber(head:sub(26), 16), head:sub(1, 16);
-                 if stop > #value or time <= last or time > newest or #bans == 128 then return nil end;
+                 if stop > #value or #bans == 128 then return nil end;
+                 if (last and not later(time, last)) or later(time, newest) then return nil end;
                  bans[#bans + 1] =
                      {time, head:sub(17, 17), head:sub(18, 25), value:sub(at + 29, stop), value:sub(at, stop)};
                  at, last = stop + 1, time
@@ -73,17 +89,19 @@ macro_rules! is_record {
              local tokens = split(value);
              if not tokens then return false end;
              if #tokens == 32 then return true end;
-             local ramps, last = (#tokens - 33) / 32, '';
+             local ramps, last = (#tokens - 33) / 32, nil;
              if ramps < 1 or ramps > 32 or ramps % 1 ~= 0 or not tokens:sub(32):find('^s1[0-9a-f]+$') then return false end;
              for at = 34, #tokens, 32 do
                  local time, lead, window = tokens:sub(at, at + 15), tokens:sub(at + 16, at + 23), tokens:sub(at + 24, at + 31);
-                 if time <= last or tonumber(time, 16) < tonumber(lead, 16) * 1000 then return false end;
+                 if last and not later(time, last) then return false end;
+                 if tonumber(time, 16) < tonumber(lead, 16) * 1000 then return false end;
                  if tonumber(window, 16) > 1209600000 then return false end;
                  last = time
              end;
              return last == tokens:sub(1, 16)
          end;
         "
+        )
     };
 }
 
@@ -116,10 +134,8 @@ script! {
         "if not held then return now .. '0' end;",
         "local failures, status, ready = held:match('^!f(%d+):(%d+):(%x+)$');",
         "if not failures then return 'held' end;",
-        "if not ARGV[4]:find('f') and now < ready then",
-        "  local left = math.ceil((tonumber(ready, 16) - tonumber(now, 16)) / 1000);",
-        "  return string.format('backoff:%d:%s', left, status)",
-        "end;",
+        "local left = math.ceil((tonumber(ready, 16) - tonumber(now, 16)) / 1000);",
+        "if left > 0 and not ARGV[4]:find('f') then return string.format('backoff:%d:%s', left, status) end;",
         "redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2]);",
         "return now .. failures"
     )
@@ -197,7 +213,7 @@ macro_rules! compare {
                  told[i] = token
              end;
              if differs then return {last, unpack(told)} end;
-             if void and last >= ARGV[4] then
+             if void and not later(ARGV[4], last) then
                  redis.call('DEL', KEYS[1]);
                  return 0
              end
@@ -359,7 +375,7 @@ script! {
              before = split(whole);
              -- The entries live on, and so must the token.
              life = math.max(life, redis.call('PTTL', KEYS[1]));
-             if before:sub(1, 16) < now then
+             if later(now, before) then
                  -- What is banned stays so.
                  line, bans = before:sub(17, 31), whole:sub(#before + 1);
                  for ramp in before:sub(34):gmatch(('%x'):rep(32)) do
@@ -463,10 +479,13 @@ script! {
 script! {
     /// KEYS lease. ARGV the time of the youngest ban that covers its key, and the line of the token under which that is listed.
     /// Deletes the lease, or the result of an ended load, unless its load knew of that ban; returns whether it did.
-    SWEEP_LEASE = "local held = redis.pcall('GET', KEYS[1]);
-                   if type(held) == 'string' and #held == 47
-                       and held:sub(17, 32) >= ARGV[1] and held:sub(33) == ARGV[2] then return 0 end;
-                   return redis.call('UNLINK', KEYS[1])"
+    SWEEP_LEASE = concat!(
+        later!(),
+        "local held = redis.pcall('GET', KEYS[1]);
+         if type(held) == 'string' and #held == 47
+             and not later(ARGV[1], held:sub(17, 32)) and held:sub(33) == ARGV[2] then return 0 end;
+         return redis.call('UNLINK', KEYS[1])"
+    )
 }
 
 script! {
@@ -475,10 +494,11 @@ script! {
     /// much already; returns whether it did.
     SWEEP_ENTRY = concat!(
         without_room!(),
+        later!(),
         "local head = redis.pcall('GETRANGE', KEYS[1], 0, 7);
          if head == '' then return 0 end;
          local version = type(head) == 'string' and #head == 8 and head:sub(1, 4);
-         if version == 'CLE\\003' and redis.call('GETRANGE', KEYS[1], -16, -1) >= ARGV[1] then return 0 end;
+         if version == 'CLE\\003' and not later(ARGV[1], redis.call('GETRANGE', KEYS[1], -16, -1)) then return 0 end;
          if not ARGV[2] or (version ~= 'CLE\\002' and version ~= 'CLE\\003') then
              return redis.call('UNLINK', KEYS[1])
          end;
@@ -549,6 +569,7 @@ script! {
     /// invalidation, which leaves older entries valid. The note that refuses loads which began before is written anew as well,
     /// unless it is younger.
     IDENTIFY = concat!(
+        later!(),
         now!(),
         "local server, id = redis.pcall('GET', KEYS[1]), redis.pcall('GET', KEYS[2]);",
         "local valid = type(id) == 'string' and #id == 15 and not id:find('[^0-9a-f]');",
@@ -561,10 +582,10 @@ script! {
         "  if ARGV[1] ~= '' and not server then redis.call('SET', KEYS[1], ARGV[1]) end;",
         "  return {id, 0, now}",
         "end;",
-        "local younger = function(time) return type(time) == 'string' and ARGV[7] ~= '' and time > ARGV[7] end;",
+        "local younger = function(time) return type(time) == 'string' and ARGV[7] ~= '' and later(time, ARGV[7]) end;",
         "local everything, note = redis.pcall('GET', KEYS[3]), redis.pcall('GET', KEYS[4]);",
         "local hard = type(everything) == 'string' and everything:sub(32, 32) ~= 's';",
-        "local clear = ARGV[3] == 'clear' and everything and not (hard and younger(everything:sub(1, 16)));",
+        "local clear = ARGV[3] == 'clear' and everything and not (hard and younger(everything));",
         "if ARGV[7] == '' or (note and not younger(note)) then redis.call('SET', KEYS[4], now) end;",
         "if clear then redis.call('SET', KEYS[3], now .. ARGV[4] .. 'i', 'PX', ARGV[5]) end;",
         "if ARGV[1] ~= '' then redis.call('SET', KEYS[1], ARGV[1]) end;",
@@ -915,8 +936,12 @@ impl Batch {
         }
     }
 
-    /// The reply of every call, or its error. Nothing is loaded or repeated.
+    /// The reply of every call, or its error. Nothing is loaded or repeated; and nothing is sent if there is no call, which the
+    /// driver would take for an error.
     pub(crate) async fn each(&self, driver: &mut MultiplexedConnection) -> RedisResult<Vec<Value>> {
+        if self.expected.is_empty() {
+            return Ok(Vec::new());
+        }
         exactly(self.expected.len(), driver.req_packed_commands(&self.pipeline, 0, self.expected.len()).await?)
     }
 
