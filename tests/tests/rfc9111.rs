@@ -208,6 +208,22 @@ mod validation {
         }
     }
 
+    /// RFC 9111, sections 4.2.3 and 4.3.4.
+    async fn by_an_older_304_leaves_only_the_rest_of_the_freshness(backend: &Backend) {
+        let (origin, _) = replies(&[Answer(200, TAGGED, "stored"), Answer(304, &[("age", "50")], "")]);
+        let clock = Clock::manual();
+        let app = app(backend, &origin, &clock, |layer| layer).await;
+        app.get("/", &[]).await;
+        for (later, x_cache, age, calls) in
+            [(61, "REVALIDATED", "50", 2), (9, "HIT", "59", 2), (2, "REVALIDATED", "50", 3)]
+        {
+            clock.advance(seconds(later));
+            let answer = app.get("/", &[]).await;
+            assert_eq!((answer.x_cache(), answer.header("age"), answer.text()), (x_cache, Some(age), "stored"));
+            assert_eq!((answer.headers.get_all("age").iter().count(), origin.calls()), (1, calls));
+        }
+    }
+
     async fn that_fails_replaces_what_is_stored(backend: &Backend) {
         const OTHER: Fields = &[("cache-control", "max-age=60"), ("etag", "\"b\"")];
         let (origin, _) = replies(&[Answer(200, TAGGED, "old"), Answer(200, OTHER, "new")]);
@@ -549,6 +565,7 @@ mod validation {
         that_nobody_asked_for_is_no_clients_answer,
         asks_with_exactly_the_stored_validators,
         that_succeeds_freshens_what_is_stored,
+        by_an_older_304_leaves_only_the_rest_of_the_freshness,
         that_fails_replaces_what_is_stored,
         is_what_no_cache_demands_every_time,
         of_one_variant_leaves_the_others,

@@ -2,7 +2,7 @@
 
 use http::{
     HeaderMap, HeaderValue,
-    header::{ACCEPT_RANGES, DATE, SET_COOKIE},
+    header::{ACCEPT_RANGES, AGE, DATE, SET_COOKIE},
     response,
 };
 use http_body::Body;
@@ -100,13 +100,17 @@ impl Context {
         }
     }
 
-    /// The stored fields as a 304 updates them (section 3.2).
+    /// The stored fields as a 304 updates them (section 3.2), with its `Age`, from which the age of the response is determined anew
+    /// (section 4.2.3), and which is not stored.
     pub(super) fn freshened(&self, entry: &ResponseEntry, head: &mut response::Parts) -> HeaderMap {
         if let Some(date) = date_for(&head.headers, self.cache.local_time(self.cache.now())) {
             head.headers.insert(DATE, date);
         }
         let mut headers = entry.stored_headers();
         freshen(&mut headers, &head.headers, &self.policy.caching);
+        if let Some(age) = head.headers.get(AGE) {
+            headers.insert(AGE, age.clone());
+        }
         headers
     }
 
