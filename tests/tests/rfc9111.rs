@@ -1847,7 +1847,7 @@ mod a_cookie {
         assert_eq!(second(backend, strict).await, (true, cookie));
     }
 
-    async fn that_a_validation_sets_goes_no_further(backend: &Backend) {
+    async fn that_a_validation_sets_goes_no_further_than_to_its_client(backend: &Backend) {
         const TAGGED: Fields = &[("cache-control", "max-age=60"), ("etag", "\"a\"")];
         let script: &[Reply] = &[Answer(200, TAGGED, "stored"), Answer(304, &[("set-cookie", "session=1")], "")];
         for choice in [SetCookie::Refuse, SetCookie::Strip] {
@@ -1856,7 +1856,8 @@ mod a_cookie {
             app.cache.invalidate_all().await.unwrap();
             app.get("/", &[]).await;
             clock.advance(seconds(61));
-            app.get("/", &[]).await;
+            let validated = app.get("/", &[]).await;
+            assert_eq!((validated.x_cache(), validated.header("set-cookie")), ("REVALIDATED", Some("session=1")));
             let hit = app.get("/", &[]).await;
             assert_eq!((hit.x_cache(), hit.header("set-cookie")), ("HIT", None));
         }
@@ -1883,7 +1884,7 @@ mod a_cookie {
 
     over_each_store!(
         that_is_set_is_shared_only_if_the_user_says_so,
-        that_a_validation_sets_goes_no_further,
+        that_a_validation_sets_goes_no_further_than_to_its_client,
         of_a_session_goes_past_the_cache,
     );
 }

@@ -92,11 +92,11 @@ impl<R: Body, E> GrantedLoad<R, E> {
 }
 
 impl Context {
-    /// The cookies of a response, for the client whose request it was loaded for, if responses are stored without their cookies.
+    /// The cookies of a response, for the client whose request it was loaded for, unless they are stored with the response.
     pub(super) fn cookies_for_client(&self, head: &HeaderMap) -> Vec<HeaderValue> {
         match self.policy.caching.set_cookie {
-            SetCookie::Strip => head.get_all(SET_COOKIE).iter().cloned().collect(),
-            SetCookie::Refuse | SetCookie::Keep => Vec::new(),
+            SetCookie::Refuse | SetCookie::Strip => head.get_all(SET_COOKIE).iter().cloned().collect(),
+            SetCookie::Keep => Vec::new(),
         }
     }
 
