@@ -2228,8 +2228,10 @@ mod a_post {
     async fn is_answered_by_the_application_whatever_its_conditions(backend: &Backend) {
         const TAGGED: Fields = &[("cache-control", "max-age=60"), ("content-location", "/"), ("etag", "\"a\"")];
         let conditions: [Fields; 2] = [&[("if-none-match", "\"a\"")], &[("if-none-match", "*")]];
-        for condition in conditions {
-            let app = app(backend, &Origin::echo(TAGGED), &Clock::system(), strict).await;
+        for (condition, (fields, etags)) in
+            conditions.iter().flat_map(|one| [(one, (TAGGED, false)), (one, (FOR_GET, true))])
+        {
+            let app = app(backend, &Origin::echo(fields), &Clock::system(), |layer| strict(layer).etags(etags)).await;
             let post = app.send(Method::POST, "/", condition).await;
             assert_eq!(post.status, StatusCode::OK, "{condition:?}");
             assert!(post.text().starts_with("answer 1 to POST"), "{condition:?}");
