@@ -478,7 +478,7 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
             reply_to.send(whole);
             (None, None)
         };
-        let recording = record(body, context.policy.max_body, length.declared, &feed, &mut growing);
+        let recording = record(body, context.policy.max_body, length.known(), &feed, &mut growing);
         // A body may load values as its handler does, and has to wait for no place while this load keeps one.
         let recording = within(enclosing.clone(), recording);
         let is_awaited = || waiting.as_ref().map_or_else(|| !feed.is_closed(), ReplyTo::is_awaited);
