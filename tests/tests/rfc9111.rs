@@ -1357,41 +1357,61 @@ mod stale_if_error {
         }
     }
 
-    /// One of the requests asks the application, and the response that replaces its error is for all of them.
-    async fn replaces_the_error_for_all_who_wait(backend: &Backend) {
+    /// The answers to eight requests at once, 61 seconds after a response with these fields was stored, of an application that
+    /// fails with this status.
+    async fn at_once_while_it_fails(
+        backend: &Backend,
+        (fields, status): (Fields, StatusCode),
+        set: impl FnOnce(CacheLayer) -> CacheLayer,
+    ) -> (App, Origin, Vec<tests::Response>) {
         let (clock, gate) = (Clock::manual(), Gate::closed());
         let origin = Origin::new({
             let gate = gate.clone();
             move |call, request| {
                 let gate = gate.clone();
                 async move {
-                    let mut response = echo(call, &request, WINDOW);
-                    if call > 1 {
-                        gate.pass().await;
-                        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+                    if call == 1 {
+                        return Ok(echo(call, &request, fields));
                     }
+                    gate.pass().await;
+                    let mut response = echo(call, &request, &[]);
+                    *response.status_mut() = status;
                     Ok(response)
                 }
             }
         });
-        let app = app(backend, &origin, &clock, |layer| layer).await;
+        let app = app(backend, &origin, &clock, set).await;
         app.get("/", &[]).await;
         clock.advance(seconds(61));
-        let clients: Vec<_> = (0..8)
-            .map(|_| {
-                let app = app.clone();
-                tokio::spawn(async move { app.get("/", &[]).await })
-            })
-            .collect();
+        let clients: Vec<_> = (0..8).map(|_| asking(&app, "/")).collect();
         wait_until("seven of them wait", async || app.cache.counts().coalesced == 7).await;
         gate.open();
+        let mut answers = Vec::new();
         for client in clients {
-            let answer = client.await.unwrap();
+            answers.push(client.await.unwrap());
+        }
+        (app, origin, answers)
+    }
+
+    /// One of the requests asks the application, and the response that replaces its error is for all of them.
+    async fn replaces_the_error_for_all_who_wait(backend: &Backend) {
+        let failing = (WINDOW, StatusCode::SERVICE_UNAVAILABLE);
+        let (app, origin, answers) = at_once_while_it_fails(backend, failing, |layer| layer).await;
+        for answer in answers {
             assert_eq!((answer.status, answer.x_cache(), answer.call()), (StatusCode::OK, "STALE", 1));
         }
         assert_eq!(origin.calls(), 2);
         let counts = app.cache.counts();
         assert_eq!((counts.hits, counts.misses), (0, 9), "each request is counted once");
+    }
+
+    /// RFC 9111, section 4.2.4: an application that answers is not disconnected.
+    async fn replaces_the_error_for_nobody_who_waits_where_it_may_not(backend: &Backend) {
+        let failing = (MAX_AGE, StatusCode::INTERNAL_SERVER_ERROR);
+        let (_, _, answers) = at_once_while_it_fails(backend, failing, strict).await;
+        for answer in answers {
+            assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR, "{answer:?}");
+        }
     }
 
     async fn is_over_after_the_window(backend: &Backend) {
@@ -1554,6 +1574,7 @@ mod stale_if_error {
         replaces_the_error_for_those_who_go_alone,
         replaces_errors_within_the_window,
         replaces_the_error_for_all_who_wait,
+        replaces_the_error_for_nobody_who_waits_where_it_may_not,
         is_over_after_the_window,
         replaces_no_answer_that_the_application_means,
         is_forbidden_by_whoever_demands_validation,

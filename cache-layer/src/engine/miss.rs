@@ -209,7 +209,7 @@ impl Cache {
             Ok(Acquired::BackOff { remaining, status }) => {
                 let recent_failure = RecentFailure::new(status, remaining);
                 self.0.recent_failures.remember(key, recent_failure);
-                flight.finish(FlightOutcome::Failed);
+                flight.finish(FlightOutcome::Failed(status));
                 AttemptNow::BackedOff(recent_failure)
             }
             Err(error) => {

@@ -493,7 +493,7 @@ impl<V> Ask<V> {
             FlightOutcome::FailedWith(error) => self.failed_together(miss, &error),
             FlightOutcome::Unstored(entries) if has_begun_since || !miss.reached_store() => self.shared(&entries, span),
             FlightOutcome::Transient(entries) if miss.reached_store() => self.shared(&entries, span),
-            FlightOutcome::Failed => {
+            FlightOutcome::Failed(_) => {
                 let result = self.while_backing_off::<E, ()>(miss, ());
                 self.settled(result, span).map_or(Next::LoadUncached, Next::Return)
             }
