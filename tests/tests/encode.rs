@@ -507,10 +507,21 @@ mod validators {
         })
     }
 
+    /// A layer that encodes, by its own setting or by that of a rule.
+    fn encoding(layer: CacheLayer, by_rule: bool, encode: Encode) -> CacheLayer {
+        let layer = layer.namespace(by_rule.to_string());
+        if by_rule { layer.rule(Rule::any_path().encode(encode)).unwrap() } else { layer.encode(encode) }
+    }
+
     /// RFC 9110, sections 8.8.2.2, 13.1.1 and 13.1.5: the application does not know of which representation a client has a part.
     async fn a_part_of_another_representation_is_not_asked_for(backend: &Backend) {
-        let set = |layer: CacheLayer| layer.encode(all()).rule(Rule::prefix("/apart").bypass()).unwrap();
-        let app = App::new(backend.cache().await.build(), &parts(), set);
+        for by_rule in [false, true] {
+            let set = |layer| encoding(layer, by_rule, all()).rule(Rule::prefix("/apart").bypass()).unwrap();
+            asks_for_no_part_of_another_representation(App::new(backend.cache().await.build(), &parts(), set)).await;
+        }
+    }
+
+    async fn asks_for_no_part_of_another_representation(app: App) {
         let range = ("range", "bytes=500-");
         let apart = ("cache-control", "no-store");
         let cases: [(&str, Fields<'_>, u16); 10] = [
@@ -538,7 +549,16 @@ mod validators {
 
     /// RFC 9110, sections 12.5.5 and 9.3.2: a response that is not stored could have been another one, too.
     async fn what_is_forwarded_alone_says_by_what_it_varies(backend: &Backend) {
-        let app = App::new(backend.cache().await.build(), &parts(), |layer| layer.encode(all()));
+        for by_rule in [false, true] {
+            let app = async |origin: &Origin, encode| {
+                App::new(backend.cache().await.build(), origin, |layer| encoding(layer, by_rule, encode))
+            };
+            says_by_what_it_varies(&app(&parts(), all()).await).await;
+            says_by_what_heads_vary(&app(&pages(false).0, all().at_least(1_000)).await).await;
+        }
+    }
+
+    async fn says_by_what_it_varies(app: &App) {
         let range = ("range", "bytes=500-");
         let known = ("authorization", "Basic YQ==");
         let cases: [(Method, Fields<'_>); 5] = [
@@ -552,7 +572,9 @@ mod validators {
             let response = app.send(method, "/", fields).await;
             assert_eq!(response.header("vary"), Some("accept-encoding"), "{fields:?}");
         }
-        let app = App::new(backend.cache().await.build(), &pages(false).0, |layer| layer.encode(all().at_least(1_000)));
+    }
+
+    async fn says_by_what_heads_vary(app: &App) {
         for (uri, say, vary) in [
             ("/long", ("x-say-content-length", &*page().len().to_string()), Some("accept-encoding")),
             ("/short", ("x-say-content-length", "100"), None),

@@ -423,6 +423,33 @@ async fn a_post_that_only_reads_is_answered_by_its_content(backend: &Backend) {
     assert_eq!(app.send("POST", "/other", &[JSON, FRESH], "1").await.x_cache(), "BYPASS");
 }
 
+/// RFC 9110, sections 13.1.2 and 14.2: POST has neither 304 nor ranges. For QUERY, both are as for GET (RFC 10008).
+async fn a_post_is_answered_with_the_whole_stored_or_not_and_a_query_as_a_get_is(backend: &Backend) {
+    let app = QueryApp::new(backend.cache().await.build(), &Origin::obedient(), |layer| layer.query().posts(|_| true));
+    for (at, (method, field, status)) in [
+        ("POST", ("range", "bytes=0-1"), 200),
+        ("POST", ("range", "bytes=0-1,4-5"), 200),
+        ("POST", ("if-none-match", "\"x\""), 200),
+        ("POST", ("if-none-match", "*"), 200),
+        ("POST", ("if-modified-since", "Fri, 31 Dec 9998 23:59:59 GMT"), 200),
+        ("QUERY", ("range", "bytes=0-1"), 206),
+        ("QUERY", ("range", "bytes=0-1,4-5"), 206),
+        ("QUERY", ("range", "bytes=900-"), 416),
+        ("QUERY", ("if-none-match", "\"x\""), 304),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let uri = format!("/{at}");
+        for x_cache in ["MISS", "HIT"] {
+            let fields = [JSON, FRESH, ("x-say-etag", "\"x\""), field];
+            let response = app.send(method, &uri, &fields, A).await;
+            assert_eq!((response.status.as_u16(), response.x_cache()), (status, x_cache), "{method} {field:?}");
+            assert!(status != 200 || response.text().ends_with(A), "{response:?}");
+        }
+    }
+}
+
 async fn only_some_queries_are_answered_so_where_that_is_set(backend: &Backend) {
     let origin = Origin::obedient();
     let set = |layer: CacheLayer| layer.query().queries(|request| request.uri.path() == "/search");
@@ -510,6 +537,7 @@ over_each_store!(
     equal_queries_wait_for_one_load,
     a_refresh_in_the_background_has_the_content,
     a_post_that_only_reads_is_answered_by_its_content,
+    a_post_is_answered_with_the_whole_stored_or_not_and_a_query_as_a_get_is,
     only_some_queries_are_answered_so_where_that_is_set,
 );
 

@@ -208,6 +208,22 @@ mod validation {
         }
     }
 
+    /// RFC 9111, sections 4.2.3 and 4.3.4.
+    async fn by_an_older_304_leaves_only_the_rest_of_the_freshness(backend: &Backend) {
+        let (origin, _) = replies(&[Answer(200, TAGGED, "stored"), Answer(304, &[("age", "50")], "")]);
+        let clock = Clock::manual();
+        let app = app(backend, &origin, &clock, |layer| layer).await;
+        app.get("/", &[]).await;
+        for (later, x_cache, age, calls) in
+            [(61, "REVALIDATED", "50", 2), (9, "HIT", "59", 2), (2, "REVALIDATED", "50", 3)]
+        {
+            clock.advance(seconds(later));
+            let answer = app.get("/", &[]).await;
+            assert_eq!((answer.x_cache(), answer.header("age"), answer.text()), (x_cache, Some(age), "stored"));
+            assert_eq!((answer.headers.get_all("age").iter().count(), origin.calls()), (1, calls));
+        }
+    }
+
     async fn that_fails_replaces_what_is_stored(backend: &Backend) {
         const OTHER: Fields = &[("cache-control", "max-age=60"), ("etag", "\"b\"")];
         let (origin, _) = replies(&[Answer(200, TAGGED, "old"), Answer(200, OTHER, "new")]);
@@ -549,6 +565,7 @@ mod validation {
         that_nobody_asked_for_is_no_clients_answer,
         asks_with_exactly_the_stored_validators,
         that_succeeds_freshens_what_is_stored,
+        by_an_older_304_leaves_only_the_rest_of_the_freshness,
         that_fails_replaces_what_is_stored,
         is_what_no_cache_demands_every_time,
         of_one_variant_leaves_the_others,
@@ -1340,41 +1357,61 @@ mod stale_if_error {
         }
     }
 
-    /// One of the requests asks the application, and the response that replaces its error is for all of them.
-    async fn replaces_the_error_for_all_who_wait(backend: &Backend) {
+    /// The answers to eight requests at once, 61 seconds after a response with these fields was stored, of an application that
+    /// fails with this status.
+    async fn at_once_while_it_fails(
+        backend: &Backend,
+        (fields, status): (Fields, StatusCode),
+        set: impl FnOnce(CacheLayer) -> CacheLayer,
+    ) -> (App, Origin, Vec<tests::Response>) {
         let (clock, gate) = (Clock::manual(), Gate::closed());
         let origin = Origin::new({
             let gate = gate.clone();
             move |call, request| {
                 let gate = gate.clone();
                 async move {
-                    let mut response = echo(call, &request, WINDOW);
-                    if call > 1 {
-                        gate.pass().await;
-                        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+                    if call == 1 {
+                        return Ok(echo(call, &request, fields));
                     }
+                    gate.pass().await;
+                    let mut response = echo(call, &request, &[]);
+                    *response.status_mut() = status;
                     Ok(response)
                 }
             }
         });
-        let app = app(backend, &origin, &clock, |layer| layer).await;
+        let app = app(backend, &origin, &clock, set).await;
         app.get("/", &[]).await;
         clock.advance(seconds(61));
-        let clients: Vec<_> = (0..8)
-            .map(|_| {
-                let app = app.clone();
-                tokio::spawn(async move { app.get("/", &[]).await })
-            })
-            .collect();
+        let clients: Vec<_> = (0..8).map(|_| asking(&app, "/")).collect();
         wait_until("seven of them wait", async || app.cache.counts().coalesced == 7).await;
         gate.open();
+        let mut answers = Vec::new();
         for client in clients {
-            let answer = client.await.unwrap();
+            answers.push(client.await.unwrap());
+        }
+        (app, origin, answers)
+    }
+
+    /// One of the requests asks the application, and the response that replaces its error is for all of them.
+    async fn replaces_the_error_for_all_who_wait(backend: &Backend) {
+        let failing = (WINDOW, StatusCode::SERVICE_UNAVAILABLE);
+        let (app, origin, answers) = at_once_while_it_fails(backend, failing, |layer| layer).await;
+        for answer in answers {
             assert_eq!((answer.status, answer.x_cache(), answer.call()), (StatusCode::OK, "STALE", 1));
         }
         assert_eq!(origin.calls(), 2);
         let counts = app.cache.counts();
         assert_eq!((counts.hits, counts.misses), (0, 9), "each request is counted once");
+    }
+
+    /// RFC 9111, section 4.2.4: an application that answers is not disconnected.
+    async fn replaces_the_error_for_nobody_who_waits_where_it_may_not(backend: &Backend) {
+        let failing = (MAX_AGE, StatusCode::INTERNAL_SERVER_ERROR);
+        let (_, _, answers) = at_once_while_it_fails(backend, failing, strict).await;
+        for answer in answers {
+            assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR, "{answer:?}");
+        }
     }
 
     async fn is_over_after_the_window(backend: &Backend) {
@@ -1537,6 +1574,7 @@ mod stale_if_error {
         replaces_the_error_for_those_who_go_alone,
         replaces_errors_within_the_window,
         replaces_the_error_for_all_who_wait,
+        replaces_the_error_for_nobody_who_waits_where_it_may_not,
         is_over_after_the_window,
         replaces_no_answer_that_the_application_means,
         is_forbidden_by_whoever_demands_validation,
@@ -1830,7 +1868,7 @@ mod a_cookie {
         assert_eq!(second(backend, strict).await, (true, cookie));
     }
 
-    async fn that_a_validation_sets_goes_no_further(backend: &Backend) {
+    async fn that_a_validation_sets_goes_no_further_than_to_its_client(backend: &Backend) {
         const TAGGED: Fields = &[("cache-control", "max-age=60"), ("etag", "\"a\"")];
         let script: &[Reply] = &[Answer(200, TAGGED, "stored"), Answer(304, &[("set-cookie", "session=1")], "")];
         for choice in [SetCookie::Refuse, SetCookie::Strip] {
@@ -1839,7 +1877,8 @@ mod a_cookie {
             app.cache.invalidate_all().await.unwrap();
             app.get("/", &[]).await;
             clock.advance(seconds(61));
-            app.get("/", &[]).await;
+            let validated = app.get("/", &[]).await;
+            assert_eq!((validated.x_cache(), validated.header("set-cookie")), ("REVALIDATED", Some("session=1")));
             let hit = app.get("/", &[]).await;
             assert_eq!((hit.x_cache(), hit.header("set-cookie")), ("HIT", None));
         }
@@ -1866,7 +1905,7 @@ mod a_cookie {
 
     over_each_store!(
         that_is_set_is_shared_only_if_the_user_says_so,
-        that_a_validation_sets_goes_no_further,
+        that_a_validation_sets_goes_no_further_than_to_its_client,
         of_a_session_goes_past_the_cache,
     );
 }
@@ -2210,8 +2249,10 @@ mod a_post {
     async fn is_answered_by_the_application_whatever_its_conditions(backend: &Backend) {
         const TAGGED: Fields = &[("cache-control", "max-age=60"), ("content-location", "/"), ("etag", "\"a\"")];
         let conditions: [Fields; 2] = [&[("if-none-match", "\"a\"")], &[("if-none-match", "*")]];
-        for condition in conditions {
-            let app = app(backend, &Origin::echo(TAGGED), &Clock::system(), strict).await;
+        for (condition, (fields, etags)) in
+            conditions.iter().flat_map(|one| [(one, (TAGGED, false)), (one, (FOR_GET, true))])
+        {
+            let app = app(backend, &Origin::echo(fields), &Clock::system(), |layer| strict(layer).etags(etags)).await;
             let post = app.send(Method::POST, "/", condition).await;
             assert_eq!(post.status, StatusCode::OK, "{condition:?}");
             assert!(post.text().starts_with("answer 1 to POST"), "{condition:?}");

@@ -1,18 +1,23 @@
 //! A request that waits for another request's load is answered while the response comes in, if it may have that response, and
 //! learns when the response breaks off.
 
-use std::time::Duration;
+use std::{
+    pin::Pin,
+    task::{self, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use cache_layer::{BodyError, CacheLayer, ResponseBody, Tags};
 use futures_util::stream::{self, StreamExt as _};
 use http::{Method, StatusCode};
-use http_body::{Body as _, Frame};
+use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::server::conn::http1;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use tests::{
-    App, Backend, Body, CacheStatus, Failure, Feed, Gate, HttpClient, Origin, over_each_store, request, wait_until,
+    App, Backend, Body, CacheStatus, Failure, Feed, Gate, HttpClient, Origin, full, over_each_store, request,
+    wait_until,
 };
 use tokio::{
     net::TcpListener,
@@ -442,6 +447,42 @@ mod a_body_that_breaks_off {
         }
     }
 
+    /// A body that states a length, whatever comes.
+    struct Stating(Body, u64);
+
+    impl http_body::Body for Stating {
+        type Data = Bytes;
+        type Error = Failure;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut task::Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+            Pin::new(&mut self.0).poll_frame(cx)
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            SizeHint::with_exact(self.1)
+        }
+    }
+
+    async fn is_not_stored_when_it_is_shorter_or_longer_than_its_body_states(backend: &Backend) {
+        for (uri, length) in [("/short", 4), ("/long", 2)] {
+            let origin = Origin::new(move |call, _| {
+                let response = http::Response::builder().header("cache-control", "max-age=60").header("x-call", call);
+                let response = response.body(Stating(full("one"), length).boxed_unsync()).unwrap();
+                std::future::ready(Ok(response))
+            });
+            let app = App::on(backend, &origin).await;
+            for number in ["1", "2"] {
+                let response = answer(begin_at(&app, uri, &[])).await;
+                assert_eq!(call(&response), number, "{uri}");
+                assert_eq!(text(response).await.unwrap(), "one", "as it came");
+                app.settled().await;
+            }
+        }
+    }
+
     async fn is_no_end_for_those_who_share_it_when_the_application_panics(backend: &Backend) {
         let play = Playwright::answering(SIX_BYTES);
         let gate = Gate::closed();
@@ -474,6 +515,7 @@ mod a_body_that_breaks_off {
         is_an_error_for_all_where_nobody_knew_its_length,
         is_no_end_for_those_who_share_it_when_the_application_panics,
         is_no_end_for_those_who_share_it_when_it_is_shorter_or_longer_than_announced,
+        is_not_stored_when_it_is_shorter_or_longer_than_its_body_states,
     );
 
     /// The client can tell it from a complete response.

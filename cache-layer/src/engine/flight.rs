@@ -49,8 +49,8 @@ pub(crate) enum FlightOutcome {
     /// The same; and the result has superseded the entry that the followers may have found.
     #[cfg(feature = "typed")]
     Superseded,
-    /// The load failed. Each follower loads for itself, at once.
-    Failed,
+    /// The load failed, with a response of this status or without any. Each follower loads for itself, at once.
+    Failed(Option<u16>),
     /// The load failed with this error, which each follower returns.
     #[cfg(feature = "typed")]
     FailedWith(Arc<dyn Any + Send + Sync>),
@@ -66,7 +66,7 @@ impl FlightOutcome {
             Self::Uncacheable => Release::GiveUp,
             #[cfg(feature = "typed")]
             Self::Superseded => Release::GiveUp,
-            Self::Failed => Release::TransientError,
+            Self::Failed(_) => Release::TransientError,
             #[cfg(feature = "typed")]
             Self::FailedWith(_) => Release::TransientError,
             Self::Void => Release::Dangling,

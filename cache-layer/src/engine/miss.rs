@@ -250,7 +250,7 @@ impl Cache {
                 if is_over() {
                     self.0.recent_failures.forget(key);
                 }
-                flight.finish(FlightOutcome::Failed);
+                flight.finish(FlightOutcome::Failed(status));
                 AttemptNow::BackedOff(recent_failure)
             }
             Err(error) => {

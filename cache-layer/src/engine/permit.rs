@@ -455,7 +455,7 @@ impl WritePermit {
 
     /// Ends a load that failed, with a response of this status or without any. `backs_off`: the failure starts a back-off.
     pub(crate) fn failed(self: Box<Self>, status: Option<u16>, backs_off: bool) {
-        self.fail(status, backs_off, FlightOutcome::Failed);
+        self.fail(status, backs_off, FlightOutcome::Failed(status));
     }
 
     /// Ends a load that failed, with an error for all followers.

@@ -575,7 +575,7 @@ impl RequestLookup<'_> {
             }
             FlightOutcome::Uncacheable => Some(self.forward(NoCacheReason::Remembered, miss)),
             FlightOutcome::Transient(entries) => Some(self.with_transient(&entries, miss, served)),
-            FlightOutcome::Failed => Some(self.failed_together(miss)),
+            FlightOutcome::Failed(status) => Some(self.failed_together(miss, status)),
             _ => Some(self.waited_too_long(miss)),
         }
     }
@@ -641,7 +641,7 @@ impl RequestLookup<'_> {
         self.class = match outcome {
             // The load was overtaken, or lost: one of the waiting requests loads.
             FlightOutcome::Void => Class::Unasked,
-            FlightOutcome::Failed => Class::Alone,
+            FlightOutcome::Failed(_) => Class::Alone,
             _ => Class::Waited,
         };
         match self.patience.again(LONGEST_PAUSE, Duration::ZERO).await {
@@ -676,11 +676,11 @@ impl RequestLookup<'_> {
         Some(context.respond_while_loading(entry, content, self.method, self.headers, served, self.span))
     }
 
-    /// The next step if the load failed. It may have failed with an error for which a stale entry was used, or without any
-    /// response: the wider of the two permissions applies.
-    fn failed_together<R: Body>(&mut self, miss: Miss) -> Next<R> {
+    /// The next step if the load failed, with a response of this status or without any: a stale entry may be used as it may by the
+    /// request that led the load.
+    fn failed_together<R: Body>(&mut self, miss: Miss, status: Option<u16>) -> Next<R> {
         let (context, stale) = (self.context, miss.stale.as_ref());
-        if let Some(entry) = context.stale_if_error_entry(self.headers, stale, None) {
+        if let Some(entry) = context.stale_if_error_entry(self.headers, stale, status) {
             return self.respond_with_stale(entry, NoCacheReason::ServiceFailed);
         }
         if let Some(failure) = context.cache.recent_failure(&miss.key)

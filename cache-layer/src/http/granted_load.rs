@@ -423,8 +423,9 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
     ) -> Received<F> {
         if let Some(tag) = draft.mint(body.taken()) {
             head.parts.headers.insert(ETAG, tag);
-            // The client may already have the response.
-            head.in_part |= self.asked.request.headers.contains_key(IF_NONE_MATCH);
+            // The client of a GET may already have the response.
+            let request = &self.asked.request;
+            head.in_part |= request.method == Method::GET && request.headers.contains_key(IF_NONE_MATCH);
         }
         let millis = now.saturating_sub(self.asked.request.time);
         let (writes, tags, entry) = draft.complete(|entry| entry.loaded(body.taken(), millis));
@@ -477,7 +478,7 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
             reply_to.send(whole);
             (None, None)
         };
-        let recording = record(body, context.policy.max_body, length.declared, &feed, &mut growing);
+        let recording = record(body, context.policy.max_body, length.known(), &feed, &mut growing);
         // A body may load values as its handler does, and has to wait for no place while this load keeps one.
         let recording = within(enclosing.clone(), recording);
         let is_awaited = || waiting.as_ref().map_or_else(|| !feed.is_closed(), ReplyTo::is_awaited);

@@ -108,11 +108,11 @@ impl<R: Body> From<NoCacheReason> for Unkept<R> {
 }
 
 /// Passes `body` on through `feed`, and to the requests that share it, and keeps a copy; returns the copy if the body is
-/// complete and within `max` bytes. The caller has to end the feed.
+/// complete, by the length that is `known` of it, and within `max` bytes. The caller has to end the feed.
 pub(super) async fn record<R: Body<Data = Bytes>>(
     mut body: Incoming<R>,
     max: u64,
-    declared_length: Option<u64>,
+    known: Option<u64>,
     feed: &mpsc::UnboundedSender<Piece<R>>,
     shared: &mut Option<BodyWriter>,
 ) -> Result<Vec<Bytes>, Unkept<R>> {
@@ -156,7 +156,7 @@ pub(super) async fn record<R: Body<Data = Bytes>>(
         }
         let _ = feed.send(Piece::Frame(Frame::data(data)));
     }
-    if declared_length.is_some_and(|declared| declared != length) {
+    if known.is_some_and(|known| known != length) {
         let _ = feed.send(Piece::End);
         return Err(NoCacheReason::BodyTruncated.into());
     }

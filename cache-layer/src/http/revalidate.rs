@@ -2,7 +2,7 @@
 
 use http::{
     HeaderMap, HeaderValue,
-    header::{ACCEPT_RANGES, DATE, SET_COOKIE},
+    header::{ACCEPT_RANGES, AGE, DATE, SET_COOKIE},
     response,
 };
 use http_body::Body;
@@ -92,21 +92,25 @@ impl<R: Body, E> GrantedLoad<R, E> {
 }
 
 impl Context {
-    /// The cookies of a response, for the client whose request it was loaded for, if responses are stored without their cookies.
+    /// The cookies of a response, for the client whose request it was loaded for, unless they are stored with the response.
     pub(super) fn cookies_for_client(&self, head: &HeaderMap) -> Vec<HeaderValue> {
         match self.policy.caching.set_cookie {
-            SetCookie::Strip => head.get_all(SET_COOKIE).iter().cloned().collect(),
-            SetCookie::Refuse | SetCookie::Keep => Vec::new(),
+            SetCookie::Refuse | SetCookie::Strip => head.get_all(SET_COOKIE).iter().cloned().collect(),
+            SetCookie::Keep => Vec::new(),
         }
     }
 
-    /// The stored fields as a 304 updates them (section 3.2).
+    /// The stored fields as a 304 updates them (section 3.2), with its `Age`, from which the age of the response is determined anew
+    /// (section 4.2.3), and which is not stored.
     pub(super) fn freshened(&self, entry: &ResponseEntry, head: &mut response::Parts) -> HeaderMap {
         if let Some(date) = date_for(&head.headers, self.cache.local_time(self.cache.now())) {
             head.headers.insert(DATE, date);
         }
         let mut headers = entry.stored_headers();
         freshen(&mut headers, &head.headers, &self.policy.caching);
+        if let Some(age) = head.headers.get(AGE) {
+            headers.insert(AGE, age.clone());
+        }
         headers
     }
 

@@ -155,7 +155,7 @@ where
                 }
                 answer
             }
-            AtOnce::Bypass(refusal) => self.bypass(request, refusal),
+            AtOnce::Bypass(refusal) => self.bypass_by(context, request, refusal),
             AtOnce::Fetch(known, lookup) => {
                 let target = target.into_owned();
                 self.fetch(context.clone(), request, key, target, enclosing, (known, lookup))
@@ -238,7 +238,7 @@ impl<S: Clone> CacheService<S> {
     {
         // The outer layer decides what is stored.
         if context.is_nested(&key, request.extensions()) {
-            return self.bypass(request, NoCacheReason::Nested);
+            return self.bypass_by(&context, request, NoCacheReason::Nested);
         }
         if let (None, Some(bypass_if)) = (bypass, &context.policy.bypass_if) {
             let judged;
@@ -246,7 +246,7 @@ impl<S: Clone> CacheService<S> {
             bypass = judged.then_some(NoCacheReason::BypassIf);
         }
         if let Some(reason) = bypass {
-            return self.bypass(request, reason);
+            return self.bypass_by(&context, request, reason);
         }
         match context.answer_at_once(&request, &key, enclosing.is_some()) {
             AtOnce::Answer(response) => {
@@ -255,7 +255,7 @@ impl<S: Clone> CacheService<S> {
                 }
                 ResponseFuture::ready(response)
             }
-            AtOnce::Bypass(refusal) => self.bypass(request, refusal),
+            AtOnce::Bypass(refusal) => self.bypass_by(&context, request, refusal),
             AtOnce::Fetch(known, lookup) => self.fetch(context, request, key, target, enclosing, (known, lookup)),
         }
     }
@@ -287,16 +287,33 @@ impl<S: Clone> CacheService<S> {
         }
     }
 
-    /// Forwards a request that is not looked up.
-    pub(super) fn bypass<B, R: Body>(
+    /// Forwards a request that is not looked up, and whose settings are not known yet.
+    pub(super) fn bypass<B, R: Body>(&self, request: Request<B>, refusal: impl Into<Refusal>) -> ResponseFuture<S, B, R>
+    where
+        S: Service<Request<B>>,
+    {
+        match &self.settings {
+            Settings::Plain(context) => self.bypass_by(context, request, refusal),
+            Settings::Ruled(_) => {
+                let (base, settings) = (self.settings.base(), self.settings(None));
+                let target = Target::of_request(&base.sites, &request);
+                let context = target.map_or(base, |target| settings.context(&target, &Method::GET));
+                self.bypass_by(context, request, refusal)
+            }
+        }
+    }
+
+    /// Forwards a request that is not looked up. Other requests for its target may be answered by these settings, in codings, too.
+    fn bypass_by<B, R: Body>(
         &self,
+        context: &Arc<Context>,
         mut request: Request<B>,
         refusal: impl Into<Refusal>,
     ) -> ResponseFuture<S, B, R>
     where
         S: Service<Request<B>>,
     {
-        let (context, refusal) = (self.settings.base(), refusal.into());
+        let refusal = refusal.into();
         add_plain_tags(&mut request);
         context.ask_for_whole(&mut request, refusal.reason);
         context.report_bypass(&request, refusal.reason);

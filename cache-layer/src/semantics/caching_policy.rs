@@ -75,9 +75,9 @@ pub enum Profile {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SetCookie {
-    /// It is not stored.
+    /// It is not stored. If a 304 sets the cookie, the response that it confirms is stored without it.
     Refuse,
-    /// It is stored without its cookies.
+    /// It is stored without its cookies; the client whose request loaded it gets them.
     Strip,
     /// It is stored as it is, and every client gets the cookie.
     Keep,

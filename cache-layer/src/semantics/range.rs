@@ -50,7 +50,9 @@ pub(crate) fn select(
     length: u64,
     now_secs: u64,
 ) -> Selected {
-    let sliceable = |_: &&[u8]| *method == Method::GET && status == StatusCode::OK && accepts_ranges(stored);
+    // For QUERY, ranges mean what they mean for GET (RFC 10008); of all other methods, none defines them.
+    let defines_ranges = matches!(*method, Method::GET | Method::QUERY);
+    let sliceable = |_: &&[u8]| defines_ranges && status == StatusCode::OK && accepts_ranges(stored);
     if !has(request, &RANGE) {
         return Selected::Whole;
     }

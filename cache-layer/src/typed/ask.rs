@@ -518,7 +518,7 @@ impl<V> Ask<V> {
             FlightOutcome::FailedWith(error) => self.failed_together(miss, &error),
             FlightOutcome::Unstored(entries) if has_begun_since || !miss.reached_store() => self.shared(&entries, span),
             FlightOutcome::Transient(entries) if miss.reached_store() => self.shared(&entries, span),
-            FlightOutcome::Failed if !self.is_refresh() => {
+            FlightOutcome::Failed(_) if !self.is_refresh() => {
                 let result = self.while_backing_off::<E, ()>(miss, ());
                 self.settled(result, span).map_or(Next::LoadUncached, Next::Return)
             }
@@ -526,7 +526,7 @@ impl<V> Ask<V> {
             | FlightOutcome::Found
             | FlightOutcome::Unstored(_)
             | FlightOutcome::Transient(_)
-            | FlightOutcome::Failed
+            | FlightOutcome::Failed(_)
             | FlightOutcome::Void
                 if patience.again(LONGEST_PAUSE, Duration::ZERO).await =>
             {

@@ -17,6 +17,7 @@ use crate::{
         context::Context,
         hints::Hints,
         layer::CacheLayer,
+        query::ignore_undefined,
         respond::times,
         response_entry::ResponseEntry,
         rules::{Choice, RequestSettings, Rule},
@@ -134,7 +135,12 @@ impl CacheLayer {
         {
             return explanation.bypassed(&context, method, NoCacheReason::Nested.into());
         }
-        let examined = Examined { context, request: asked.request, target, key, explanation };
+        let mut request = asked.request;
+        if matches!(asked.content, Content::Part(_)) {
+            let method = request.method().clone();
+            ignore_undefined(&method, request.headers_mut());
+        }
+        let examined = Examined { context, request, target, key, explanation };
         if enclosing.is_some() { examined.looked_up().await } else { examined.at_once().await }
     }
 }
