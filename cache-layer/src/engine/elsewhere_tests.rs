@@ -316,7 +316,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 async fn attempt(cache: &Cache, key: &Key) -> AttemptNow {
     let Role::Leader(flight) = cache.flights().join(key) else { panic!("nobody loads it") };
-    let policy = FailurePolicy { back_off: BackOff::new(HOUR, HOUR), heed: true, anew: false };
+    let policy = FailurePolicy { back_off: BackOff::new(HOUR, HOUR), heed: true, anew: false, overtakes: false };
     cache.attempt(flight, key, Some(Seen::Nothing), policy).await
 }
 
