@@ -4,7 +4,7 @@
 use std::{future::ready, time::Duration};
 
 use cache_layer::{
-    Cache, CacheLayer, CacheService, Clock,
+    Cache, CacheLayer, CacheService, Clock, Profile,
     store::{MemoryStore, RedisStore},
 };
 use http::{Method, Request, StatusCode};
@@ -15,6 +15,8 @@ use tower::{Layer as _, ServiceExt as _};
 type Fields = &'static [(&'static str, &'static str)];
 
 const MAX_AGE: Fields = &[("cache-control", "max-age=60")];
+/// What a POST of `/` is told with these fields is kept for GET by the strict profile.
+const FOR_GET: Fields = &[("cache-control", "max-age=60"), ("content-location", "/")];
 const STALE: Fields = &[("cache-control", "max-age=60, stale-while-revalidate=60"), ("etag", "\"a\"")];
 /// A request that waits for so long gets no answer in time.
 const FOR_EVER: Duration = Duration::from_secs(3600);
@@ -45,6 +47,27 @@ fn proxy_to(inner: CacheService<Origin>) -> Origin {
             Ok(http::Response::from_parts(parts, body))
         }
     })
+}
+
+/// An application that answers whatever it is asked by what a GET of the same URI gets from `inner`.
+fn getting_from<S, R>(inner: S) -> Origin
+where
+    S: tower::Service<Request<Body>, Response = http::Response<R>, Error = Failure> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+    R: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+{
+    Origin::new(move |_, mut request| {
+        *request.method_mut() = Method::GET;
+        let inner = inner.clone();
+        async move {
+            let failed = |_| Failure("the body of the inner response");
+            Ok(inner.oneshot(request).await?.map(|body| body.map_err(failed).boxed_unsync()))
+        }
+    })
+}
+
+fn strict(layer: CacheLayer) -> CacheLayer {
+    layer.profile(Profile::Strict)
 }
 
 async fn cache(backend: &Backend, clock: &Clock) -> Cache {
@@ -102,6 +125,18 @@ mod in_one_process {
         let miss = get(&service, &cache, "/").await;
         assert_eq!(lines(&miss), ["cache-layer; fwd=uri-miss; stored"; 2]);
         assert_eq!((get(&service, &cache, "/").await.x_cache(), origin.calls()), ("HIT", 1));
+    }
+
+    /// The POST, whose answer may be stored, is the load that the GET is part of.
+    async fn a_handler_of_a_post_gets_its_own_uri_without_waiting_for_itself(backend: &Backend) {
+        let (clock, origin) = (Clock::manual(), Origin::echo(FOR_GET));
+        let cache = cache(backend, &clock).await;
+        let layer = strict(CacheLayer::new(cache.clone()));
+        let service = layer.clone().layer(getting_from(layer.layer(origin.clone())));
+        let post = ask(&service, request(Method::POST, "/", &[])).await.unwrap();
+        assert_eq!(lines(&post)[0], "cache-layer; fwd=bypass; detail=nested");
+        let hit = get(&service, &cache, "/").await;
+        assert_eq!((hit.x_cache(), hit.call(), origin.calls()), ("HIT", 1, 1));
     }
 
     /// The inner one sees the response's tags first, and clients get none.
@@ -170,6 +205,7 @@ mod in_one_process {
     over_each_store!(
         a_load_passes_through,
         a_refresh_reaches_the_application,
+        a_handler_of_a_post_gets_its_own_uri_without_waiting_for_itself,
         what_is_another_entry_is_looked_up,
         a_tag_reaches_the_one_that_keeps_the_response,
         a_request_that_goes_alone_takes_one_room,
@@ -221,6 +257,18 @@ mod in_two_processes {
         for app in [&outer, &inner] {
             let hit = app.get("/", &[]).await;
             assert_eq!((hit.x_cache(), hit.call(), origin.calls()), ("HIT", 2, 2));
+        }
+    }
+
+    async fn a_handler_of_a_post_gets_its_own_uri_without_waiting_for_itself(backend: &Backend) {
+        let (clock, origin) = (Clock::manual(), Origin::echo(FOR_GET));
+        let inner = App::new(cache(backend, &clock).await, &origin, strict);
+        let outer = App::new(cache(backend, &clock).await, &getting_from(proxy_to(inner.service())), strict);
+        let post = outer.send(Method::POST, "/", &[]).await;
+        assert_eq!(lines(&post)[0], "cache-layer; fwd=bypass; detail=nested");
+        for app in [&outer, &inner] {
+            let hit = app.get("/", &[]).await;
+            assert_eq!((hit.x_cache(), hit.call(), origin.calls()), ("HIT", 1, 1));
         }
     }
 
@@ -284,6 +332,16 @@ mod in_two_processes {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_load_passes_through_over_memory_and_redis() {
         a_load_passes_through(&Backend::tiered()).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_handler_of_a_post_gets_its_own_uri_without_waiting_for_itself_over_redis() {
+        a_handler_of_a_post_gets_its_own_uri_without_waiting_for_itself(&Backend::redis()).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_handler_of_a_post_gets_its_own_uri_without_waiting_for_itself_over_memory_and_redis() {
+        a_handler_of_a_post_gets_its_own_uri_without_waiting_for_itself(&Backend::tiered()).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]

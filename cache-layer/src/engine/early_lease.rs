@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     key::Key,
-    store::{Acquired, Lease, Seen},
+    store::{Acquired, Lease, LeaseToken, Seen},
     switches::Switch,
 };
 
@@ -62,6 +62,11 @@ impl EarlyLease {
                 answer.await
             }
         }
+    }
+
+    /// The token of the lease.
+    pub(crate) fn token(&self) -> Option<LeaseToken> {
+        self.held.as_ref().map(|held| held.lease.token)
     }
 
     /// The right to store the answer, in the place of an invalidation of its key; and how that ends.

@@ -1,5 +1,6 @@
 //! Requests that pass two layers over one cache: a load leaves a note on its request, and an inner layer that would look the same
-//! entry up passes the request through instead of waiting for the load that encloses it.
+//! entry up passes the request through instead of waiting for the load that encloses it. A POST whose answer may be stored is such
+//! a load.
 //!
 //! Within a process the note is an extension of the request, [`EnclosingLoad`]. Between processes that share a store, it is the
 //! field [`FIELD`] with the token of the load's lease. No client can guess a token, a token is valid only while its load runs,

@@ -115,12 +115,12 @@ pub(super) async fn write_through<S: Origin<B>, B>(
     let names_user = request.uri().authority().is_some_and(|authority| authority.as_str().contains('@'));
     add_plain_tags(&mut request);
     let voids = &settings.context(&target, &method).policy.voids;
-    let (changes, request) = if is_safe(&method) { (false, request) } else { voids.judge(request) };
+    let (changes, mut request) = if is_safe(&method) { (false, request) } else { voids.judge(request) };
     let context = settings.context(&target, &Method::GET);
     let key = settings.key(&target, &headers);
     // What a user who is named in the URI is told is not for others.
     let mut early = match method == Method::POST && !names_user && !is_hinted {
-        true => context.lease_for_get(&key).await,
+        true => context.lease_for_get(&mut request, &key).await,
         false => None,
     };
     let affected = changes.then(|| settings.affected(&target, &headers, &HeaderMap::new()));
@@ -165,12 +165,18 @@ impl Context {
     }
 
     /// The right to store the response to a POST that also answers GET (RFC 9110, section 9.3.3), if there may be one. It is taken
-    /// before the POST is forwarded: what other writes and invalidations make outdated meanwhile is not stored.
-    async fn lease_for_get(&self, key: &Key) -> Option<EarlyLease> {
+    /// before the POST is forwarded: what other writes and invalidations make outdated meanwhile is not stored. The POST then
+    /// encloses the requests that its handler makes: a GET of the same URI doesn't wait for it.
+    async fn lease_for_get<B>(&self, request: &mut Request<B>, key: &Key) -> Option<EarlyLease> {
         let Policy { caching, bypass, .. } = &self.policy;
         // If keys have parts, the POST invalidates the tag of its target, which its own response carries.
         let is_possible = caching.post_for_get && bypass.is_none() && !self.keys_have_parts();
-        if is_possible { self.cache.lease_early(key).await } else { None }
+        if !is_possible {
+            return None;
+        }
+        let early = self.cache.lease_early(key).await?;
+        self.enclose(request, key, early.token());
+        Some(early)
     }
 
     /// Stores a response to POST that also answers GET. It takes the place of what it makes outdated for its key; if that is not

@@ -65,9 +65,10 @@ pub enum Profile {
     /// `CDN-Cache-Control`, stale responses when the application can't be reached; and the response to a POST, if it states its
     /// freshness and its `Content-Location` is the URI of the POST, answers GET as well. For comparison with other caches.
     ///
-    /// For that, each POST takes the lease of its URI for a sixth of the lock timeout, and a GET that finds nothing waits for it.
-    /// A response to POST that is to be kept reaches its client when it is stored, or has not been for as long again. It is not
-    /// kept if something was invalidated meanwhile that it is made of, or if keys have more parts than the URI.
+    /// For that, each POST takes the lease of its URI for a sixth of the lock timeout, and a GET that finds nothing waits for it,
+    /// unless it is part of that POST. A response to POST that is to be kept reaches its client when it is stored, or has not been
+    /// for as long again. It is not kept if something was invalidated meanwhile that it is made of, or if keys have more parts than
+    /// the URI.
     Strict,
 }
 
