@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use cache_layer::{CacheLayer, Clock, Freshness, Profile, SetCookie, Tags};
+use cache_layer::{CacheLayer, Clock, Freshness, Profile, SetCookie, Tags, store::LeaseState};
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 use http_body_util::BodyExt as _;
 use tests::{
@@ -2246,6 +2246,30 @@ mod a_post {
         assert_eq!(app.send(Method::POST, "/", &[]).await.call(), 3);
     }
 
+    /// Unless it succeeds, and so invalidates its URI.
+    async fn leaves_what_is_known_of_failures_as_it_was(backend: &Backend) {
+        const AN_HOUR: Duration = Duration::from_secs(3600);
+        for first in [AN_HOUR, Duration::from_millis(1)] {
+            let set = |layer: CacheLayer| strict(layer).failure_backoff(first, AN_HOUR);
+            let app = app(backend, &Origin::obedient(), &Clock::system(), set).await.unexplained();
+            app.cache.invalidate_all().await.unwrap();
+            let key = app.layer.key(&"http://shop.example/a".parse().unwrap()).unwrap();
+            let failures = async || match app.cache.inspect_lease(&key).await.unwrap() {
+                LeaseState::Failed { remaining, failures, .. } => Some((failures, !remaining.is_zero())),
+                _ => None,
+            };
+            let backs_off = first == AN_HOUR;
+            app.get("/a", &[("x-status", "503")]).await;
+            wait_until("the failure to be known", async || failures().await == Some((1, backs_off))).await;
+            for status in ["405", "503"] {
+                assert_eq!(app.send(Method::POST, "/a", &[("x-status", status)]).await.status.as_str(), status);
+                wait_until("the failure to be known still", async || failures().await == Some((1, backs_off))).await;
+            }
+            app.send(Method::POST, "/a", &[]).await;
+            assert_eq!(failures().await, None);
+        }
+    }
+
     async fn is_answered_by_the_application_whatever_its_conditions(backend: &Backend) {
         const TAGGED: Fields = &[("cache-control", "max-age=60"), ("content-location", "/"), ("etag", "\"a\"")];
         let conditions: [Fields; 2] = [&[("if-none-match", "\"a\"")], &[("if-none-match", "*")]];
@@ -2271,5 +2295,6 @@ mod a_post {
         makes_stale_what_was_there_before_it_is_kept,
         is_answered_by_the_application_whatever_its_conditions,
         has_no_ranges,
+        leaves_what_is_known_of_failures_as_it_was,
     );
 }

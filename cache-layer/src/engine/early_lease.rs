@@ -1,18 +1,19 @@
 //! The right to store what a write answers, taken before the write is sent: like a load, an answer is stored only if nothing
 //! has invalidated it since it was asked for.
 
-use std::{pin::pin, sync::atomic::Ordering};
+use std::{pin::pin, sync::atomic::Ordering, time::Duration};
 
 use tokio::{sync::oneshot, time::timeout};
 
 use super::{
+    backoff::BackOff,
     cache::Cache,
     flight::{Flight, FlightOutcome, Role},
-    permit::{FailurePolicy, WritePermit},
+    permit::WritePermit,
 };
 use crate::{
     key::Key,
-    store::{Acquired, Lease, LeaseToken, Seen},
+    store::{Acquired, Failed, Failures, Lease, LeaseToken, Seen},
     switches::Switch,
 };
 
@@ -29,23 +30,27 @@ struct Held {
     flight: Flight,
     /// How many invalidations had begun in this process.
     invalidations: u64,
+    /// That of the loads of the key.
+    back_off: Option<BackOff>,
 }
 
 impl Cache {
-    /// The right to store what a write of `key` answers; `None` while the key is being loaded, or if nothing is to be stored.
-    pub(crate) async fn lease_early(&self, key: &Key) -> Option<EarlyLease> {
+    /// The right to store what a write of `key` answers; `None` while the key is being loaded, while its loads back off, or if
+    /// nothing is to be stored.
+    pub(crate) async fn lease_early(&self, key: &Key, back_off: Option<BackOff>) -> Option<EarlyLease> {
         if self.is_switched(Switch::StopFills) {
             return None;
         }
         let Role::Leader(flight) = self.flights().join(key) else { return None };
         let invalidations = self.invalidations();
-        let failures = FailurePolicy { anew: self.refusals_are_void(), ..FailurePolicy::default() }.failures();
+        // The lease takes the place of what is remembered of a failure, and a write may end without an answer to GET.
+        let failures = if self.refusals_are_void() { Failures::HeedAnew } else { Failures::Heed };
         let acquired = match self.0.store.acquire_at_once(key, Seen::Unusable, failures) {
             Some(acquired) => acquired,
             None => self.0.store.acquire(key, Seen::Unusable, self.lease_life(), failures).await.ok()?,
         };
         let Acquired::Granted(lease) = acquired else { return None };
-        Some(EarlyLease { cache: self.clone(), held: Some(Held { lease, flight, invalidations }) })
+        Some(EarlyLease { cache: self.clone(), held: Some(Held { lease, flight, invalidations, back_off }) })
     }
 }
 
@@ -71,7 +76,7 @@ impl EarlyLease {
 
     /// The right to store the answer, in the place of an invalidation of its key; and how that ends.
     pub(crate) fn into_permit(mut self) -> Option<(Box<WritePermit>, oneshot::Receiver<FlightOutcome>)> {
-        let Held { lease, mut flight, invalidations } = self.held.take()?;
+        let Held { lease, mut flight, invalidations, .. } = self.held.take()?;
         // What has been loaded for the key before now is older than the write.
         self.cache.0.invalidations.fetch_add(1, Ordering::SeqCst);
         let end = flight.end();
@@ -83,9 +88,16 @@ impl EarlyLease {
 
 impl Drop for EarlyLease {
     fn drop(&mut self) {
-        if let Some(Held { lease, flight, .. }) = self.held.take() {
-            self.cache.0.store.release(&lease, None);
-            drop(flight);
+        let Some(Held { lease, flight, back_off, .. }) = self.held.take() else { return };
+        let store = &self.cache.0.store;
+        match (lease.failures.checked_sub(1), back_off) {
+            // Their pause is over, but they still count: a write says nothing of the loads of the key.
+            (Some(earlier), Some(back_off)) => {
+                let failed = Failed { status: None, pause: Duration::ZERO, remembered: back_off.longest() };
+                store.fail(&lease.after(earlier), failed);
+            }
+            _ => store.release(&lease, None),
         }
+        drop(flight);
     }
 }

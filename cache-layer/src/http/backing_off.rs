@@ -22,12 +22,17 @@ use crate::{
 impl Context {
     /// How a load treats failures: earlier ones, if there is another answer or the load is `unawaited`, and its own.
     pub(super) fn failure_policy(&self, request: &HeaderMap, stale: Option<&Entry>, unawaited: bool) -> FailurePolicy {
-        let (first, longest) = self.policy.failure_backoff;
         // The permission that holds for every kind of failure.
         let any = StatusCode::INTERNAL_SERVER_ERROR.as_u16();
         let heed =
             unawaited || self.shares_failures(request) || self.usable_on_error(request, stale, Some(any)).is_some();
-        FailurePolicy { back_off: BackOff::new(first, longest), heed, anew: self.policy.is_hinted, overtakes: false }
+        FailurePolicy { back_off: self.back_off(), heed, anew: self.policy.is_hinted, overtakes: false }
+    }
+
+    /// The back-off of loads.
+    pub(super) fn back_off(&self) -> Option<BackOff> {
+        let (first, longest) = self.policy.failure_backoff;
+        BackOff::new(first, longest)
     }
 
     pub(super) fn shares_failures(&self, request: &HeaderMap) -> bool {

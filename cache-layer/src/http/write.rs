@@ -174,7 +174,7 @@ impl Context {
         if !is_possible {
             return None;
         }
-        let early = self.cache.lease_early(key).await?;
+        let early = self.cache.lease_early(key, self.back_off()).await?;
         self.enclose(request, key, early.token());
         Some(early)
     }

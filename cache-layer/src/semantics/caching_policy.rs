@@ -67,8 +67,8 @@ pub enum Profile {
     ///
     /// For that, each POST takes the lease of its URI for a sixth of the lock timeout, and a GET that finds nothing waits for it,
     /// unless it is part of that POST. A response to POST that is to be kept reaches its client when it is stored, or has not been
-    /// for as long again. It is not kept if something was invalidated meanwhile that it is made of, or if keys have more parts than
-    /// the URI.
+    /// for as long again. It is not kept if something was invalidated meanwhile that it is made of, while loads of its URI back off
+    /// after failures, or if keys have more parts than the URI.
     Strict,
 }
 
