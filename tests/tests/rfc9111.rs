@@ -2246,6 +2246,24 @@ mod a_post {
         assert_eq!(app.send(Method::POST, "/", &[]).await.call(), 3);
     }
 
+    async fn is_kept_whatever_else_it_invalidates(backend: &Backend) {
+        const OF_A_GROUP: Fields = &[
+            ("cache-control", "max-age=60"),
+            ("content-location", "/"),
+            ("location", "/other"),
+            ("cache-groups", "\"mine\""),
+            ("cache-group-invalidation", "\"others\""),
+        ];
+        const OF_WHAT_IT_INVALIDATES: Fields = &[
+            ("cache-control", "max-age=60"),
+            ("content-location", "/"),
+            ("cache-groups", "\"mine\""),
+            ("cache-group-invalidation", "\"mine\""),
+        ];
+        assert!(is_kept(backend, OF_A_GROUP, strict).await);
+        assert!(!is_kept(backend, OF_WHAT_IT_INVALIDATES, strict).await);
+    }
+
     /// Unless it succeeds, and so invalidates its URI.
     async fn leaves_what_is_known_of_failures_as_it_was(backend: &Backend) {
         const AN_HOUR: Duration = Duration::from_secs(3600);
@@ -2295,6 +2313,7 @@ mod a_post {
         makes_stale_what_was_there_before_it_is_kept,
         is_answered_by_the_application_whatever_its_conditions,
         has_no_ranges,
+        is_kept_whatever_else_it_invalidates,
         leaves_what_is_known_of_failures_as_it_was,
     );
 }

@@ -180,7 +180,8 @@ impl Context {
     }
 
     /// Stores a response to POST that also answers GET. It takes the place of what it makes outdated for its key; if that is not
-    /// done soon, the key is invalidated. The client gets the response after that, and finds nothing older then.
+    /// done soon, the key is invalidated, with whatever else it makes outdated. The client gets the response after that, and finds
+    /// nothing older then.
     async fn keep_for_get<R>(
         self: &Arc<Self>,
         request: CacheRequest,
@@ -192,7 +193,6 @@ impl Context {
         R: Body<Data = Bytes, Error: Send + 'static> + Send + 'static,
     {
         let mut own = outdated.part(|key| *key == request.key);
-        outdated.invalidated().await;
         let detail = Route { why: ForwardReason::Miss, varies: None };
         let miss = Miss { key: request.key.clone(), expected: Some(Seen::Unusable), stale: None, detail };
         let (context, enclosing) = (self.clone(), EnclosingLoads::here());
@@ -211,12 +211,14 @@ impl Context {
                 unreachable!("a response to POST is not cut, and has no precondition")
             }
         };
-        if own.affected.is_some() {
-            match timeout(self.cache.lease_life() / 2, end).await {
-                Ok(Ok(FlightOutcome::Stored)) => own.affected = None,
-                _ => own.invalidated().await,
-            }
+        if own.affected.is_none() && outdated.affected.is_none() {
+            return response;
         }
+        if matches!(timeout(self.cache.lease_life() / 2, end).await, Ok(Ok(FlightOutcome::Stored))) {
+            own.affected = None;
+        }
+        // Not before: a store may refuse a response with a new tag if any tag was invalidated after its lease was taken.
+        tokio::join!(own.invalidated(), outdated.invalidated());
         response
     }
 
