@@ -657,7 +657,7 @@ impl From<Scope<'_>> for InvalidationKind {
 }
 
 /// A [`Scope`] that outlives its caller.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum OwnedScope {
     Key(Key),
     Tags(Tags),
