@@ -185,7 +185,8 @@ impl Context {
     where
         R: Body<Data = Bytes, Error: Send + 'static> + Send + 'static,
     {
-        let mut own = outdated.part(|key| *key == request.key);
+        let key = request.key.clone();
+        let mut own = outdated.part(|part| *part == key);
         outdated.invalidated().await;
         let detail = Route { why: ForwardReason::Miss, varies: None };
         let miss = Miss { key: request.key.clone(), expected: Some(Seen::Unusable), stale: None, detail };
@@ -207,7 +208,10 @@ impl Context {
         };
         if own.affected.is_some() {
             match timeout(self.cache.lease_life() / 2, end).await {
-                Ok(Ok(FlightOutcome::Stored)) => own.affected = None,
+                Ok(Ok(FlightOutcome::Stored)) => {
+                    own.affected = None;
+                    self.cache.note_write(&key);
+                }
                 _ => own.invalidated().await,
             }
         }
