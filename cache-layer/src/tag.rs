@@ -36,7 +36,7 @@ use crate::{
 /// its [`tag_fields`](crate::CacheLayer::tag_fields). [`Cache::invalidate_tag`](crate::Cache::invalidate_tag) then drops every
 /// entry that carries the tag. An entry has at most 1,024 tags of at most 256 bytes each; a response with more or longer tags
 /// is not stored, since there must be no entry that an invalidation can't reach.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Tags(Vec<Arc<str>>);
 
 impl Tags {

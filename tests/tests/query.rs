@@ -542,6 +542,16 @@ over_each_store!(
 );
 
 #[tokio::test]
+async fn whether_a_post_is_looked_up_is_judged_by_all_that_it_says() {
+    let app = QueryApp::new(Backend::memory().cache().await.build(), &Origin::obedient(), |layer| {
+        layer.bypass_if(|request| request.headers.contains_key("range")).query().posts(|_| true)
+    });
+    for (field, x_cache) in [(("range", "bytes=0-1"), "BYPASS"), (("if-none-match", "*"), "MISS")] {
+        assert_eq!(app.send("POST", "/", &[JSON, FRESH, field], A).await.x_cache(), x_cache, "{field:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_layer_without_it_passes_query_through() {
     let origin = Origin::obedient();
     let app = App::on(&Backend::memory(), &origin).await;

@@ -52,6 +52,11 @@ impl Cache {
         let Acquired::Granted(lease) = acquired else { return None };
         Some(EarlyLease { cache: self.clone(), held: Some(Held { lease, flight, invalidations, back_off }) })
     }
+
+    /// Notes that the answer to a write of `key` is stored, in the place of an invalidation.
+    pub(crate) fn note_write(&self, key: &Key) {
+        self.0.store.note_write(key);
+    }
 }
 
 impl EarlyLease {
@@ -77,11 +82,12 @@ impl EarlyLease {
     /// The right to store the answer, in the place of an invalidation of its key; and how that ends.
     pub(crate) fn into_permit(mut self) -> Option<(Box<WritePermit>, oneshot::Receiver<FlightOutcome>)> {
         let Held { lease, mut flight, invalidations, .. } = self.held.take()?;
-        // What has been loaded for the key before now is older than the write.
-        self.cache.0.invalidations.fetch_add(1, Ordering::SeqCst);
+        // What has been loaded for the key before now is older than the write; the answer itself is not.
+        let before = self.cache.0.invalidations.fetch_add(1, Ordering::SeqCst);
         let end = flight.end();
         let mut permit = self.cache.permit(flight, Ok(lease), None);
-        permit.began_at(invalidations);
+        permit.began_at(if before == invalidations { before + 1 } else { invalidations });
+        permit.note_known();
         Some((permit, end))
     }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, request};
+use http::{Method, Request, Response, request};
 use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -23,7 +23,6 @@ use crate::{
     clock::deadline,
     semantics::{
         cache_control::CacheControl,
-        conditional::unconditional,
         content_key::{self, Meaning},
         storable::refusal_of_request_with_content,
     },
@@ -193,8 +192,8 @@ impl QueryLayer {
     }
 
     /// POST requests that only read, such as those of GraphQL and of many searches: they are answered by their content as QUERY
-    /// is, but their responses never answer QUERY or GET, and their preconditions and ranges, which POST does not have, are
-    /// ignored. None unless set. A POST that can't be answered by its content invalidates its target like any other POST, unless
+    /// is, but their responses never answer QUERY or GET, and their `If-None-Match` and ranges are ignored: no answer to POST is a
+    /// 304 or a part. None unless set. A POST that can't be answered by its content invalidates its target like any other POST, unless
     /// [`voids`](CacheLayer::voids) says otherwise.
     ///
     /// ```
@@ -221,14 +220,6 @@ impl fmt::Debug for ContentPolicy {
             .field("queries", &self.queries.is_some())
             .field("posts", &self.posts.is_some())
             .finish()
-    }
-}
-
-/// Removes the preconditions and the range of a POST that is answered by its content: no answer to POST is a 304 or a part
-/// (RFC 9110, sections 13.1.2 and 14.2).
-pub(super) fn ignore_undefined(method: &Method, headers: &mut HeaderMap) {
-    if *method == Method::POST {
-        unconditional(headers);
     }
 }
 
@@ -312,9 +303,6 @@ impl ContentPolicy {
                         target.key_with_content(rules, &parts.method, &digest)
                     });
                     let target = target.into_owned();
-                    if choice.bypass.is_none() {
-                        ignore_undefined(&parts.method, &mut parts.headers);
-                    }
                     let enclosing = context.take_enclosing(&mut parts.headers);
                     let request = Request::from_parts(parts, QueryBody::of_content(content));
                     return cache.answer_by(choice, request, target, enclosing).await;

@@ -31,7 +31,7 @@ use super::{
 use crate::{
     engine::span::LookupSpan,
     key::Key,
-    semantics::storable::refusal_of_request,
+    semantics::{conditional::ignore_undefined, storable::refusal_of_request},
     telemetry::{NoCacheReason, Tier},
 };
 
@@ -248,6 +248,8 @@ impl<S: Clone> CacheService<S> {
         if let Some(reason) = bypass {
             return self.bypass_by(&context, request, reason);
         }
+        // A POST is here to be answered by its content.
+        ignore_undefined(&mut request);
         match context.answer_at_once(&request, &key, enclosing.is_some()) {
             AtOnce::Answer(response) => {
                 if let Some(turn) = context.verification_turn(&key) {

@@ -192,7 +192,8 @@ impl Context {
     where
         R: Body<Data = Bytes, Error: Send + 'static> + Send + 'static,
     {
-        let mut own = outdated.part(|key| *key == request.key);
+        let key = request.key.clone();
+        let mut own = outdated.part(|part| *part == key);
         let detail = Route { why: ForwardReason::Miss, varies: None };
         let miss = Miss { key: request.key.clone(), expected: Some(Seen::Unusable), stale: None, detail };
         let (context, enclosing) = (self.clone(), EnclosingLoads::here());
@@ -214,8 +215,9 @@ impl Context {
         if own.affected.is_none() && outdated.affected.is_none() {
             return response;
         }
-        if matches!(timeout(self.cache.lease_life() / 2, end).await, Ok(Ok(FlightOutcome::Stored))) {
-            own.affected = None;
+        let is_stored = matches!(timeout(self.cache.lease_life() / 2, end).await, Ok(Ok(FlightOutcome::Stored)));
+        if is_stored && own.affected.take().is_some() {
+            self.cache.note_write(&key);
         }
         // Not before: a store may refuse a response with a new tag if any tag was invalidated after its lease was taken.
         tokio::join!(own.invalidated(), outdated.invalidated());

@@ -2,7 +2,7 @@
 //! response (RFC 9111, section 4.3; RFC 9110, section 13).
 
 use http::{
-    HeaderMap, StatusCode,
+    HeaderMap, Method, Request, StatusCode,
     header::{
         ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG,
         HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED, RANGE,
@@ -58,6 +58,14 @@ pub(crate) fn unconditional(request: &mut HeaderMap) {
         for name in &FIELDS {
             request.remove(name);
         }
+    }
+}
+
+/// Removes the preconditions and the range of a POST that is answered by its content: no answer to POST is a 304 or a part
+/// (RFC 9110, sections 13.1.2 and 14.2).
+pub(crate) fn ignore_undefined<B>(request: &mut Request<B>) {
+    if *request.method() == Method::POST {
+        unconditional(request.headers_mut());
     }
 }
 

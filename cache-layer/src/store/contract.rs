@@ -220,6 +220,10 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
     /// since.
     fn end_lease<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>>;
 
+    /// Notes that an entry has been stored in the place of an invalidation of its key. Where invalidations are repeated to a data
+    /// set that may be older, so is this one.
+    fn note_write(&self, _key: &Key) {}
+
     /// Ends a lease whose load failed, without waiting. Until its pause is over, [`acquire`](Self::acquire) tells requests to
     /// leave the application alone. Whatever else ends a lease, or voids it, ends the pause, too.
     fn fail(&self, lease: &Lease, failed: Failed);
@@ -657,7 +661,7 @@ impl From<Scope<'_>> for InvalidationKind {
 }
 
 /// A [`Scope`] that outlives its caller.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum OwnedScope {
     Key(Key),
     Tags(Tags),

@@ -390,6 +390,10 @@ impl StoreBackend for TestStore {
         })
     }
 
+    fn note_write(&self, key: &Key) {
+        self.0.store.note_write(key);
+    }
+
     fn fail(&self, lease: &Lease, failed: Failed) {
         if !self.is_away() {
             self.0.store.fail(lease, failed);

@@ -253,6 +253,10 @@ impl StoreBackend for TieredStore {
         self.redis.end_lease(key)
     }
 
+    fn note_write(&self, key: &Key) {
+        self.redis.note_write(key);
+    }
+
     fn fail(&self, lease: &Lease, failed: Failed) {
         self.redis.fail(lease, failed);
     }

@@ -17,7 +17,6 @@ use crate::{
         context::Context,
         hints::Hints,
         layer::CacheLayer,
-        query::ignore_undefined,
         respond::times,
         response_entry::ResponseEntry,
         rules::{Choice, RequestSettings, Rule},
@@ -26,7 +25,10 @@ use crate::{
     },
     key::Key,
     policy::Policy,
-    semantics::{cache_status::ForwardReason, incremental::is_incremental, storable::refusal_of_request},
+    semantics::{
+        cache_status::ForwardReason, conditional::ignore_undefined, incremental::is_incremental,
+        storable::refusal_of_request,
+    },
     store::LeaseState,
     switches::Switch,
     telemetry::{NoCacheReason, Tier},
@@ -137,8 +139,7 @@ impl CacheLayer {
         }
         let mut request = asked.request;
         if matches!(asked.content, Content::Part(_)) {
-            let method = request.method().clone();
-            ignore_undefined(&method, request.headers_mut());
+            ignore_undefined(&mut request);
         }
         let examined = Examined { context, request, target, key, explanation };
         if enclosing.is_some() { examined.looked_up().await } else { examined.at_once().await }

@@ -234,6 +234,10 @@ impl StoreBackend for RedisStore {
         Box::pin(self.end_lease_of(key))
     }
 
+    fn note_write(&self, key: &Key) {
+        self.0.context.guard.remember(Scope::Key(key));
+    }
+
     fn fail(&self, lease: &Lease, failed: Failed) {
         self.fail_lease(lease, failed);
     }

@@ -32,6 +32,8 @@ use crate::{
 
 /// How often the task checks whether the connection has changed, and, without tracking, reads the key.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How many milliseconds before a turn in this process the fleet's word still counts: moments are rounded, and servers' clocks differ.
+const IN_DOUBT: u64 = 1_000;
 
 impl RedisStore {
     pub(super) async fn turn_for_all(&self, state: SwitchState) -> Result<(), StoreError> {
@@ -100,8 +102,9 @@ impl RedisStore {
             let before = std::mem::replace(applied, said.clone());
             for Line { state, moment } in parse(&new_lines(&said, &before), now) {
                 // By the server's clock, and no later than it was.
-                let turned_here =
-                    switches.turned_here(state.switch).map(|then| now - answered.saturating_sub(then).min(now));
+                let turned_here = switches
+                    .turned_here(state.switch)
+                    .map(|then| now - answered.saturating_sub(then).saturating_add(IN_DOUBT).min(now));
                 if self.believes(&state) && turned_here.is_none_or(|turned_here| moment >= turned_here) {
                     switches.set_since(asked, state);
                 }

@@ -168,8 +168,10 @@ impl Identify<'_> {
         let mut holds_up_tags = false;
         replay(&mut |scope| {
             let is_covered = self.shard.covers(scope);
-            // A ban, wherever it is listed, is obeyed for the entries of this server.
-            let is_for_tags = !is_covered && has_entries && matches!(scope, Scope::Pattern(_));
+            // A ban, wherever it is listed, is obeyed for the entries of this server; so is a new token of everything, which may
+            // stand for more invalidations than are remembered.
+            let is_for_all = matches!(scope, Scope::Pattern(_) | Scope::Everything);
+            let is_for_tags = !is_covered && has_entries && is_for_all;
             if is_covered || is_for_tags {
                 self.outbox.add(scope);
             }

@@ -12,7 +12,7 @@ use crate::{
     sync::Mutex,
 };
 
-/// The most invalidations that are kept for a replay; above that, all are merged into one of everything.
+/// The most different invalidations that are kept for a replay; from there on, all are merged into one of everything.
 const MOST: usize = 10_000;
 
 /// What to do when a data set appears that may be older than the latest invalidations: see
@@ -58,15 +58,16 @@ impl DatasetGuard {
     /// any data set that this process uses receives it anyway.
     pub(crate) fn remember(&self, scope: Scope<'_>) {
         let Restored::Replay(last) = self.policy else { return };
-        let invalidations = &mut self.recent.lock().invalidations;
+        let mut recent = self.recent.lock();
+        let invalidations = &mut recent.invalidations;
         while invalidations.front().is_some_and(|(when, _)| when.elapsed() > last) {
             invalidations.pop_front();
         }
-        if invalidations.len() >= MOST {
-            invalidations.clear();
-            invalidations.push_back((Instant::now(), OwnedScope::Everything));
-        }
         invalidations.push_back((Instant::now(), scope.to_owned()));
+        // Most are there twice, kept and delivered.
+        if invalidations.len() >= 2 * MOST {
+            recent.merge();
+        }
     }
 
     /// As [`replay`](Self::replay), unless this process has met that server before.
@@ -87,6 +88,19 @@ impl DatasetGuard {
 }
 
 impl Recent {
+    /// Keeps the youngest of equal invalidations; if there are too many, one of everything in place of all.
+    fn merge(&mut self) {
+        let mut known = HashSet::new();
+        let mut kept: VecDeque<_> =
+            self.invalidations.drain(..).rev().filter(|(_, scope)| known.insert(scope.clone())).collect();
+        if kept.len() >= MOST {
+            kept.clear();
+            kept.push_back((Instant::now(), OwnedScope::Everything));
+        }
+        kept.make_contiguous().reverse();
+        self.invalidations = kept;
+    }
+
     /// Goes through what is no older than `last`.
     fn replay(&self, last: Duration, mut again: impl FnMut(Scope<'_>)) {
         let young = self.invalidations.iter().filter(|(when, _)| when.elapsed() <= last);
@@ -140,10 +154,25 @@ mod tests {
     #[test]
     fn what_is_remembered_is_bounded_and_covers_all_the_same() {
         let guard = DatasetGuard::new(Restored::Replay(Duration::from_secs(60)));
-        for i in 0..MOST + 10 {
+        for i in 0..2 * MOST + 10 {
             guard.remember(Scope::Key(&Key::new([i.to_string()])));
         }
         let replayed = replayed(&guard);
         assert!(replayed.len() < MOST && replayed[0].contains("Everything"));
+    }
+
+    #[test]
+    fn what_is_invalidated_again_and_again_is_remembered_once() {
+        let guard = DatasetGuard::new(Restored::Replay(Duration::from_secs(60)));
+        let keys: Vec<Key> = (0..MOST - 10).map(|i| Key::new([i.to_string()])).collect();
+        for _ in 0..4 {
+            keys.iter().for_each(|key| guard.remember(Scope::Key(key)));
+            guard.remember(Scope::Tags(&crate::tag::Tags::new(["t"])));
+        }
+        let mut replayed = replayed(&guard);
+        assert!(replayed.len() < 2 * MOST && replayed.iter().all(|scope| !scope.contains("Everything")));
+        replayed.sort();
+        replayed.dedup();
+        assert_eq!(replayed.len(), keys.len() + 1);
     }
 }

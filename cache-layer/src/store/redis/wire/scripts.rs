@@ -47,8 +47,8 @@ macro_rules! now {
 /// bits, so that each half is parsed by itself.
 macro_rules! later {
     () => {
-        "local function later(one, other)
-             local half = function(time, at) return tonumber(time:sub(at, at + 7):match('^%x+$') or 0, 16) end;
+        "local function half(time, at) return tonumber(time:sub(at, at + 7):match('^%x+$') or 0, 16) end;
+         local function later(one, other)
              return (half(one, 1) - half(other, 1)) * 2 ^ 32 + half(one, 9) - half(other, 9) > 0
          end;
         "
@@ -68,7 +68,7 @@ macro_rules! is_record {
             "local function split(value)
              local bar = value:find('|', 33, true);
              if not bar then return value, nil, {} end;
-             local newest, at, bans, last = value:sub(bar + 1, bar + 16), bar + 17, {}, nil;
+             local newest, at, bans, last, high, low = value:sub(bar + 1, bar + 16), bar + 17, {}, nil, 0, 0;
              local form = '^' .. ('[0-9a-f]'):rep(16) .. '[hs]' .. ('[0-9a-f]'):rep(12) .. '$';
              if not newest:find('^[0-9a-f]+$') or #newest < 16 then return nil end;
              while at <= #value do
@@ -76,11 +76,13 @@ macro_rules! is_record {
                  if not head:find(form) then return nil end;
                  local stop, time = at + 28 + tonumber(head:sub(26), 16), head:sub(1, 16);
                  if stop > #value or #bans == 128 then return nil end;
-                 if (last and not later(time, last)) or later(time, newest) then return nil end;
+                 local h, l = tonumber(head:sub(1, 8), 16), tonumber(head:sub(9, 16), 16);
+                 if last and (h - high) * 2 ^ 32 + l - low <= 0 then return nil end;
                  bans[#bans + 1] =
                      {time, head:sub(17, 17), head:sub(18, 25), value:sub(at + 29, stop), value:sub(at, stop)};
-                 at, last = stop + 1, time
+                 at, last, high, low = stop + 1, time, h, l
              end;
+             if last and later(last, newest) then return nil end;
              return value:sub(1, bar - 1), newest, bans
          end;
          local function is_record(value)
