@@ -1084,3 +1084,43 @@ async fn a_load_is_overtaken_by_one_of_the_refreshes_that_waited_for_it() {
     assert_eq!((cache.counts().stored, cache.counts().fenced, source.calls()), (1, 1, REFRESHES));
     assert_eq!(cache.get::<usize>("k").await, Some(2), "that of the first refresh that waited no longer");
 }
+
+/// With the lock timeout as the unit: the calls follow a load from 0 to 0.7, which a refresh overtakes with one from 0.4 to 1.1.
+#[tokio::test(start_paused = true)]
+async fn calls_that_follow_an_overtaken_load_wait_for_the_newer_one() {
+    let (cache, slow, source) = with_slow_loads(0.7);
+    let first = tokio::spawn(slow().into_future());
+    tokio::task::yield_now().await;
+    let many = cache.get_or_load_many(["k"], async |_| Err::<Vec<(&'static str, usize)>, _>(Failed::Broken));
+    let many = tokio::spawn(many.into_future());
+    let followers: Vec<_> = (0..20).map(|_| tokio::spawn(slow().into_future())).collect();
+    tokio::time::sleep(MINUTE.mul_f64(0.4)).await;
+    assert_eq!((cache.counts().coalesced, source.calls()), (21, 1));
+    assert_eq!(slow().refresh().lock(Lock::Off).await, Ok(2));
+    assert_eq!(first.await.unwrap(), Ok(1), "the call that leads it gets its value");
+    for follower in followers {
+        assert_eq!(follower.await.unwrap(), Ok(2));
+    }
+    assert!(many.await.unwrap().is_ok());
+    settled(&cache).await;
+    assert_eq!((cache.counts().stored, cache.counts().fenced, source.calls()), (1, 1, 2));
+}
+
+/// Each load of a key is overtaken before it ends.
+#[tokio::test(start_paused = true)]
+async fn a_call_begins_its_wait_anew_only_once() {
+    let (cache, slow, _) = with_slow_loads(0.7);
+    let mut loads = vec![tokio::spawn(slow().into_future())];
+    tokio::task::yield_now().await;
+    let began = tokio::time::Instant::now();
+    let call = cache.get_or_load("k", async || Ok::<_, Failed>(0));
+    let call = tokio::spawn(async move { (call.await, began.elapsed()) });
+    for _ in 0..10 {
+        tokio::time::sleep(MINUTE.mul_f64(0.4)).await;
+        loads.push(tokio::spawn(slow().refresh().lock(Lock::Off).into_future()));
+    }
+    let (value, waited) = call.await.unwrap();
+    assert_eq!(value, Ok(0), "it went to the application alone");
+    assert!(MINUTE < waited && waited < 2 * MINUTE, "{waited:?}");
+    assert!(join_all(loads).await.iter().all(Result::is_ok));
+}

@@ -522,6 +522,8 @@ impl<V> Ask<V> {
             }
             // What is stored now is new.
             (Refresh::Waited | Refresh::Overtakes, FlightOutcome::Stored) => self.refresh = Refresh::No,
+            // Otherwise all that waited would soon go to the application, while the load that has overtaken theirs is under way.
+            (Refresh::No, FlightOutcome::Void) => patience.renew_once(&self.cache),
             _ => {}
         }
         match outcome {
