@@ -12,7 +12,9 @@ use std::{
 };
 
 use cache_layer::{
-    Cache, CacheBuilder, Clock, GetOrLoad, Key, Loaded, Lock, Stale, cached, store::LeaseState, testing::TestStore,
+    Cache, CacheBuilder, Clock, GetOrLoad, Key, Loaded, Lock, Stale, cached,
+    store::{LeaseState, MemoryStore},
+    testing::TestStore,
 };
 use futures_util::future::join_all;
 use tests::{App, Backend, Gate, Origin, full, heard, over_each_store, wait_until};
@@ -47,7 +49,7 @@ over_each_store!(
     an_invalidation_during_an_early_refresh_wins,
     a_refresh_is_not_content_with_a_load_that_began_before,
     a_refresh_overtakes_a_load_that_it_no_longer_waits_for,
-    the_last_of_refreshes_that_no_longer_wait_is_stored,
+    one_of_refreshes_that_no_longer_wait_is_stored,
     a_refresh_heeds_no_back_off,
     the_refresh_of_a_cached_function_heeds_no_back_off,
     refreshes_at_one_time_load_twice,
@@ -651,7 +653,7 @@ async fn a_refresh_overtakes_a_load_that_it_no_longer_waits_for(backend: &Backen
     join_all(cases.into_iter().flatten().map(overtakes)).await;
 }
 
-async fn the_last_of_refreshes_that_no_longer_wait_is_stored(backend: &Backend) {
+async fn one_of_refreshes_that_no_longer_wait_is_stored(backend: &Backend) {
     const REFRESHES: usize = 20;
     let cache = backend.cache().await.lock_timeout(A_WHILE).build();
     let (source, gate) = (Source::default(), Gate::closed());
@@ -1033,4 +1035,92 @@ async fn an_early_refresh_that_comes_late_loads_nothing() {
     tokio::time::sleep(2 * MINUTE).await;
     settled(&other).await;
     assert_eq!(source.calls(), 2, "the other one is not needed any more");
+}
+
+/// A cache, and a function that takes this part of its lock timeout.
+fn with_slow_loads(part: f64) -> (Cache, impl Fn() -> GetOrLoad<usize, Failed>, Source) {
+    let (cache, source) = (Cache::builder(MemoryStore::new(1 << 20)).lock_timeout(MINUTE).build(), Source::default());
+    let slow = {
+        let (cache, source) = (cache.clone(), source.clone());
+        move || {
+            let source = source.clone();
+            cache.get_or_load("k", async move || {
+                let call = source.called();
+                tokio::time::sleep(MINUTE.mul_f64(part)).await;
+                Ok(call)
+            })
+        }
+    };
+    (cache, slow, source)
+}
+
+#[tokio::test(start_paused = true)]
+async fn refreshes_that_keep_coming_are_stored_if_loads_are_shorter_than_they_wait() {
+    const REFRESHES: u64 = 60;
+    let (cache, slow, _) = with_slow_loads(0.6);
+    let mut refreshes = Vec::new();
+    for _ in 0..REFRESHES {
+        refreshes.push(tokio::spawn(slow().refresh().into_future()));
+        tokio::time::sleep(MINUTE / 10).await;
+    }
+    for refreshed in join_all(refreshes).await {
+        assert!(refreshed.unwrap().is_ok());
+    }
+    settled(&cache).await;
+    let counts = cache.counts();
+    assert_eq!(counts.fenced, 0, "no load was overtaken by a refresh that it was as good for");
+    assert!(counts.stored >= REFRESHES / 6, "one load after the other: {}", counts.stored);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_is_overtaken_by_one_of_the_refreshes_that_waited_for_it() {
+    const REFRESHES: usize = 20;
+    let (cache, slow, source) = with_slow_loads(2.0);
+    let refreshes: Vec<_> = (0..REFRESHES).map(|_| tokio::spawn(slow().refresh().into_future())).collect();
+    for refreshed in join_all(refreshes).await {
+        assert!(refreshed.unwrap().is_ok());
+    }
+    settled(&cache).await;
+    assert_eq!((cache.counts().stored, cache.counts().fenced, source.calls()), (1, 1, REFRESHES));
+    assert_eq!(cache.get::<usize>("k").await, Some(2), "that of the first refresh that waited no longer");
+}
+
+/// With the lock timeout as the unit: the calls follow a load from 0 to 0.7, which a refresh overtakes with one from 0.4 to 1.1.
+#[tokio::test(start_paused = true)]
+async fn calls_that_follow_an_overtaken_load_wait_for_the_newer_one() {
+    let (cache, slow, source) = with_slow_loads(0.7);
+    let first = tokio::spawn(slow().into_future());
+    tokio::task::yield_now().await;
+    let many = cache.get_or_load_many(["k"], async |_| Err::<Vec<(&'static str, usize)>, _>(Failed::Broken));
+    let many = tokio::spawn(many.into_future());
+    let followers: Vec<_> = (0..20).map(|_| tokio::spawn(slow().into_future())).collect();
+    tokio::time::sleep(MINUTE.mul_f64(0.4)).await;
+    assert_eq!((cache.counts().coalesced, source.calls()), (21, 1));
+    assert_eq!(slow().refresh().lock(Lock::Off).await, Ok(2));
+    assert_eq!(first.await.unwrap(), Ok(1), "the call that leads it gets its value");
+    for follower in followers {
+        assert_eq!(follower.await.unwrap(), Ok(2));
+    }
+    assert!(many.await.unwrap().is_ok());
+    settled(&cache).await;
+    assert_eq!((cache.counts().stored, cache.counts().fenced, source.calls()), (1, 1, 2));
+}
+
+/// Each load of a key is overtaken before it ends.
+#[tokio::test(start_paused = true)]
+async fn a_call_begins_its_wait_anew_only_once() {
+    let (cache, slow, _) = with_slow_loads(0.7);
+    let mut loads = vec![tokio::spawn(slow().into_future())];
+    tokio::task::yield_now().await;
+    let began = tokio::time::Instant::now();
+    let call = cache.get_or_load("k", async || Ok::<_, Failed>(0));
+    let call = tokio::spawn(async move { (call.await, began.elapsed()) });
+    for _ in 0..10 {
+        tokio::time::sleep(MINUTE.mul_f64(0.4)).await;
+        loads.push(tokio::spawn(slow().refresh().lock(Lock::Off).into_future()));
+    }
+    let (value, waited) = call.await.unwrap();
+    assert_eq!(value, Ok(0), "it went to the application alone");
+    assert!(MINUTE < waited && waited < 2 * MINUTE, "{waited:?}");
+    assert!(join_all(loads).await.iter().all(Result::is_ok));
 }

@@ -134,12 +134,23 @@ pub(crate) struct Follower {
 #[cfg(feature = "typed")]
 pub(crate) struct FollowedFlight(Arc<Shared>);
 
+#[cfg(feature = "typed")]
+impl FollowedFlight {
+    /// Whether its load overtakes the load of a former flight.
+    pub(crate) fn overtakes(&self) -> bool {
+        self.0.overtakes
+    }
+}
+
 /// The state that leader and followers share.
 #[derive(Debug, Default)]
 struct Shared {
     progress: Mutex<Progress>,
     /// The span of the load.
     load: OnceLock<span::Id>,
+    /// Whether it overtakes the load of a former flight.
+    #[cfg(feature = "typed")]
+    overtakes: bool,
 }
 
 /// The stage of a flight, for followers that come, and the present followers. Most loads have no followers, and need no channel.
@@ -246,6 +257,16 @@ impl Flights {
 
     /// Joins the flight for `key`; there is one leader at a time.
     pub(crate) fn join(self: &Arc<Self>, key: &Key) -> Role {
+        self.join_as(key, Shared::default)
+    }
+
+    /// As [`join`](Self::join); a flight that begins with this overtakes the load of a former one.
+    #[cfg(feature = "typed")]
+    pub(crate) fn join_overtaking(self: &Arc<Self>, key: &Key) -> Role {
+        self.join_as(key, || Shared { overtakes: true, ..Shared::default() })
+    }
+
+    fn join_as(self: &Arc<Self>, key: &Key, begin: impl FnOnce() -> Shared) -> Role {
         let id = key.hash();
         match self.table().entry(id) {
             hash_map::Entry::Occupied(flight) => {
@@ -255,7 +276,7 @@ impl Flights {
                 Role::Follower(Follower { stage, shared, offered: None })
             }
             hash_map::Entry::Vacant(vacant) => {
-                let shared = vacant.insert(Arc::default()).clone();
+                let shared = vacant.insert(Arc::new(begin())).clone();
                 let outcome = FlightOutcome::Void;
                 Role::Leader(Flight { flights: self.clone(), id, shared, outcome, along: None, end: None })
             }

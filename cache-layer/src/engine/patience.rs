@@ -22,6 +22,8 @@ pub(crate) struct Patience {
     /// Until when to wait if a stale entry may be used.
     soft: Option<Instant>,
     rounds: u32,
+    #[cfg(feature = "typed")]
+    is_renewed: bool,
 }
 
 impl Cache {
@@ -31,16 +33,36 @@ impl Cache {
         let longest = self.lock_timeout();
         let spread = u32::try_from(longest.as_millis() / 4).unwrap_or(u32::MAX);
         let end = deadline(longest);
-        Patience { deadline: end - Duration::from_millis(fastrand::u32(..=spread).into()), end, soft: None, rounds: 0 }
+        Patience::until(end - Duration::from_millis(fastrand::u32(..=spread).into()), end)
     }
 }
 
 impl Patience {
+    fn until(deadline: Instant, end: Instant) -> Self {
+        Self {
+            deadline,
+            end,
+            soft: None,
+            rounds: 0,
+            #[cfg(feature = "typed")]
+            is_renewed: false,
+        }
+    }
+
     /// No patience: nothing is waited for.
     #[cfg(feature = "typed")]
     pub(crate) fn none() -> Self {
         let now = Instant::now();
-        Self { deadline: now, end: now, soft: None, rounds: 0 }
+        Self::until(now, now)
+    }
+
+    /// Begins the wait for another request's load anew, once: the load that it waited for has come to nothing, and the next one
+    /// may just have begun. A soft timeout stays as it is.
+    #[cfg(feature = "typed")]
+    pub(crate) fn renew_once(&mut self, cache: &Cache) {
+        if !self.is_renewed {
+            *self = Self { soft: self.soft, rounds: self.rounds, is_renewed: true, ..cache.patience() };
+        }
     }
 
     /// Adds a soft timeout, from now on, after which a stale entry is used, if there is one.
@@ -94,7 +116,7 @@ mod tests {
     use super::*;
 
     fn until(deadline: Instant) -> Patience {
-        Patience { deadline, end: deadline, soft: None, rounds: 0 }
+        Patience::until(deadline, deadline)
     }
 
     #[tokio::test(start_paused = true)]
@@ -126,6 +148,20 @@ mod tests {
         for (soft, expected) in [(None, lock), (Some(lock / 2), lock / 2), (Some(2 * lock), lock)] {
             let ends = patience.clone().with_soft_timeout(soft).end_with_stale();
             assert_eq!(ends - Instant::now(), expected, "{soft:?}");
+        }
+    }
+
+    #[cfg(all(feature = "memory", feature = "typed"))]
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_that_begins_anew_does_so_once_and_keeps_its_soft_timeout() {
+        let cache = Cache::new(crate::store::MemoryStore::new(1 << 20));
+        let mut patience = cache.patience().with_soft_timeout(Some(Duration::from_secs(1)));
+        let (end, soft) = (patience.end(), patience.soft_deadline());
+        for _ in 0..2 {
+            sleep(cache.lock_timeout() / 2).await;
+            patience.renew_once(&cache);
+            assert_eq!(patience.end(), end + cache.lock_timeout() / 2);
+            assert_eq!(patience.soft_deadline(), soft);
         }
     }
 

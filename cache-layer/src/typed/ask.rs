@@ -49,6 +49,8 @@ pub(super) enum Refresh {
     First,
     /// It has waited for a load: one that it finds under way now has begun since, and is as good as its own.
     Waited,
+    /// The same, but a load from before the call may still hold the lease: the call ends that, unless another refresh does.
+    Overtakes,
 }
 
 /// The key that a call asks for, and the terms.
@@ -145,7 +147,7 @@ impl<V> Ask<V> {
             back_off: self.back_off,
             heed: !self.is_refresh() && (self.stand_in.has_fallback() || self.stale_if_error(miss).is_some()),
             anew: false,
-            overtakes: self.is_refresh(),
+            overtakes: matches!(self.refresh, Refresh::First | Refresh::Overtakes),
         }
     }
 
@@ -165,20 +167,32 @@ impl<V> Ask<V> {
     /// Joins the flight of the key. A refresh that waits for no other call overtakes the load under way.
     pub(super) fn join(&mut self) -> Role {
         loop {
-            match self.cache.flights().join(&self.key) {
-                Role::Follower(follower) if self.is_refresh() && self.lock == Lock::Off => {
-                    self.overtake(&follower.flight());
-                }
+            let flights = self.cache.flights();
+            let role = match self.refresh {
+                Refresh::Overtakes => flights.join_overtaking(&self.key),
+                Refresh::No | Refresh::First | Refresh::Waited => flights.join(&self.key),
+            };
+            match role {
+                Role::Follower(follower) if self.lock == Lock::Off && self.overtake(&follower.flight()) => {}
                 role => return role,
             }
         }
     }
 
-    /// Overtakes the load of a flight that may have begun before this refresh: the refresh will lead another one, and end the lease
-    /// of the former.
-    fn overtake(&mut self, flight: &FollowedFlight) {
-        self.cache.flights().leave(&self.key, flight);
-        self.refresh = Refresh::Waited;
+    /// Overtakes the load of a flight, if that may be from before this refresh: the refresh will lead another one, and end the
+    /// lease of the former. Says whether it does.
+    fn overtake(&mut self, flight: &FollowedFlight) -> bool {
+        let may_be_former = match self.refresh {
+            Refresh::No | Refresh::Waited => false,
+            Refresh::First => true,
+            // Another call was faster to lead. If it is no refresh that overtakes, it may wait for the former lease.
+            Refresh::Overtakes => !flight.overtakes(),
+        };
+        if may_be_former {
+            self.cache.flights().leave(&self.key, flight);
+            self.refresh = Refresh::Overtakes;
+        }
+        may_be_former
     }
 
     /// Whether the call is part of a load of the same value, and so must not wait for that.
@@ -476,10 +490,7 @@ impl<V> Ask<V> {
                     Some((hit, _)) if self.is_usable(&hit.entry) => Next::Return(Ok(self.stands_in(hit))),
                     // It has become too old during the wait, which goes on without it.
                     Some(_) if !patience.is_over() => Next::LookAgain,
-                    _ if self.is_refresh() => {
-                        self.overtake(&flight);
-                        Next::LookAgain
-                    }
+                    _ if self.overtake(&flight) => Next::LookAgain,
                     _ => Next::LoadUncached,
                 };
             }
@@ -498,15 +509,21 @@ impl<V> Ask<V> {
     where
         V: DeserializeOwned + 'static,
     {
-        let has_begun_since = self.refresh == Refresh::Waited;
+        let has_begun_since = matches!(self.refresh, Refresh::Waited | Refresh::Overtakes);
         match (self.refresh, &outcome) {
-            (Refresh::First, _) => {
-                self.refresh = Refresh::Waited;
+            (Refresh::First, outcome) => {
+                self.refresh = match outcome {
+                    // Without a lease: a load of another process may have held it since before the call.
+                    FlightOutcome::Unstored(_) => Refresh::Overtakes,
+                    _ => Refresh::Waited,
+                };
                 let goes_on = patience.again(LONGEST_PAUSE, Duration::ZERO).await;
                 return if goes_on { Next::LookAgain } else { Next::LoadUncached };
             }
             // What is stored now is new.
-            (Refresh::Waited, FlightOutcome::Stored) => self.refresh = Refresh::No,
+            (Refresh::Waited | Refresh::Overtakes, FlightOutcome::Stored) => self.refresh = Refresh::No,
+            // Otherwise all that waited would soon go to the application, while the load that has overtaken theirs is under way.
+            (Refresh::No, FlightOutcome::Void) => patience.renew_once(&self.cache),
             _ => {}
         }
         match outcome {
@@ -663,6 +680,24 @@ impl<V> Clone for Ask<V> {
 mod tests {
     use super::*;
     use crate::store::MemoryStore;
+
+    #[test]
+    fn a_refresh_that_was_not_the_first_to_lead_insists_unless_another_one_overtakes() {
+        let key = Key::new(["k"]);
+        let cache = Cache::new(MemoryStore::new(1 << 20));
+        let refresh = || {
+            let mut ask = Ask::<u32>::new(cache.clone(), key.clone());
+            (ask.lock, ask.refresh) = (Lock::Off, Refresh::Overtakes);
+            ask
+        };
+        let ordinary = cache.flights().join(&key);
+        let overtaking = refresh().join();
+        assert!(matches!((&ordinary, &overtaking), (Role::Leader(_), Role::Leader(_))));
+        assert!(matches!(refresh().join(), Role::Follower(_)));
+        let mut later = refresh();
+        later.refresh = Refresh::First;
+        assert!(matches!(later.join(), Role::Leader(_)), "the load may have begun before it");
+    }
 
     #[tokio::test]
     async fn a_fallback_stays_with_its_call_until_the_call_uses_it() {
