@@ -1082,7 +1082,7 @@ async fn a_load_is_overtaken_by_one_of_the_refreshes_that_waited_for_it() {
     }
     settled(&cache).await;
     assert_eq!((cache.counts().stored, cache.counts().fenced, source.calls()), (1, 1, REFRESHES));
-    assert_eq!(cache.get::<usize>("k").await, Some(2), "that of the first refresh that waited no longer");
+    assert!(cache.get::<usize>("k").await.is_some_and(|call| call > 1), "that of a refresh");
 }
 
 /// With the lock timeout as the unit: the calls follow a load from 0 to 0.7, which a refresh overtakes with one from 0.4 to 1.1.

@@ -84,7 +84,7 @@ pub struct CacheBuilder {
 impl CacheBuilder {
     /// How long a request waits for another request's load of the same key before it goes to the application alone; 5 s unless
     /// set. For each request the time is up to a quarter shorter, at random, so that requests that wait together don't go there
-    /// together. Once in a call for a value, the time begins anew: if the load that the call waits for, in its own process, was
+    /// together. Once in a call for one value, the time begins anew: if the load that the call waits for, in its own process, was
     /// overtaken by an invalidation or a refresh, or was lost. The lease of a process that died holds other processes back for a
     /// third of this time.
     ///

@@ -65,6 +65,12 @@ impl Patience {
         }
     }
 
+    /// The same for all keys of one call, whose waits end at one time: it is not renewed.
+    #[cfg(feature = "typed")]
+    pub(crate) fn of_many(self) -> Self {
+        Self { is_renewed: true, ..self }
+    }
+
     /// Adds a soft timeout, from now on, after which a stale entry is used, if there is one.
     pub(crate) fn with_soft_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.soft = timeout.map(deadline);

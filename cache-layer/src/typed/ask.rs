@@ -513,9 +513,10 @@ impl<V> Ask<V> {
         match (self.refresh, &outcome) {
             (Refresh::First, outcome) => {
                 self.refresh = match outcome {
-                    // Without a lease: a load of another process may have held it since before the call.
-                    FlightOutcome::Unstored(_) => Refresh::Overtakes,
-                    _ => Refresh::Waited,
+                    // It had the lease to its end.
+                    FlightOutcome::Stored | FlightOutcome::Found => Refresh::Waited,
+                    // Perhaps without a lease: a load of another process may have held it since before the call.
+                    _ => Refresh::Overtakes,
                 };
                 let goes_on = patience.again(LONGEST_PAUSE, Duration::ZERO).await;
                 return if goes_on { Next::LookAgain } else { Next::LoadUncached };

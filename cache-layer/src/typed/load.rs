@@ -193,7 +193,7 @@ impl<V, E> GetOrLoad<V, E> {
     ///
     /// A load that began before the call may return what is to be replaced. The call waits for it where any other call would, by
     /// [`lock`](Self::lock), and for as long. Then it overtakes that load, whose value still goes to the call that leads it, but is
-    /// not stored any more; the calls that waited for it wait for the newer load. Of the refreshes in a process that waited for the
+    /// not stored any more; the calls that wait for it until its end wait for the newer load. Of the refreshes in a process that waited for the
     /// same load, one overtakes it and is stored; the others load for themselves. If refreshes keep coming while loads take longer
     /// than the [lock timeout](crate::CacheBuilder::lock_timeout), or without a lock, only the last one is stored.
     ///

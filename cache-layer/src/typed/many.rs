@@ -292,7 +292,7 @@ where
         let (mut known, mut asked) = (HashMap::with_capacity(ids.len()), Vec::with_capacity(ids.len()));
         let mut places = Vec::with_capacity(ids.len());
         // One for all keys, so that those whose wait is in vain are loaded together.
-        let patience = ask.patience();
+        let patience = ask.patience().of_many();
         for id in ids {
             let next = asked.len();
             let place = *known.entry(id.clone()).or_insert(next);

@@ -387,7 +387,7 @@ impl RedisStore {
         let Ok(session) = connection.session() else { return };
         self.0.context.leases.end(lease);
         let mut call = scripts::FAIL.key(self.0.context.names.lease(&lease.key));
-        call.arg(lease.value()).arg(millis(pause).max(1)).arg(lease.failures.saturating_add(1));
+        call.arg(lease.value()).arg(millis(pause)).arg(lease.failures.saturating_add(1));
         call.arg(status.unwrap_or(0)).arg(millis(pause.saturating_add(remembered)).max(1));
         self.0.runtime.spawn(end(Operation::Fail, connection.into_owned(), session, call).in_current_span());
     }

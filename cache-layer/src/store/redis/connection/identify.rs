@@ -20,7 +20,10 @@ use crate::{
     store::{
         Scope,
         redis::{
-            tracking::{dataset_guard::DatasetGuard, outbox::Outbox},
+            tracking::{
+                dataset_guard::{DatasetGuard, Repeated},
+                outbox::Outbox,
+            },
             wire::{
                 errors::{is_not_allowed, is_out_of_memory},
                 names::{EVERYTHING, Names, TOKEN_LIFE, nonce},
@@ -164,13 +167,17 @@ impl Identify<'_> {
     }
 
     /// Leaves what this server must hear again in the outbox. `has_entries`: it has some that may be older than a pattern.
-    fn repeat(&self, has_entries: bool, replay: impl FnOnce(&mut dyn FnMut(Scope<'_>))) {
+    fn repeat(&self, has_entries: bool, replay: impl FnOnce(&mut dyn FnMut(Repeated<'_>))) {
         let mut holds_up_tags = false;
-        replay(&mut |scope| {
+        replay(&mut |repeated| {
+            let (scope, is_merged) = match repeated {
+                Repeated::One(scope) => (scope, false),
+                Repeated::Merged => (Scope::Everything, true),
+            };
             let is_covered = self.shard.covers(scope);
-            // A ban, wherever it is listed, is obeyed for the entries of this server; so is a new token of everything, which may
-            // stand for more invalidations than are remembered.
-            let is_for_all = matches!(scope, Scope::Pattern(_) | Scope::Everything);
+            // A ban, wherever it is listed, is obeyed for the entries of this server; so is a new token of everything, which stands
+            // for invalidations of its keys.
+            let is_for_all = is_merged || matches!(scope, Scope::Pattern(_));
             let is_for_tags = !is_covered && has_entries && is_for_all;
             if is_covered || is_for_tags {
                 self.outbox.add(scope);

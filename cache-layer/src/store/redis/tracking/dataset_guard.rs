@@ -42,6 +42,16 @@ struct Recent {
     /// The identities of the servers that this process has connected to.
     met: HashSet<Arc<str>>,
     invalidations: VecDeque<(Instant, OwnedScope)>,
+    /// When there were too many of them, so that one of everything stands for those until then.
+    merged: Option<Instant>,
+}
+
+/// An invalidation that is to be repeated.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Repeated<'a> {
+    One(Scope<'a>),
+    /// One of everything, which stands for many.
+    Merged,
 }
 
 impl DatasetGuard {
@@ -71,7 +81,7 @@ impl DatasetGuard {
     }
 
     /// As [`replay`](Self::replay), unless this process has met that server before.
-    pub(crate) fn replay_unless_met(&self, server: &Arc<str>, again: impl FnMut(Scope<'_>)) {
+    pub(crate) fn replay_unless_met(&self, server: &Arc<str>, again: impl FnMut(Repeated<'_>)) {
         let Restored::Replay(last) = self.policy else { return };
         let mut recent = self.recent.lock();
         // Another connection to that server waits here until all is kept that it has to deliver.
@@ -81,7 +91,7 @@ impl DatasetGuard {
     }
 
     /// Goes through the invalidations that must be repeated in a data set that may be older.
-    pub(crate) fn replay(&self, again: impl FnMut(Scope<'_>)) {
+    pub(crate) fn replay(&self, again: impl FnMut(Repeated<'_>)) {
         let Restored::Replay(last) = self.policy else { return };
         self.recent.lock().replay(last, again);
     }
@@ -95,16 +105,19 @@ impl Recent {
             self.invalidations.drain(..).rev().filter(|(_, scope)| known.insert(scope.clone())).collect();
         if kept.len() >= MOST {
             kept.clear();
-            kept.push_back((Instant::now(), OwnedScope::Everything));
+            self.merged = Some(Instant::now());
         }
         kept.make_contiguous().reverse();
         self.invalidations = kept;
     }
 
     /// Goes through what is no older than `last`.
-    fn replay(&self, last: Duration, mut again: impl FnMut(Scope<'_>)) {
+    fn replay(&self, last: Duration, mut again: impl FnMut(Repeated<'_>)) {
+        if self.merged.is_some_and(|when| when.elapsed() <= last) {
+            again(Repeated::Merged);
+        }
         let young = self.invalidations.iter().filter(|(when, _)| when.elapsed() <= last);
-        young.for_each(|(_, scope)| again(scope.borrow()));
+        young.for_each(|(_, scope)| again(Repeated::One(scope.borrow())));
     }
 }
 
@@ -158,7 +171,7 @@ mod tests {
             guard.remember(Scope::Key(&Key::new([i.to_string()])));
         }
         let replayed = replayed(&guard);
-        assert!(replayed.len() < MOST && replayed[0].contains("Everything"));
+        assert!(replayed.len() < MOST && replayed[0].contains("Merged"));
     }
 
     #[test]
@@ -170,7 +183,7 @@ mod tests {
             guard.remember(Scope::Tags(&crate::tag::Tags::new(["t"])));
         }
         let mut replayed = replayed(&guard);
-        assert!(replayed.len() < 2 * MOST && replayed.iter().all(|scope| !scope.contains("Everything")));
+        assert!(replayed.len() < 2 * MOST && replayed.iter().all(|scope| !scope.contains("Merged")));
         replayed.sort();
         replayed.dedup();
         assert_eq!(replayed.len(), keys.len() + 1);
