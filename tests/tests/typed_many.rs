@@ -225,7 +225,7 @@ async fn what_has_come_meanwhile_is_not_loaded_again(backend: &Backend) {
             noted.fetch_add(1, Ordering::SeqCst);
         }
     };
-    let cache = backend.cache().await.lock_timeout(Duration::from_secs(3)).observer(observer).build();
+    let cache = backend.cache().await.lock_timeout(6 * SECOND).observer(observer).build();
     let first = tokio::spawn(ask(&cache, &asked, &gates[0], [1]).into_future());
     wait_until("it is loaded", async || asked.count() == 1).await;
     let second = tokio::spawn(ask(&cache, &asked, &gates[1], [1, 2]).into_future());
