@@ -61,7 +61,7 @@ async fn handshake(listener: &TcpListener, collector: &TlsAcceptor, tls: Option<
 #[tokio::main]
 async fn main() {
     let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    std::fs::write(std::env::var("SSL_CERT_FILE").unwrap(), certificate.cert.pem()).unwrap();
+    std::fs::write("roots.pem", certificate.cert.pem()).unwrap();
     let key = PrivatePkcs8KeyDer::from(certificate.signing_key.serialize_der()).into();
     let provider = tokio_rustls::rustls::crypto::ring::default_provider();
     let mut config = ServerConfig::builder_with_provider(Arc::new(provider)).with_safe_default_protocol_versions().unwrap()
@@ -81,4 +81,6 @@ async fn main() {
     exit(if plain.is_err() && enabled.is_ok() { 0 } else { 1 })
 }
 RUST
-SSL_CERT_FILE=$folder/roots.pem CARGO_TARGET_DIR=$folder/target cargo run --quiet
+CARGO_TARGET_DIR=$folder/target cargo build --quiet
+# The program writes that file in the folder before the exporter reads it.
+SSL_CERT_FILE=$folder/roots.pem target/debug/tried
