@@ -1,11 +1,19 @@
 //! The server's bad days: restored, full, short of memory.
 
-use std::{collections::HashSet, time::Instant};
+use std::{
+    collections::HashSet,
+    future::ready,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Instant,
+};
 
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Full};
 use tests::{RedisServer, wait_until};
+use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use crate::store::redis::{fleet_tests::*, wire::names::nonce, *};
-use crate::{clock::Uptime, hex::of_u64, store::TieredStore, tag::Tags};
+use crate::{Cache, CacheLayer, Profile, clock::Uptime, hex::of_u64, store::TieredStore, tag::Tags};
 
 /// Retries a fill until the servers can be used, during any change of the topology.
 #[cfg(any(feature = "cluster", feature = "sentinel"))]
@@ -513,4 +521,33 @@ async fn a_restored_dump_hears_again_what_was_delivered_lately_however_long_it_w
         }
         assert_eq!(read(&store, &key("untouched")).await.as_deref(), Some("old"));
     }
+}
+
+/// It has taken the place of an invalidation.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_dump_hears_again_of_a_post_whose_answer_was_kept() {
+    let mut server = RedisServer::start();
+    let store = connect_with(builder(server.url()).on_restored(Restored::Replay(Duration::from_secs(60)))).await;
+    let calls = AtomicU64::new(0);
+    let application = Arc::new(move || {
+        let response = Response::builder().header("cache-control", "max-age=60").header("content-location", "/");
+        response.header("x-call", calls.fetch_add(1, Ordering::SeqCst) + 1).body(Full::<Bytes>::default())
+    });
+    let application = service_fn(move |_: Request<Full<Bytes>>| ready(application()));
+    let cache = Cache::new(store.clone());
+    let service = CacheLayer::new(cache.clone()).profile(Profile::Strict).layer(application);
+    let call = async |method: &str| {
+        let request = Request::builder().method(method).uri("http://shop.example/").body(Full::<Bytes>::default());
+        let response = service.clone().oneshot(request.unwrap()).await.unwrap();
+        let call = response.headers()["x-call"].to_str().unwrap().to_owned();
+        response.into_body().collect().await.unwrap();
+        assert!(cache.drain(PATIENCE).await);
+        call
+    };
+    assert_eq!(call("GET").await, "1");
+    let () = server.command(&["SAVE"]);
+    assert_eq!(call("POST").await, "2");
+    assert_eq!(call("GET").await, "2");
+    restart(&mut server, &[&store]).await;
+    assert_ne!(call("GET").await, "1");
 }
