@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tests::RedisServer;
+use tests::{RedisServer, RedisUsage};
 
 use super::{
     fleet_tests::{connect, fill, key, read},
@@ -94,9 +94,7 @@ async fn with_a_list(server: &RedisServer) -> RedisStore {
 
 /// The number of `SCAN`s so far.
 fn scans(server: &RedisServer) -> u64 {
-    let stats: String = server.command(&["INFO", "commandstats"]);
-    let calls = stats.split_once("cmdstat_scan:calls=").and_then(|(_, rest)| rest.split(',').next());
-    calls.map_or(0, |calls| calls.parse().unwrap())
+    RedisUsage::of(server).calls("scan")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

