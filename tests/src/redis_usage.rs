@@ -31,10 +31,10 @@ impl RedisUsage {
     /// Of `server`, until now.
     #[must_use]
     pub fn of(server: &RedisServer) -> Self {
-        let [commands, stats, cpu]: [String; 3] =
-            ["commandstats", "stats", "cpu"].map(|section| server.command(&["INFO", section]));
+        // At once, since these messages are counted as well.
+        let info: String = server.command(&["INFO", "commandstats", "stats", "cpu"]);
         let mut usage = Self::default();
-        for line in commands.lines() {
+        for line in info.lines() {
             // cmdstat_get:calls=2,usec=7,usec_per_call=3.50,…
             let Some((command, numbers)) = line.strip_prefix("cmdstat_").and_then(|line| line.split_once(':')) else {
                 continue;
@@ -48,11 +48,11 @@ impl RedisUsage {
             }
         }
         let stat = |name: &str| {
-            let number = stats.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            let number = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
             number.and_then(|number| number.parse::<u64>().ok()).expect("a number")
         };
         let seconds = |name: &str| {
-            let number = cpu.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            let number = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
             number.and_then(|number| number.parse::<f64>().ok()).expect("a number")
         };
         usage.busy = ((seconds("used_cpu_user") + seconds("used_cpu_sys")) * 1e6) as u64;

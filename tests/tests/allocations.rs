@@ -80,7 +80,7 @@ fn a_hit_in_redis_allocates_less_than_a_miss() {
     let runtime = runtime();
     let server = RedisServer::start();
     let store = runtime.block_on(async {
-        let store = RedisStore::builder(server.url()).build().unwrap();
+        let store = RedisStore::builder(server.url()).operation_timeout(Duration::from_secs(10)).build().unwrap();
         assert!(store.wait_connected(Duration::from_secs(10)).await, "{server} is not reachable");
         store
     });

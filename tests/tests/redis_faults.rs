@@ -137,8 +137,8 @@ mod the_service {
 mod added_latency {
     use super::*;
 
-    const LONG_DEADLINE: Duration = Duration::from_millis(400);
-    const HICCUP: Duration = Duration::from_millis(200);
+    const LONG_DEADLINE: Duration = Duration::from_secs(1);
+    const HICCUP: Duration = Duration::from_millis(700);
 
     #[tokio::test(flavor = "multi_thread")]
     async fn of_a_frozen_redis_is_one_deadline_at_most_and_almost_nothing_once_it_is_known() {

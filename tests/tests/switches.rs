@@ -10,6 +10,8 @@ use cache_layer::{
 use tests::{App, Backend, Fault, FaultProxy, Origin, RedisServer, over_each_store, wait_until};
 
 const MINUTE: Duration = Duration::from_secs(60);
+/// For each round trip, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(10);
 const FRESH: &[(&str, &str)] = &[("cache-control", "max-age=60")];
 
 async fn app(backend: &Backend, origin: &Origin) -> App {
@@ -149,7 +151,7 @@ async fn without_switches_there_is_nothing_to_turn() {
 
 /// A process, and its store.
 async fn node(server: &RedisServer) -> (Cache, TieredStore, RedisStore) {
-    let redis = RedisStore::builder(server.url()).build().unwrap();
+    let redis = RedisStore::builder(server.url()).operation_timeout(PATIENCE).build().unwrap();
     assert!(redis.wait_connected(MINUTE).await);
     let store = TieredStore::new(1 << 20, redis.clone());
     (Cache::builder(store.clone()).switches(true).build(), store, redis)
@@ -231,7 +233,7 @@ async fn a_process_that_was_away_does_not_keep_a_time_that_was_cut_short() {
     let server = RedisServer::start();
     let mut proxy = FaultProxy::start(server.addr()).await;
     let here = node(&server).await.0;
-    let redis = RedisStore::builder(format!("redis://{}", proxy.addr())).build().unwrap();
+    let redis = RedisStore::builder(format!("redis://{}", proxy.addr())).operation_timeout(PATIENCE).build().unwrap();
     assert!(redis.wait_connected(MINUTE).await);
     let there = Cache::builder(redis).switches(true).build();
     here.switch(Switch::StopFills, MINUTE).await.unwrap();
@@ -268,7 +270,8 @@ async fn a_switch_turned_in_a_process_that_never_was_connected_stays_until_it_is
     let server = RedisServer::start();
     let mut proxy = FaultProxy::start(server.addr()).await;
     proxy.set(Fault::Cut).await;
-    let redis = RedisStore::builder(format!("redis://{}", proxy.addr())).prefix("test").build().unwrap();
+    let redis = RedisStore::builder(format!("redis://{}", proxy.addr())).prefix("test").operation_timeout(PATIENCE);
+    let redis = redis.build().unwrap();
     let here = Cache::builder(redis).switches(true).build();
     here.switch_here(Switch::BypassReads, MINUTE).unwrap();
     here.switch_here(Switch::WiderGrace, MINUTE).unwrap();
@@ -280,7 +283,7 @@ async fn a_switch_turned_in_a_process_that_never_was_connected_stays_until_it_is
     wait_until("the key is read", async || is_on(&here, Switch::StopFills)).await;
     assert!(is_on(&here, Switch::BypassReads) && is_on(&here, Switch::WiderGrace));
 
-    let redis = RedisStore::builder(server.url()).prefix("test").build().unwrap();
+    let redis = RedisStore::builder(server.url()).prefix("test").operation_timeout(PATIENCE).build().unwrap();
     assert!(redis.wait_connected(MINUTE).await);
     let there = Cache::builder(redis).switches(true).build();
     for switch in [Switch::BypassReads, Switch::WiderGrace] {

@@ -193,8 +193,9 @@ async fn one_of_the_fleet_loads_for_all(backend: &Backend) {
 
 async fn one_of_each_process_loads_if_the_lock_is_its_own(backend: &Backend) {
     // A caller that waited for a load that is not stored looks again, and may do so before the other process has stored its own.
+    // Without any lock there would be twenty loads.
     let (loads, _) = loads_of_a_cold_key(backend, Lock::Process).await;
-    assert!((2..=4).contains(&loads), "{loads}");
+    assert!((2..=10).contains(&loads), "{loads}");
 }
 
 async fn everybody_loads_without_a_lock(backend: &Backend) {
@@ -435,9 +436,9 @@ async fn a_load_decides_on_its_own_ttl_and_tags(backend: &Backend) {
         settled(&cache).await;
         value
     };
-    assert_eq!(ask(Loaded::new(1).ttl(SECOND)).await, 1);
+    assert_eq!(ask(Loaded::new(1).ttl(MINUTE / 2)).await, 1);
     assert_eq!(ask(Loaded::new(2)).await, 1);
-    clock.advance(SECOND);
+    clock.advance(MINUTE / 2);
     assert_eq!(ask(Loaded::new(3).tags(["load"])).await, 3);
     cache.invalidate_tag("load").await.unwrap();
     assert_eq!(ask(Loaded::new(4)).await, 4);
@@ -873,10 +874,14 @@ async fn a_response_inherits_from_hundreds_of_values(backend: &Backend) {
             let cache = cache.clone();
             async move {
                 let count: u64 = request.uri().query().unwrap().parse().unwrap();
-                for id in 0..count {
-                    let load = async move || Ok::<_, Infallible>(id);
-                    let load = cache.get_or_load(("item", id), load).tags([format!("item:{id}")]).ttl(MINUTE);
-                    assert_eq!(load.await, Ok(id));
+                let ids: Vec<u64> = (0..count).collect();
+                for ids in ids.chunks(64) {
+                    let loads = ids.iter().map(|&id| {
+                        let load = async move || Ok::<_, Infallible>(id);
+                        cache.get_or_load(("item", id), load).tags([format!("item:{id}")]).ttl(MINUTE).into_future()
+                    });
+                    let loaded = join_all(loads).await.into_iter().map(Result::unwrap);
+                    assert!(loaded.eq(ids.iter().copied()));
                 }
                 Ok(http::Response::new(full(count.to_string())))
             }
@@ -934,7 +939,7 @@ async fn people_can_read_a_value_in_redis() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_store_loads_go_ahead_and_what_was_set_is_void() {
     let mut server = RedisServer::start();
-    let store = RedisStore::builder(server.url()).build().unwrap();
+    let store = RedisStore::builder(server.url()).operation_timeout(Duration::from_secs(10)).build().unwrap();
     assert!(store.wait_connected(LIMIT).await);
     let cache = Cache::new(store.clone());
     cache.set("k", "old").await.unwrap();

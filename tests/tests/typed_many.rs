@@ -150,14 +150,14 @@ async fn a_key_without_a_value_is_known_to_have_none(backend: &Backend) {
     let cache = backend.cache().await.clock(clock.clone()).build();
     let asked = Asked::default();
     let ask = async || {
-        let values = ask(&cache, &asked, &open(), [1, 1_000]).negative_ttl(SECOND).await.unwrap();
+        let values = ask(&cache, &asked, &open(), [1, 1_000]).negative_ttl(MINUTE / 2).await.unwrap();
         settled(&cache).await;
         values
     };
     assert_eq!(ask().await, [text(1, 1), None]);
     assert_eq!(ask().await, [text(1, 1), None]);
     assert_eq!(asked.count(), 1);
-    clock.advance(SECOND);
+    clock.advance(MINUTE / 2);
     assert_eq!(ask().await, [text(1, 1), None]);
     assert_eq!(asked.calls(), [vec![1, 1_000], vec![1_000]]);
 }
@@ -225,7 +225,7 @@ async fn what_has_come_meanwhile_is_not_loaded_again(backend: &Backend) {
             noted.fetch_add(1, Ordering::SeqCst);
         }
     };
-    let cache = backend.cache().await.lock_timeout(6 * SECOND).observer(observer).build();
+    let cache = backend.cache().await.lock_timeout(12 * SECOND).observer(observer).build();
     let first = tokio::spawn(ask(&cache, &asked, &gates[0], [1]).into_future());
     wait_until("it is loaded", async || asked.count() == 1).await;
     let second = tokio::spawn(ask(&cache, &asked, &gates[1], [1, 2]).into_future());
@@ -476,7 +476,8 @@ async fn a_soft_timeout_waits_only_for_what_has_nothing_stale(backend: &Backend)
 }
 
 async fn a_hard_timeout_is_of_what_is_not_there(backend: &Backend) {
-    let (cache, asked, gate) = (backend.cache().await.build(), Asked::default(), Gate::closed());
+    let cache = backend.cache().await.lock_timeout(LIMIT).build();
+    let (asked, gate) = (Asked::default(), Gate::closed());
     ask(&cache, &asked, &open(), [1]).await.unwrap();
     settled(&cache).await;
     let each = ask(&cache, &asked, &gate, [1, 2]).hard_timeout(Duration::from_secs(3), Broken).each().await;
@@ -559,16 +560,16 @@ async fn a_refresh_overtakes_a_load_that_it_no_longer_waits_for(backend: &Backen
 
 async fn a_slow_load_that_was_left_is_not_abandoned(backend: &Backend) {
     let clock = Clock::manual();
-    // A load that nobody waits for ends within a third of a second.
+    // A load that nobody waits for ends within a second.
     let cache = backend.cache().await.clock(clock.clone()).abandoned_load(Duration::ZERO);
-    let cache = cache.lock_timeout(3 * SECOND).build();
+    let cache = cache.lock_timeout(LIMIT).build();
     let (asked, gate) = (Asked::default(), Gate::closed());
     ask(&cache, &asked, &open(), 0..3).stale_if_error(MINUTE).await.unwrap();
     settled(&cache).await;
     clock.advance(MINUTE + SECOND);
     let soon = ask(&cache, &asked, &gate, 0..3).stale_if_error(MINUTE).soft_timeout(Duration::from_millis(10));
     assert_eq!(soon.await.unwrap(), [0, 1, 2].map(|id| text(id, 1)));
-    tokio::time::sleep(SECOND).await;
+    tokio::time::sleep(5 * SECOND / 2).await;
     assert_eq!(cache.loads_in_flight(), 3);
     gate.open();
     settled(&cache).await;
