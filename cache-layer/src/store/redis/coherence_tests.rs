@@ -18,7 +18,10 @@ use std::{
 use tests::{Fault, FaultProxy, RedisServer, wait_until};
 use tokio::task::JoinSet;
 
-use super::schedule_tests::{By, Place, begin, connect, end, get, invalidate, version};
+use super::{
+    RedisStore,
+    schedule_tests::{By, Place, begin, connect, end, get, invalidate, version},
+};
 use crate::{
     key::Key,
     store::{StoreBackend, TieredStore},
@@ -144,7 +147,11 @@ async fn a_first_tier_behind_a_black_hole_is_void_within_its_heartbeat() {
     let server = RedisServer::start();
     let mut proxy = FaultProxy::start(server.addr()).await;
     let writer = connect(server.url()).await;
-    let reader = TieredStore::new(1 << 20, connect(format!("redis://{}", proxy.addr())).await);
+    // A heartbeat is awaited for as long as an operation may take, and for a second at least.
+    let redis = RedisStore::builder(format!("redis://{}", proxy.addr())).prefix("test");
+    let redis = redis.operation_timeout(Duration::from_secs(1)).build().unwrap();
+    assert!(redis.wait_connected(Duration::from_secs(10)).await, "the server does not answer");
+    let reader = TieredStore::new(1 << 20, redis);
     let mut delays = Vec::new();
     for number in 0..3 {
         let place = Place::new(number);
