@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 
 use super::{
     RedisStore,
-    schedule_tests::{By, Place, begin, connect, end, get, invalidate, version},
+    schedule_tests::{By, Place, REFUSED, begin, connect, end, get, invalidate, version},
 };
 use crate::{
     key::Key,
@@ -43,6 +43,7 @@ struct Counters {
     over_the_connection: AtomicU64,
     after_a_reply: AtomicU64,
     in_the_first_tier: AtomicU64,
+    refused: AtomicU64,
     hits: AtomicU64,
     writes: AtomicU64,
     stale: AtomicU64,
@@ -108,21 +109,28 @@ async fn no_read_of_many_under_a_writer_is_stale() {
     assert!(counters.hits.load(Ordering::Relaxed) > reads / 10);
 }
 
+/// The reads must not be over before a connection is back that was lost because the machine paused.
+async fn refused(counters: &Counters) {
+    count(&counters.refused);
+    tokio::time::sleep(REFUSED).await;
+}
+
 async fn read(store: &TieredStore, Watched { place, returned }: &Watched, counters: &Counters) {
     let floor = place.floor.load(Ordering::SeqCst);
     let in_the_first_tier = || store.peek(&place.key).map(|entry| version(&entry));
     match fastrand::u8(..4) {
         0 | 1 => {
             count(&counters.over_the_connection);
-            if let Ok(Some(version)) = get(store, &place.key).await {
+            let Ok(found) = get(store, &place.key).await else { return refused(counters).await };
+            if let Some(version) = found {
                 count(&counters.hits);
                 counters.stale.fetch_add(u64::from(version < floor), Ordering::Relaxed);
             }
         }
         2 => {
             count(&counters.after_a_reply);
-            let reply = get(store, &Key::new(["nobody's"])).await;
-            if let (Ok(_), Some(version)) = (reply, in_the_first_tier()) {
+            let Ok(_) = get(store, &Key::new(["nobody's"])).await else { return refused(counters).await };
+            if let Some(version) = in_the_first_tier() {
                 count(&counters.hits);
                 counters.stale.fetch_add(u64::from(version < floor), Ordering::Relaxed);
             }
