@@ -86,7 +86,9 @@ pub async fn heard(writer: &Cache, reader: &Cache) {
 }
 
 async fn connect(server: &RedisServer) -> RedisStore {
-    let store = RedisStore::builder(server.url()).operation_timeout(PATIENCE).build().expect("a valid URL");
+    let builder = RedisStore::builder(server.url()).operation_timeout(PATIENCE).connect_timeout(PATIENCE);
+    // It is read at once, even if the first attempt to connect failed.
+    let store = builder.settle_time(Duration::ZERO).build().expect("a valid URL");
     assert!(store.wait_connected(PATIENCE).await, "{server} took no connection:\n{}", server.log());
     store
 }
