@@ -14,6 +14,8 @@ use crate::{RedisServer, wait_until};
 
 /// A long timeout, so that no test fails because a busy machine was slow: other tests are about timeouts.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// A long one, for the same reason: a lease is lost that a busy machine fails to renew for a third of it.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 const BYTES: u64 = 16 * 1024 * 1024;
 
 /// A store, with the server that it needs. Caches on one backend share their entries; on Redis they share nothing else, like the
@@ -56,13 +58,14 @@ impl Backend {
         }
     }
 
-    /// One more cache over this store, connected.
+    /// One more cache over this store, connected, with a long [lock timeout](CacheBuilder::lock_timeout).
     pub async fn cache(&self) -> CacheBuilder {
-        match self {
+        let builder = match self {
             Self::Memory(store) => Cache::builder(store.clone()),
             Self::Redis(server) => Cache::builder(connect(server).await),
             Self::Tiered(server) => Cache::builder(TieredStore::new(BYTES, connect(server).await)),
-        }
+        };
+        builder.lock_timeout(LOCK_TIMEOUT)
     }
 }
 
@@ -83,7 +86,9 @@ pub async fn heard(writer: &Cache, reader: &Cache) {
 }
 
 async fn connect(server: &RedisServer) -> RedisStore {
-    let store = RedisStore::builder(server.url()).operation_timeout(PATIENCE).build().expect("a valid URL");
+    let builder = RedisStore::builder(server.url()).operation_timeout(PATIENCE).connect_timeout(PATIENCE);
+    // It is read at once, even if the first attempt to connect failed.
+    let store = builder.settle_time(Duration::ZERO).build().expect("a valid URL");
     assert!(store.wait_connected(PATIENCE).await, "{server} took no connection:\n{}", server.log());
     store
 }

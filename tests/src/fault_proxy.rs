@@ -16,7 +16,7 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-use crate::port;
+use crate::port::Port;
 
 /// How a [`FaultProxy`] treats its connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +57,7 @@ impl Fault {
 /// When the fault ends, a connection that lost bytes is closed: no real connection continues with bytes missing.
 #[derive(Debug)]
 pub struct FaultProxy {
-    addr: SocketAddr,
+    port: Port,
     target: SocketAddr,
     fault: watch::Sender<Fault>,
     /// Owns the listener and every connection; none of them while the proxy is cut.
@@ -67,8 +67,7 @@ pub struct FaultProxy {
 impl FaultProxy {
     /// Listens on a free port and passes everything to `target`, which need not be up.
     pub async fn start(target: SocketAddr) -> Self {
-        let addr = (Ipv4Addr::LOCALHOST, port::free()).into();
-        let mut proxy = Self { addr, target, fault: watch::Sender::new(Fault::Cut), acceptor: None };
+        let mut proxy = Self { port: Port::free(), target, fault: watch::Sender::new(Fault::Cut), acceptor: None };
         proxy.set(Fault::Pass).await;
         proxy
     }
@@ -76,7 +75,7 @@ impl FaultProxy {
     /// Where clients connect; the same for as long as the proxy lives.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
-        self.addr
+        (Ipv4Addr::LOCALHOST, self.port.number).into()
     }
 
     /// Changes the fault for new and for open connections.
@@ -89,7 +88,7 @@ impl FaultProxy {
                 let _ = acceptor.await;
             }
         } else if self.acceptor.is_none() {
-            let listener = TcpListener::bind(self.addr).await.expect("the proxy's port is free");
+            let listener = TcpListener::bind(self.addr()).await.expect("the proxy's port is free");
             self.acceptor = Some(tokio::spawn(accept(listener, self.target, self.fault.subscribe())));
         }
     }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{port, program, supervisor::Supervisor, wait};
+use crate::{port::Port, program, supervisor::Supervisor, wait};
 
 const START_LIMIT: Duration = Duration::from_secs(10);
 
@@ -18,7 +18,7 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 pub struct Neighbour {
     /// Ends it when dropped.
     _supervisor: Supervisor,
-    port: u16,
+    port: Port,
 }
 
 impl Neighbour {
@@ -63,15 +63,15 @@ impl Neighbour {
     /// Where it listens.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://127.0.0.1:{}", self.port.number)
     }
 
     fn start(name: &str, args: &[&str], config: impl Fn(&Path, u16) -> String + Copy) -> Self {
         let binary = program::find(name, name);
         loop {
             let folder = tempfile::Builder::new().prefix("tests-neighbour-").tempdir().expect("a temporary folder");
-            let (file, port) = (folder.path().join("config"), port::free());
-            fs::write(&file, config(folder.path(), port)).expect("its configuration is written");
+            let (file, port) = (folder.path().join("config"), Port::free());
+            fs::write(&file, config(folder.path(), port.number)).expect("its configuration is written");
             let mut command = Command::new(&binary);
             command.args(args).arg(file);
             let mut supervisor = Supervisor::new(folder, "KILL", &command);
@@ -79,7 +79,7 @@ impl Neighbour {
             // Another process may have taken the port in between.
             let taken =
                 || ["Address already in use", "cannot bind"].iter().any(|words| supervisor.log().contains(words));
-            let listens = || std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();
+            let listens = || std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port.number)).is_ok();
             let settled = wait::poll(START_LIMIT, || taken() || listens());
             assert!(settled, "{name} did not listen within {START_LIMIT:?}: {}", supervisor.log());
             if !taken() {

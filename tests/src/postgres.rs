@@ -10,7 +10,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::{port, program, supervisor::Supervisor, wait};
+use crate::{port::Port, program, supervisor::Supervisor, wait};
 
 const START_LIMIT: Duration = Duration::from_secs(30);
 
@@ -22,7 +22,7 @@ const SYSTEM_USER: &str = "postgres";
 #[derive(Debug)]
 pub struct PostgresServer {
     supervisor: Supervisor,
-    port: u16,
+    port: Port,
 }
 
 impl PostgresServer {
@@ -30,7 +30,7 @@ impl PostgresServer {
     #[must_use]
     pub fn start() -> Self {
         loop {
-            let mut server = Self::prepare(port::free());
+            let mut server = Self::prepare(Port::free());
             server.supervisor.start();
             if server.wait_until_ready() {
                 return server;
@@ -41,13 +41,13 @@ impl PostgresServer {
     /// A `postgres://` URL of an empty database.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
+        format!("postgres://postgres@127.0.0.1:{}/postgres", self.port.number)
     }
 
     /// The TCP port.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.port
+        self.port.number
     }
 
     /// The process id of the postmaster.
@@ -62,7 +62,7 @@ impl PostgresServer {
         self.supervisor.folder().to_owned()
     }
 
-    fn prepare(port: u16) -> Self {
+    fn prepare(port: Port) -> Self {
         let folder = tempfile::Builder::new().prefix("tests-postgres-").tempdir().expect("a temporary folder");
         let unprivileged = Unprivileged::of(&folder);
         let data = folder.path().join("data");
@@ -77,7 +77,7 @@ impl PostgresServer {
         assert!(initdb.status.success(), "initdb failed:\n{}", String::from_utf8_lossy(&initdb.stderr));
 
         let mut postgres = unprivileged.command(&program::find_postgres("postgres"));
-        postgres.arg("-D").arg(&data).args(["-p", &port.to_string()]);
+        postgres.arg("-D").arg(&data).args(["-p", &port.number.to_string()]);
         for setting in ["listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off"] {
             postgres.args(["-c", setting]);
         }

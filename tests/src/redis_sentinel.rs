@@ -4,7 +4,9 @@ use std::{fmt, fs, iter, path::PathBuf, process::Command, time::Duration};
 
 use redis::{Connection, FromRedisValue, RedisResult};
 
-use crate::{RedisServer, RedisServerBuilder, certificate::Certificate, port, program, supervisor::Supervisor, wait};
+use crate::{
+    RedisServer, RedisServerBuilder, certificate::Certificate, port::Port, program, supervisor::Supervisor, wait,
+};
 
 const START_LIMIT: Duration = Duration::from_secs(10);
 /// How long sentinels may take to find each other and the replica, or to promote it.
@@ -120,14 +122,16 @@ impl RedisSentinel {
     /// `redis+sentinel://`, with every sentinel and the name; without a password.
     #[must_use]
     pub fn url(&self) -> String {
-        let sentinels: Vec<_> = self.sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port)).collect();
+        let sentinels: Vec<_> =
+            self.sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port.number)).collect();
         format!("redis+sentinel://{}/{}", sentinels.join(","), Self::NAME)
     }
 
     /// The same by TLS; it must have been started [with it](RedisSentinelBuilder::tls).
     #[must_use]
     pub fn tls_url(&self) -> String {
-        let port = |sentinel: &Sentinel| sentinel.tls_port.expect("the sentinels were started with TLS");
+        let port =
+            |sentinel: &Sentinel| sentinel.tls_port.as_ref().expect("the sentinels were started with TLS").number;
         let sentinels: Vec<_> = self.sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", port(sentinel))).collect();
         format!("rediss+sentinel://{}/{}", sentinels.join(","), Self::NAME)
     }
@@ -192,15 +196,15 @@ impl RedisSentinel {
 #[derive(Debug)]
 struct Sentinel {
     supervisor: Supervisor,
-    port: u16,
-    tls_port: Option<u16>,
+    port: Port,
+    tls_port: Option<Port>,
     password: Option<String>,
 }
 
 impl Sentinel {
     fn start(settings: &RedisSentinelBuilder, primary: u16) -> Self {
         loop {
-            let mut sentinel = Self::prepare(settings, primary, port::free());
+            let mut sentinel = Self::prepare(settings, primary, Port::free());
             sentinel.supervisor.start();
             let mut port_taken = false;
             let ready = wait::poll(START_LIMIT, || {
@@ -214,14 +218,15 @@ impl Sentinel {
         }
     }
 
-    fn prepare(settings: &RedisSentinelBuilder, primary: u16, port: u16) -> Self {
+    fn prepare(settings: &RedisSentinelBuilder, primary: u16, port: Port) -> Self {
         let name = RedisSentinel::NAME;
         let folder = tempfile::Builder::new().prefix("tests-sentinel-").tempdir().expect("a temporary folder");
         let file = folder.path().join("sentinel.conf");
         let down_after = if settings.patient { DOWN_AFTER_LONG } else { DOWN_AFTER };
         let mut config = format!(
-            "bind 127.0.0.1\nport {port}\ndir \"{}\"\nsentinel monitor {name} 127.0.0.1 {primary} 2\n\
+            "bind 127.0.0.1\nport {}\ndir \"{}\"\nsentinel monitor {name} 127.0.0.1 {primary} 2\n\
              sentinel down-after-milliseconds {name} {down_after}\nsentinel failover-timeout {name} 3000\n",
+            port.number,
             folder.path().display()
         );
         if let Some(user) = &settings.user {
@@ -233,9 +238,9 @@ impl Sentinel {
         if let Some(password) = &settings.sentinel_password {
             config.push_str(&format!("requirepass {password}\nsentinel sentinel-pass {password}\n"));
         }
-        let tls_port = settings.certificate.as_ref().map(|_| port::free());
-        if let Some((certificate, port)) = settings.certificate.as_ref().zip(tls_port) {
-            config.push_str(&certificate.config(folder.path(), port));
+        let tls_port = settings.certificate.as_ref().map(|_| Port::free());
+        if let Some((certificate, port)) = settings.certificate.as_ref().zip(tls_port.as_ref()) {
+            config.push_str(&certificate.config(folder.path(), port.number));
             config.push_str("tls-replication yes\n");
         }
         fs::write(&file, config).expect("sentinel.conf is written");
@@ -252,7 +257,7 @@ impl Sentinel {
 
     fn ask<T: FromRedisValue>(&self, command: &[&str]) -> RedisResult<T> {
         let password = self.password.as_ref().map(|password| format!(":{password}@")).unwrap_or_default();
-        let client = redis::Client::open(format!("redis://{password}127.0.0.1:{}", self.port))?;
+        let client = redis::Client::open(format!("redis://{password}127.0.0.1:{}", self.port.number))?;
         let mut connection: Connection = client.get_connection_with_timeout(START_LIMIT)?;
         connection.set_read_timeout(Some(START_LIMIT))?;
         redis::cmd(command[0]).arg(&command[1..]).query(&mut connection)
@@ -266,6 +271,6 @@ fn port_among(server: &RedisServer) -> u16 {
 
 impl fmt::Display for Sentinel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the sentinel on port {}", self.port)
+        write!(f, "the sentinel on port {}", self.port.number)
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use redis::{Connection, FromRedisValue, RedisResult, ToRedisArgs};
 use rustix::process::Signal;
 
-use crate::{certificate::Certificate, port, program, supervisor::Supervisor, wait};
+use crate::{certificate::Certificate, port::Port, program, supervisor::Supervisor, wait};
 
 const START_LIMIT: Duration = Duration::from_secs(10);
 const COMMAND_LIMIT: Duration = Duration::from_secs(10);
@@ -28,10 +28,10 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct RedisServer {
     supervisor: Supervisor,
-    port: u16,
+    port: Port,
     credentials: Option<Credentials>,
-    tls_port: Option<u16>,
-    bus_port: Option<u16>,
+    tls_port: Option<Port>,
+    bus_port: Option<Port>,
 }
 
 #[derive(Debug, Clone)]
@@ -98,7 +98,7 @@ impl RedisServerBuilder {
     #[must_use]
     pub fn start(self) -> RedisServer {
         loop {
-            let mut server = self.prepare(port::free());
+            let mut server = self.prepare(Port::free());
             server.supervisor.start();
             if server.wait_until_ready() {
                 return server;
@@ -106,18 +106,20 @@ impl RedisServerBuilder {
         }
     }
 
-    fn prepare(&self, port: u16) -> RedisServer {
+    fn prepare(&self, port: Port) -> RedisServer {
         let binary = program::find("redis-server", "redis-server");
         let folder = tempfile::Builder::new().prefix("tests-redis-").tempdir().expect("a temporary folder");
         let path = folder.path().display();
         let config = folder.path().join("redis.conf");
-        let tls_port = self.certificate.as_ref().map(|_| port::free());
-        let tls = self.certificate.as_ref().zip(tls_port).map(|(by, port)| by.config(folder.path(), port));
+        let tls_port = self.certificate.as_ref().map(|_| Port::free());
+        let tls =
+            self.certificate.as_ref().zip(tls_port.as_ref()).map(|(by, port)| by.config(folder.path(), port.number));
         // The default, 10,000 above the port, may be where clients' ports are.
-        let bus_port = self.cluster.then(port::free);
-        let cluster = bus_port.map(|port| format!("cluster-enabled yes\ncluster-port {port}\n"));
+        let bus_port = self.cluster.then(Port::free);
+        let cluster = bus_port.as_ref().map(|port| format!("cluster-enabled yes\ncluster-port {}\n", port.number));
         let lines = format!(
-            "bind 127.0.0.1\nport {port}\nunixsocket \"{path}/redis.sock\"\ndir \"{path}\"\nsave \"\"\n{}{}{}",
+            "bind 127.0.0.1\nport {}\nunixsocket \"{path}/redis.sock\"\ndir \"{path}\"\nsave \"\"\n{}{}{}",
+            port.number,
             self.config,
             tls.unwrap_or_default(),
             cluster.unwrap_or_default(),
@@ -155,10 +157,10 @@ impl RedisServer {
     #[must_use]
     pub fn url(&self) -> String {
         match &self.credentials {
-            None => format!("redis://127.0.0.1:{}", self.port),
+            None => format!("redis://127.0.0.1:{}", self.port.number),
             Some(Credentials { user, password }) => {
                 let user = user.as_deref().unwrap_or_default();
-                format!("redis://{user}:{password}@127.0.0.1:{}", self.port)
+                format!("redis://{user}:{password}@127.0.0.1:{}", self.port.number)
             }
         }
     }
@@ -179,7 +181,7 @@ impl RedisServer {
     /// The same server by TLS; it must have been started [with it](RedisServerBuilder::tls).
     #[must_use]
     pub fn tls_url(&self) -> String {
-        format!("rediss://localhost:{}", self.tls_port.expect("the server was started with TLS"))
+        format!("rediss://localhost:{}", self.tls_port().expect("the server was started with TLS"))
     }
 
     /// The file of the certificate that has to be trusted for [`tls_url`](Self::tls_url).
@@ -191,23 +193,23 @@ impl RedisServer {
     /// The TCP port, the same over restarts.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.port
+        self.port.number
     }
 
     /// The port of [`tls_url`](Self::tls_url), where there is one.
     pub(crate) fn tls_port(&self) -> Option<u16> {
-        self.tls_port
+        self.tls_port.as_ref().map(|port| port.number)
     }
 
     /// The port on which the other nodes of a cluster reach it.
     pub(crate) fn bus_port(&self) -> u16 {
-        self.bus_port.expect("the server is a node of a cluster")
+        self.bus_port.as_ref().expect("the server is a node of a cluster").number
     }
 
     /// `127.0.0.1:PORT`, as a [`FaultProxy`](crate::FaultProxy) wants it.
     #[must_use]
     pub fn addr(&self) -> std::net::SocketAddr {
-        ([127, 0, 0, 1], self.port).into()
+        ([127, 0, 0, 1], self.port()).into()
     }
 
     /// The process id.
@@ -249,7 +251,7 @@ impl RedisServer {
             self.kill();
         }
         self.supervisor.start();
-        assert!(self.wait_until_ready(), "port {} was taken while redis-server was down", self.port);
+        assert!(self.wait_until_ready(), "port {} was taken while redis-server was down", self.port());
     }
 
     /// Deletes every key.
@@ -329,7 +331,7 @@ impl RedisServer {
 
 impl fmt::Display for RedisServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "redis-server on port {}", self.port)
+        write!(f, "redis-server on port {}", self.port())
     }
 }
 

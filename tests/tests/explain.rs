@@ -195,22 +195,33 @@ async fn switched(switch: Switch) -> Explanation {
     of_get(&CacheLayer::new(cache), &[]).await
 }
 
+/// A long timeout, so that a busy machine's pauses are no reasons.
+async fn connect(server: &RedisServer) -> RedisStore {
+    let store = RedisStore::builder(server.url()).operation_timeout(MINUTE / 6).build().unwrap();
+    assert!(store.wait_connected(MINUTE).await);
+    store
+}
+
 /// Redis has no room, and has said so.
 async fn full_store() -> Explanation {
     let server = RedisServer::builder().config("maxmemory-policy noeviction").start();
-    let store = RedisStore::builder(server.url()).build().unwrap();
-    assert!(store.wait_connected(MINUTE).await);
+    let store = connect(&server).await;
     server.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
     let app = App::new(Cache::new(store), &obedient(), |layer| layer).unexplained();
-    app.get("/b", &[("x-say-cache-control", "max-age=60")]).await;
-    of_get(&app.layer, &[]).await
+    let mut explained = None;
+    // What it has said counts for a second.
+    wait_until("it is known to be full", async || {
+        app.get("/b", &[("x-say-cache-control", "max-age=60")]).await;
+        explained.insert(of_get(&app.layer, &[]).await).reason == Some(R::StoreFull)
+    })
+    .await;
+    explained.expect("it was asked")
 }
 
 /// Of a key that was not loaded before, where that matters.
 async fn first_sight() -> Explanation {
     let server = RedisServer::start();
-    let store = RedisStore::builder(server.url()).build().unwrap();
-    assert!(store.wait_connected(MINUTE).await);
+    let store = connect(&server).await;
     of_get(&CacheLayer::new(Cache::builder(store).second_sight(MINUTE).build()), &[]).await
 }
 

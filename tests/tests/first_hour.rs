@@ -40,6 +40,8 @@ mod program {
         pub(crate) cache: bool,
         /// The URL of a Redis; memory without one.
         pub(crate) redis: Option<String>,
+        /// How long Redis may take for an answer.
+        pub(crate) redis_timeout: Duration,
         /// How many requests of a client are answered before it has to wait.
         pub(crate) burst: u32,
     }
@@ -79,7 +81,7 @@ mod program {
 
     pub(crate) async fn cache(config: &Config) -> Result<Cache, Box<dyn Error>> {
         let Some(url) = &config.redis else { return Ok(Cache::new(MemoryStore::new(64 * 1024 * 1024))) };
-        let redis = RedisStore::builder(url.as_str()).build()?;
+        let redis = RedisStore::builder(url.as_str()).operation_timeout(config.redis_timeout).build()?;
         redis.wait_connected(Duration::from_secs(10)).await;
         Ok(Cache::new(redis))
     }
@@ -160,7 +162,8 @@ struct Shop {
 
 impl Shop {
     async fn open(cache: bool, redis: Option<String>, burst: u32) -> Result<Self, Box<dyn Error>> {
-        let config = Config { cache, redis, burst };
+        // A long timeout, so that a busy machine's pauses are no misses.
+        let config = Config { cache, redis, redis_timeout: Duration::from_secs(10), burst };
         let (cache, db) = (program::cache(&config).await?, program::Db::default());
         Ok(Self { app: program::app(&config, &cache, db.clone())?, cache, db })
     }

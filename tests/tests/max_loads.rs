@@ -15,6 +15,11 @@ use tokio::task::JoinSet;
 
 type Fields = &'static [(&'static str, &'static str)];
 
+/// For tests that wait for it.
+const SHORT: Duration = Duration::from_millis(200);
+/// For tests that store something: a lease that is not renewed for a third of it is lost, and a busy machine pauses.
+const LONG: Duration = Duration::from_secs(30);
+
 const MAX_AGE: Fields = &[("cache-control", "max-age=60")];
 const MOST: usize = 7;
 
@@ -83,7 +88,7 @@ struct Full {
 }
 
 impl Full {
-    async fn of(backend: &Backend, fields: Fields) -> Self {
+    async fn of(backend: &Backend, fields: Fields, lock_timeout: Duration) -> Self {
         let (gate, clock) = (Gate::closed(), Clock::manual());
         let origin = Origin::new({
             let gate = gate.clone();
@@ -97,9 +102,12 @@ impl Full {
                 }
             }
         });
-        let cache = backend.cache().await.clock(clock.clone()).lock_timeout(Duration::from_millis(200)).build();
-        let app = App::new(cache, &origin, |layer: CacheLayer| layer.max_loads(1));
-        app.get("/stored", &[]).await;
+        let app = async |lock_timeout| {
+            let cache = backend.cache().await.clock(clock.clone()).lock_timeout(lock_timeout).build();
+            App::new(cache, &origin, |layer: CacheLayer| layer.max_loads(1))
+        };
+        app(LONG).await.get("/stored", &[]).await;
+        let app = app(lock_timeout).await;
         Self { app, origin, gate, clock }
     }
 
@@ -118,7 +126,7 @@ impl Full {
 }
 
 async fn beyond_what_it_bears_wait_so_long_and_are_turned_away(backend: &Backend) {
-    let full = Full::of(backend, MAX_AGE).await;
+    let full = Full::of(backend, MAX_AGE, SHORT).await;
     full.fill().await;
     for method in [Method::GET, Method::HEAD] {
         let answer = full.ask(method, "/other").await;
@@ -137,7 +145,7 @@ async fn beyond_what_it_bears_wait_so_long_and_are_turned_away(backend: &Backend
 }
 
 async fn beyond_what_it_bears_are_answered_with_what_stands_in_for_errors(backend: &Backend) {
-    let full = Full::of(backend, &[("cache-control", "max-age=60, stale-if-error=60")]).await;
+    let full = Full::of(backend, &[("cache-control", "max-age=60, stale-if-error=60")], SHORT).await;
     full.fill().await;
     full.clock.advance(Duration::from_secs(61));
     let stale = full.ask(Method::GET, "/stored").await;
@@ -147,7 +155,7 @@ async fn beyond_what_it_bears_are_answered_with_what_stands_in_for_errors(backen
 }
 
 async fn in_the_background_are_left_out(backend: &Backend) {
-    let full = Full::of(backend, &[("cache-control", "max-age=60, stale-while-revalidate=60")]).await;
+    let full = Full::of(backend, &[("cache-control", "max-age=60, stale-while-revalidate=60")], LONG).await;
     full.fill().await;
     full.clock.advance(Duration::from_secs(61));
     let stale = full.ask(Method::GET, "/stored").await;

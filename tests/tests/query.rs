@@ -330,6 +330,7 @@ async fn a_write_under_way_keeps_what_is_filled_meanwhile_from_lasting(backend: 
         reader.is_hit(uri, A).await;
         gate.open();
         post.await.unwrap().unwrap();
+        heard(&writer.cache, &reader.cache).await;
         reader.is_miss(uri, A).await;
         writer.is_hit(uri, A).await;
     }

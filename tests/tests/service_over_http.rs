@@ -340,6 +340,8 @@ mod health {
         let subscriber = tracing_subscriber::registry().with(spans.clone());
         let _guard = tracing::subscriber::set_default(subscriber);
         let service = backend.start().await;
+        // The only round trip that the cache makes of its own accord, a while after the start.
+        wait_until("the switches are read", async || spans.count() > 0).await;
         let before = spans.count();
         for path in ["/health", "/health/live", "/health/ready", "/metrics"] {
             assert_eq!(service.get(path).await.status, 200);

@@ -160,12 +160,14 @@ mod start {
             check.arg("--healthcheck").env_clear().envs(variables).env("APP_LISTEN", address);
             check.output().unwrap()
         };
-        assert_eq!(check().status.code(), Some(0), "{:?}", check());
+        // A check gives up after three seconds, and is made again by who asks.
+        let is_healthy = async || check().status.code() == Some(0);
+        wait_until("it is healthy", is_healthy).await;
         std::fs::write(&rules, "[[rule]]\npath = \"/a\"\nttl = \"soon\"\n").unwrap();
         std::fs::write(&token, "").unwrap();
-        assert_eq!(check().status.code(), Some(0), "{:?}", check());
+        wait_until("it is healthy though both files are wrong", is_healthy).await;
         std::fs::remove_file(&rules).unwrap();
-        assert_eq!(check().status.code(), Some(0), "{:?}", check());
+        wait_until("it is healthy though a file is gone", is_healthy).await;
         let address = service.addr();
         service.kill();
         let output =
@@ -270,7 +272,7 @@ mod sigterm {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn makes_it_unready_before_it_stops_to_accept() {
-        let mut service = ServiceProcess::start(SERVICE, &[("APP_SHUTDOWN_DELAY", "3s")]);
+        let mut service = ServiceProcess::start(SERVICE, &[("APP_SHUTDOWN_DELAY", "8s")]);
         let client = HttpClient::without_keep_alive();
         let ready = format!("{}/health/ready", service.url());
         assert_eq!(client.get(&ready, &[]).await.status, 200);
@@ -285,7 +287,7 @@ mod sigterm {
     /// Behind what a load balancer does: it asks every replica whether it is ready, and sends requests to those that are.
     #[tokio::test(flavor = "multi_thread")]
     async fn under_load_fails_no_request_of_those_who_go_by_readiness() {
-        let start = || ServiceProcess::start(SERVICE, &[("APP_SHUTDOWN_DELAY", "1s")]);
+        let start = || ServiceProcess::start(SERVICE, &[("APP_SHUTDOWN_DELAY", "5s")]);
         let (mut first, second) = (start(), start());
         let urls = [first.url(), second.url()];
         let first_is_ready = Arc::new(AtomicBool::new(true));
@@ -323,35 +325,35 @@ mod sigterm {
         let start = || ServiceProcess::start(SERVICE, &[("APP_SHUTDOWN_DELAY", "5s")]);
         let (mut ending, staying) = (start(), start());
         let replicas = [ending.addr(), staying.addr()];
-        let ended = Arc::new(AtomicBool::new(false));
+        let (ended, begun) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let mut clients = JoinSet::new();
         for number in 0..24_u64 {
-            let ended = ended.clone();
+            let (ended, begun) = (ended.clone(), begun.clone());
             clients.spawn_blocking(move || {
                 let balanced = || replicas[usize::from(ended.load(Ordering::SeqCst))];
-                let mut connection = Kept::connect(balanced());
-                let (mut first, mut then) = (0, 0);
+                let mut connection = Kept::connect(replicas[0]);
+                let mut kept = connection.ask(1 + number);
+                begun.fetch_add(1, Ordering::SeqCst);
+                let mut then = 0;
                 while then < 20 {
-                    let kept = connection.ask(1 + number);
-                    let count = if ended.load(Ordering::SeqCst) { &mut then } else { &mut first };
-                    *count += 1;
                     if !kept {
                         connection = Kept::connect(balanced());
                     }
                     // Some never pause, some for longer than a round trip takes.
                     std::thread::sleep(Duration::from_millis(number % 4 * 20));
+                    kept = connection.ask(1 + number);
+                    then += usize::from(ended.load(Ordering::SeqCst));
                 }
-                (first, connection.peer == replicas[1])
+                connection.peer == replicas[1]
             });
         }
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        wait_until("every client has a connection", async || begun.load(Ordering::SeqCst) == 24).await;
         ending.terminate();
         let (client, ready) = (HttpClient::without_keep_alive(), format!("{}/health/ready", ending.url()));
         wait_until("it is unready", async || client.get(&ready, &[]).await.status == 503).await;
         ended.store(true, Ordering::SeqCst);
         while let Some(client) = clients.join_next().await {
-            let (before, moved) = client.expect("no request failed");
-            assert!(before > 0 && moved, "{before} requests before the end, and it moved: {moved}");
+            assert!(client.expect("no request failed"), "a client stayed with the replica that ended");
         }
         assert_eq!(tokio::task::block_in_place(|| ending.wait()), 0, "{}", ending.log());
     }
@@ -391,6 +393,7 @@ mod sigterm {
         let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
         let mut service = ServiceProcess::start(SERVICE, &variables);
         let client = HttpClient::without_keep_alive();
+        let mut cut_short = 0;
         for id in 1..=10 {
             let warm = format!("{}/api/products/100", service.url());
             wait_until("there is a hit", async || client.get(&warm, &[]).await.x_cache() == "HIT").await;
@@ -398,10 +401,17 @@ mod sigterm {
             let path = format!("/api/products/{id}");
             let answer = client.get(&format!("{}{path}", service.url()), &[]).await;
             assert_eq!(answer.x_cache(), "MISS");
+            let before = service.log().len();
             service.terminate();
             assert_eq!(service.wait(), 0, "{}", service.log());
-            let keys = redis.keys();
-            assert!(keys.iter().any(|key| key.ends_with(&path)), "{path} is not among {keys:?}");
+            // It takes two seconds at most, and says so if that was not enough: on a machine that has other things to do.
+            if service.log()[before..].contains("stopped before the cache") {
+                cut_short += 1;
+                assert!(cut_short <= 3, "{}", service.log());
+            } else {
+                let keys = redis.keys();
+                assert!(keys.iter().any(|key| key.ends_with(&path)), "{path} is not among {keys:?}");
+            }
             service.restart();
         }
     }
@@ -513,8 +523,10 @@ mod log {
         assert!(lines(&service, "requests fail for want of the database") as u64 <= most, "{}", service.log());
 
         std::fs::rename(&elsewhere, &file).unwrap();
-        assert_eq!(client.get(&ready, &[]).await.status, 200);
-        assert_eq!(client.get(&format!("{}/api/products/2", service.url()), &[]).await.status, 200);
+        for url in [ready, format!("{}/api/products/2", service.url())] {
+            let answer = async || client.try_request(Method::GET, &url, &[], "").await;
+            wait_until("all is well again", async || answer().await.is_ok_and(|answer| answer.status == 200)).await;
+        }
     }
 }
 

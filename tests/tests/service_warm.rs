@@ -20,7 +20,7 @@ async fn what_one_process_answered_with_most_the_next_has_in_memory_from_the_sta
         ("APP_CACHE_WARM", "20s"),
     ];
     let client = HttpClient::new().host("shop.example");
-    let (first, path) = (ServiceProcess::start(SERVICE, &variables), "/api/products/42");
+    let path = "/api/products/42";
     let in_memory = async |service: &ServiceProcess| {
         let metrics = client.get(&format!("{}/metrics", service.url()), &[]).await;
         metrics.text().lines().any(|line| {
@@ -29,14 +29,20 @@ async fn what_one_process_answered_with_most_the_next_has_in_memory_from_the_sta
                 && line.contains("\"hit\"")
         })
     };
-    for _ in 0..300 {
-        assert_eq!(client.get(&format!("{}{path}", first.url()), &[]).await.status, 200);
+    for attempt in 1..=3 {
+        let mut first = ServiceProcess::start(SERVICE, &variables);
+        for _ in 0..300 {
+            assert_eq!(client.get(&format!("{}{path}", first.url()), &[]).await.status, 200);
+        }
+        wait_until("the first tier is in use", async || in_memory(&first).await).await;
+        first.terminate();
+        assert_eq!(first.wait(), 0, "{}", first.log());
+        // It takes two seconds at most, and says so if that was not enough: on a machine that has other things to do.
+        if attempt == 3 || !first.log().contains("stopped before the cache") {
+            assert!(redis.command::<u64>(&["XLEN", "service:hot"]) > 0, "{}", first.log());
+            break;
+        }
     }
-    wait_until("the first tier is in use", async || in_memory(&first).await).await;
-    let mut first = first;
-    first.terminate();
-    assert_eq!(first.wait(), 0, "{}", first.log());
-    assert!(redis.command::<u64>(&["XLEN", "service:hot"]) > 0, "{}", first.log());
 
     let second = ServiceProcess::start(SERVICE, &variables);
     assert!(second.log().contains("fetched what other processes answer with most"), "{}", second.log());

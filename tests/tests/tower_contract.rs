@@ -210,10 +210,16 @@ mod a_call {
 
     async fn that_a_timeout_outside_gives_up_is_stored_when_it_ends(backend: &Backend) {
         let gate = Gate::closed();
-        let app = App::on(backend, &Origin::gated_echo(&gate, MAX_AGE)).await;
+        let origin = Origin::gated_echo(&gate, MAX_AGE);
+        let app = App::on(backend, &origin).await;
         let service = Timeout::new(app.service(), Duration::from_millis(100));
-        let error = ask(&service, get("/")).await.unwrap_err();
-        assert!(error.is::<timeout::error::Elapsed>(), "{error}");
+        // On a busy machine a request may be given up before there is a call.
+        wait_until("the application is called", async || {
+            let error = ask(&service, get("/")).await.unwrap_err();
+            assert!(error.is::<timeout::error::Elapsed>(), "{error}");
+            origin.calls() == 1
+        })
+        .await;
         gate.open();
         app.settled().await;
         let answer = app.get("/", &[]).await;

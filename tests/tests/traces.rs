@@ -158,7 +158,9 @@ async fn the_log_says_which_redis_can_not_be_used_and_why_without_the_password()
     for (credentials, why) in [("", "the server wants a password"), (":hunter3@", "WRONGPASS")] {
         let log = Log::default();
         let _logging = tracing::subscriber::set_default(tracing_subscriber::registry().with(log.clone()));
-        let _store = RedisStore::builder(format!("redis://{credentials}{place}")).build().unwrap();
+        // What is told is the first thing that goes wrong, which must not be that the time is up.
+        let builder = RedisStore::builder(format!("redis://{credentials}{place}"));
+        let _store = builder.connect_timeout(Duration::from_secs(30)).build().unwrap();
         let lines = || log.0.lock().unwrap().clone();
         let is_told = |line: &BTreeMap<&str, String>| line.get("server") == Some(&place);
         wait_until("it is logged", async || lines().iter().any(is_told)).await;
@@ -304,7 +306,9 @@ async fn why_nothing_was_kept_is_said_where_it_was_found_out() {
 #[tokio::test]
 async fn round_trips_and_pushes_are_counted_by_what_they_are_for() {
     let server = RedisServer::start();
-    let [store, other] = [(); 2].map(|()| RedisStore::builder(server.url()).build().unwrap());
+    // One that is given up in vain would be asked again, and counted twice.
+    let patient = || RedisStore::builder(server.url()).operation_timeout(Duration::from_secs(10)).build().unwrap();
+    let (store, other) = (patient(), patient());
     assert!(store.wait_connected(Duration::from_secs(10)).await && other.wait_connected(Duration::from_secs(10)).await);
     let app = app(Cache::builder(TieredStore::new(1 << 20, store.clone())), TAGGED).await;
     let went = || store.round_trips().filter(|(_, count)| *count > 0).collect::<Vec<_>>();

@@ -23,7 +23,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const LIMIT: Duration = Duration::from_secs(30);
 const SOON: Duration = Duration::from_millis(10);
-/// The lock timeout unless set.
+/// That of the tests in which time stands still.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 over_each_store!(
@@ -306,8 +306,8 @@ impl Streaming {
         };
         // A load that nobody waits for ends within a second.
         let cache = backend.cache().await.clock(clock.clone()).abandoned_load(Duration::ZERO);
-        let cache = cache.lock_timeout(3 * SECOND).build();
-        let app = App::new(cache, &origin, |layer| layer.stale_if_error(HOUR).soft_timeout(SOON).max_body(max_body));
+        let app =
+            App::new(cache.build(), &origin, |layer| layer.stale_if_error(HOUR).soft_timeout(SOON).max_body(max_body));
         get(&app).await;
         app.settled().await;
         clock.advance(2 * MINUTE);
@@ -475,7 +475,7 @@ async fn with_stale(source: &Source) -> (Cache, Clock) {
 
 async fn with_clock() -> (Cache, Clock) {
     let clock = Clock::manual();
-    (Backend::memory().cache().await.clock(clock.clone()).build(), clock)
+    (Backend::memory().cache().await.clock(clock.clone()).lock_timeout(LOCK_TIMEOUT).build(), clock)
 }
 
 fn terms(ask: GetOrLoad<usize, Failed>) -> GetOrLoad<usize, Failed> {

@@ -39,7 +39,9 @@ impl Process {
         let store =
             RedisStore::builder(url).prefix("fleet").operation_timeout(Duration::from_secs(10)).build().unwrap();
         assert!(store.wait_connected(MINUTE).await);
-        Self::over(Cache::builder(store.clone()).switches(true).build(), |admin| admin.redis(store))
+        // A lease that a test looks at is held for as long as it looks, on a machine that pauses, too.
+        let cache = Cache::builder(store.clone()).switches(true).lock_timeout(Duration::from_secs(30)).build();
+        Self::over(cache, |admin| admin.redis(store))
     }
 
     async fn send(&self, method: &str, target: &str, fields: &[(&str, &str)], body: &Value) -> (StatusCode, Value) {
@@ -447,7 +449,16 @@ async fn missing(cache: &Cache) -> Vec<usize> {
     missing
 }
 
-/// What a purge foretells is what it hits, within 5 % of it.
+/// Whether a purge said that it covers about as many keys as it `hit`: within 5 %, or as far off as it says itself that a sample of
+/// them can be. Three times that far is one chance in a hundred million.
+fn is_about(told: u64, purged: &Value, hit: u64) -> bool {
+    let error = purged["matched_error"].as_u64().unwrap_or(0);
+    println!("{told} told, give or take {error}, and {hit} hit");
+    // A sample that says as good as nothing is no answer.
+    error <= hit / 5 && told.abs_diff(hit) <= (hit / 20).max(3 * error)
+}
+
+/// What a purge foretells is what it hits.
 async fn foretells(process: &Process, over_redis: bool) {
     let mut gone: Vec<usize> = (0..ENTRIES).collect();
     for target in ["tag", "pattern", "all"] {
@@ -460,18 +471,17 @@ async fn foretells(process: &Process, over_redis: bool) {
         };
         let mut dry = body.clone();
         dry["dry_run"] = json!(true);
-        let foretold = process.purge(&dry, &[]).await["matched"].as_u64().expect("a number");
-        let told = process.purge(&body, &[]).await["matched"].as_u64();
+        let (foretold, told) = (process.purge(&dry, &[]).await, process.purge(&body, &[]).await);
         gone = missing(&process.cache).await;
         let hit = gone.len() as u64;
-        println!("{target}: {foretold} foretold, {told:?} told, {hit} hit");
-        assert!(hit > 0 && foretold.abs_diff(hit) * 20 <= hit, "{target}: {foretold} for {hit}");
+        let matched = foretold["matched"].as_u64().expect("a number");
+        assert!(hit > 0 && is_about(matched, &foretold, hit), "{target}: {foretold} for {hit}");
         // Over Redis, only a pattern looks at every key.
         let expected = (!over_redis || target == "pattern").then_some(hit);
-        match (told, expected) {
+        match (told["matched"].as_u64(), expected) {
             // What was in time is an estimate, where the machine is slow.
-            (Some(told), Some(hit)) => assert!(told.abs_diff(hit) * 20 <= hit, "{target}: {told} for {hit}"),
-            (told, expected) => assert_eq!(told, expected, "{target}"),
+            (Some(matched), Some(hit)) => assert!(is_about(matched, &told, hit), "{target}: {told} for {hit}"),
+            (matched, expected) => assert_eq!(matched, expected, "{target}"),
         }
     }
 }

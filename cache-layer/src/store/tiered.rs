@@ -24,7 +24,8 @@ use crate::{
 /// The tiers are coherent without polling: entries and tags are read with the server's tracking on, and its pushes evict them.
 /// Without a connection the first tier is void too, since this process would not hear of changes, unless
 /// [`serve_while_disconnected`](Self::serve_while_disconnected) sets for how long that is accepted. A half-open connection is
-/// noticed within two seconds.
+/// noticed within two seconds, or a second after the [operation timeout](crate::store::RedisStoreBuilder::operation_timeout) if
+/// that is longer.
 ///
 /// ```no_run
 /// use cache_layer::{Cache, store::{RedisStore, TieredStore}};
@@ -55,8 +56,9 @@ impl TieredStore {
     /// tiers over the same Redis store share this setting.
     ///
     /// In that time this process does not hear what other processes invalidate. So another process's invalidation may take effect
-    /// here as late as this time and the two seconds in which a loss is noticed. What this process invalidates itself is void at
-    /// once, delivered or not. After that time, or with the next connection, the first tier is void.
+    /// here as late as this time and the time in which a loss is noticed, which is two seconds, or a second after the operation
+    /// timeout if that is longer. What this process invalidates itself is void at once, delivered or not. After that time, or with
+    /// the next connection, the first tier is void.
     ///
     /// In a cluster, the connection to the server that has the tags may remain while another one is lost. Invalidations of tags, of
     /// everything, and by [pattern](crate::Cache::delete_pattern) are then heard of, and obeyed, as before. Once a pattern has been

@@ -1,6 +1,4 @@
 // What a client of the suite talks to: the proxy with one kind of store, and behind it an origin of its own.
-import { createServer } from 'node:net';
-import { once } from 'node:events';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -18,6 +16,11 @@ const PROXY = {
 
 /** No test is about a Redis that is slow, as it is on a busy machine. */
 const REDIS_MILLISECONDS = 5000;
+
+/** Below those of outgoing connections, and those of the servers of Rust's tests, which are theirs while they are down as well. */
+const REDIS_PORTS = { first: 10_000, count: 2_000 };
+/** How many of them are tried: others may be taken. */
+const PORTS_TRIED = 5;
 
 const LOOPBACK = fileURLToPath(new URL('loopback.cjs', import.meta.url));
 
@@ -69,19 +72,16 @@ function startOrigin(suite, log) {
   });
 }
 
-async function startRedis(log) {
-  const port = await freePort();
-  const args = ['--bind', '127.0.0.1', '--port', port, '--save', '', '--appendonly', 'no', '--daemonize', 'no'];
-  const server = await startServer('redis-server', args, { ready: /Ready to accept connections/, log });
-  return { ...server, url: `redis://127.0.0.1:${port}` };
-}
-
 /** Redis can't say which port it picked, so it is told one. */
-async function freePort() {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address();
-  server.close();
-  await once(server, 'close');
-  return String(port);
+async function startRedis(log) {
+  for (let tried = 1; ; tried += 1) {
+    const port = String(REDIS_PORTS.first + Math.floor(Math.random() * REDIS_PORTS.count));
+    const args = ['--bind', '127.0.0.1', '--port', port, '--save', '', '--appendonly', 'no', '--daemonize', 'no'];
+    try {
+      const server = await startServer('redis-server', args, { ready: /Ready to accept connections/, log });
+      return { ...server, url: `redis://127.0.0.1:${port}` };
+    } catch (error) {
+      if (tried === PORTS_TRIED || !error.message.includes('Address already in use')) throw error;
+    }
+  }
 }

@@ -29,7 +29,9 @@ fn server_with(rules: &[String]) -> (RedisServer, String) {
 }
 
 async fn connect(url: &str) -> RedisStore {
-    let store = RedisStore::builder(url).prefix("test").operation_timeout(PATIENCE).build().unwrap();
+    let builder = RedisStore::builder(url).prefix("test").operation_timeout(PATIENCE).connect_timeout(PATIENCE);
+    // It is read at once, even if the first attempt to connect failed.
+    let store = builder.settle_time(Duration::ZERO).build().unwrap();
     assert!(store.wait_connected(PATIENCE).await, "{}", store.connection_to_tags().last_error());
     store
 }

@@ -47,8 +47,9 @@ async fn the_load_has_the_lease_that_its_look_up_took_along() {
         assert_eq!(commit(&store, lease, "value", &[]).await, Committed::Stored);
         assert_eq!(read(&store, &place).await.as_deref(), Some("value"));
     }
-    // On a machine that pauses, some may have expired.
-    assert!(went(&store, "claim") == 100 && went(&store, "acquire") < before + 50);
+    // On a machine that pauses, some are given back before the load asks, and for a while the store takes none then.
+    let (claims, others) = (went(&store, "claim"), went(&store, "acquire") - before);
+    assert!(claims > 50 && others < 50, "{claims} leases came with the look-up, {others} without");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -119,13 +120,11 @@ async fn a_stale_entry_is_refreshed_under_the_lease_that_was_taken_with_it() {
     let place = key("a");
     let Acquired::Granted(lease) = acquire(&store, &place, Seen::Nothing).await else { panic!("no lease") };
     let now = Clock::system().now();
-    let deadlines = Deadlines { gone: now + 600_000, ..Deadlines::fresh_until(now) };
+    let deadlines = Deadlines { gone: now + 600_000, ..Deadlines::fresh_until(now - 60_000) };
     let stale = crate::entry::Entry::new(EntryId::random(), &place, deadlines, bytes::Bytes::new(), "old".into());
     let writes = Writes { entries: vec![(place.clone(), stale)], guard: None };
     let fill = Fill { lease, writes, tags: Tags::default() };
     assert_eq!(StoreBackend::commit(&store, &fill).await, Ok(Committed::Stored));
-    tokio::time::sleep(Duration::from_millis(40)).await;
-
     let Ok(Lookup::Found(entry)) = store.get(&place).await else { panic!("nothing") };
     let Acquired::Granted(lease) = acquire(&store, &place, Seen::Entry(entry.id())).await else { panic!("no lease") };
     assert_eq!(went(&store, "claim"), 1);

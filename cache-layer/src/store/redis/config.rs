@@ -113,6 +113,10 @@ impl RedisStoreBuilder {
 
     /// How long a request may wait for one operation, 1 ms to 10 s; 50 ms unless set. A look-up that takes longer is a miss, and
     /// its request does not ask the store again.
+    ///
+    /// Once a second, the store asks whether a connection still works. It gives the connection up if there is no answer within a
+    /// second, or within this time if that is longer. So if this is more than a second, a half-open connection is noticed a
+    /// second after this time, rather than within two seconds.
     pub fn operation_timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.operation = timeout;
         self

@@ -24,7 +24,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A store that never waits for an unreachable server, and reads from it as soon as it is back.
 pub(super) fn builder(url: String) -> RedisStoreBuilder {
-    let builder = RedisStore::builder(url).prefix("test").operation_timeout(Duration::from_secs(5));
+    let builder = RedisStore::builder(url).prefix("test");
+    let builder = builder.operation_timeout(Duration::from_secs(5)).connect_timeout(PATIENCE);
     builder.delivery_timeout(Duration::ZERO).settle_time(Duration::ZERO)
 }
 
@@ -209,13 +210,15 @@ async fn a_lease_of_a_connection_that_is_gone_is_overtaken() {
     let server = RedisServer::start();
     let store = connect(server.url()).await;
     fill(&store, &key("b"), "one", &[]).await;
-    let Acquired::Granted(lease) = store.acquire(&key("a"), Seen::Nothing, LEASE, Failures::Heed).await.unwrap() else {
+    // What is over by itself can't be renewed.
+    let life = Duration::from_secs(60);
+    let Acquired::Granted(lease) = store.acquire(&key("a"), Seen::Nothing, life, Failures::Heed).await.unwrap() else {
         panic!("no lease")
     };
     assert!(!store.overtaken(&lease));
     assert!(server.command::<i64>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]) > 0);
     wait_until("a new connection", async || store.overtaken(&lease) && store.connected()).await;
-    wait_until("the lease to be renewed", async || store.renew(&lease, LEASE).await == Ok(true)).await;
+    wait_until("the lease to be renewed", async || store.renew(&lease, life).await == Ok(true)).await;
     assert!(store.overtaken(&lease), "and nobody knows what happened in between");
 }
 
@@ -289,7 +292,8 @@ async fn who_waits_for_another_nodes_lease_is_woken_by_a_push() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_waits_does_so_no_longer_than_the_lease_can_last() {
     let nodes = Waiting::new().await;
-    nodes.lease(Duration::from_millis(400)).await;
+    // Longer than it takes to begin to wait, and less than this test waits.
+    nodes.lease(PATIENCE / 2).await;
     // As if pushes were lost, and the server late to expire keys that are not read.
     let _: String = nodes.server.command(&["DEBUG", "SET-ACTIVE-EXPIRE", "0"]);
     let waiter = nodes.begin().await;
@@ -552,7 +556,10 @@ async fn a_ban_costs_next_to_no_hit_of_an_entry_that_it_does_not_cover() {
     let bans = async {
         for number in 1..40 {
             ban(number).await;
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            let reads = || missed.load(Ordering::Relaxed) + hits.load(Ordering::Relaxed);
+            // A miss of each reader after each ban would be one in four of these.
+            let enough = reads() + 256;
+            wait_until("each reader to have read a few times", async || reads() >= enough).await;
         }
         over.store(true, Ordering::Relaxed);
     };
@@ -636,12 +643,7 @@ async fn a_value_of_another_type_is_a_named_miss_and_is_overwritten() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn several_connections_are_one_store() {
     let server = RedisServer::start();
-    let store = RedisStore::builder(server.url())
-        .prefix("test")
-        .connections(4)
-        .operation_timeout(Duration::from_secs(5))
-        .build()
-        .unwrap();
+    let store = builder(server.url()).connections(4).build().unwrap();
     for connection in store.connections() {
         tokio::time::timeout(PATIENCE, connection.wait_connected()).await.unwrap();
     }

@@ -3,7 +3,7 @@
 use tests::{RedisServer, wait_until};
 
 use super::{
-    fleet_tests::{LEASE, builder, connect, connect_with, fill, key, read},
+    fleet_tests::{LEASE, PATIENCE, builder, connect, connect_with, fill, key, read},
     *,
 };
 use crate::{
@@ -142,7 +142,8 @@ async fn a_full_server_takes_no_entry_of_tags_that_it_has() {
 async fn a_server_that_is_restarted_as_full_as_it_was_is_connected_to_once() {
     let mut server = RedisServer::builder().config("maxmemory 2mb").config("maxmemory-policy noeviction").start();
     let () = server.command(&["CONFIG", "SET", "maxmemory", "0"]);
-    let store = connect(server.url()).await;
+    // Longer than a busy machine is silent, so that no connection is lost for that.
+    let store = connect_with(builder(server.url()).operation_timeout(PATIENCE)).await;
     assert_eq!(fill(&store, &key("a"), "old", &["t"]).await, Committed::Stored);
     let () = server.command(&["SET", "foreign", &"x".repeat(4 << 20)]);
     let () = server.command(&["SAVE"]);

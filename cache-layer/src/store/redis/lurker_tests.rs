@@ -12,7 +12,7 @@ use futures_util::{FutureExt as _, future::join_all};
 use tests::{RedisServer, wait_until};
 
 use super::{
-    fleet_tests::{LEASE, builder, commit, connect_with, fill, invalidate_tag, key, read},
+    fleet_tests::{PATIENCE, builder, commit, connect_with, fill, invalidate_tag, key, read},
     tracking::tag_tracker::SharedTurn,
     wire::{names::EVERYTHING, scripts},
     *,
@@ -22,6 +22,9 @@ use crate::{
     sync::Mutex,
     telemetry::SweepCause,
 };
+
+/// Longer than any sweep takes: what ends such a lease is the sweep.
+const LEASE: Duration = Duration::from_secs(60);
 
 pub(super) async fn ban(store: &impl StoreBackend, pattern: &str) {
     store.invalidate(Scope::Pattern(&Pattern::new(pattern)), Hardness::Hard).await.unwrap();
@@ -129,8 +132,12 @@ async fn who_has_read_after_a_ban_by_another_node_knows_that_a_lease_is_overtake
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_look_up_reads_the_list_for_all_that_need_it() {
     const KEYS: usize = 200;
+    // Each heartbeat reads the list as well: every second, for each of the two stores.
+    const FEW: usize = 20;
     let server = RedisServer::start();
-    let (node, other) = (idle(server.url()).await, idle(server.url()).await);
+    // Who waits for the read of another one does so for a quarter of this time.
+    let node = connect_with(builder(server.url()).operation_timeout(PATIENCE).lurker(false)).await;
+    let other = idle(server.url()).await;
     let keys: Vec<Key> = (0..KEYS).map(|n| key(&n.to_string())).collect();
     for key in &keys {
         fill(&node, key, "x", &[]).await;
@@ -141,25 +148,29 @@ async fn one_look_up_reads_the_list_for_all_that_need_it() {
     let list: usize = server.command(&["STRLEN", &node.0.context.names.tag(EVERYTHING)]);
     assert!(list > 100_000);
     let sent = || -> usize { server.info("stats", "total_net_output_bytes").parse().unwrap() };
+    // Without heartbeats: a push that comes late may have the list read once more.
+    let reads = || node.round_trips().find(|(name, _)| *name == "MGET").map_or(0, |(_, count)| count);
     let session = node.connection_to_tags().session().unwrap();
     // First it does not know that there is a list, and then it does.
     for known in [false, true] {
         assert_eq!(node.0.context.has_bans.load(Ordering::SeqCst), known);
         // As by a push.
         session.tokens.void(EVERYTHING);
-        let before = sent();
+        let (before, reads_before) = (sent(), reads());
         for found in join_all(keys.iter().map(|key| node.lookup(key, false))).await {
             assert!(matches!(found, Ok(Lookup::Found(_))), "{found:?}");
         }
         let lists = (sent() - before) / list;
-        assert!((1..=2).contains(&lists), "{lists} of {KEYS} look-ups read the list");
+        assert!((1..=FEW).contains(&lists), "{lists} of {KEYS} look-ups read the list");
+        assert!((1..=3).contains(&(reads() - reads_before)), "{} of {KEYS} look-ups read it", reads() - reads_before);
     }
     session.tokens.void(EVERYTHING);
     let before = sent();
     let keys: Vec<Key> = (0..KEYS).map(|n| key(&format!("new {n}"))).collect();
     let acquired = join_all(keys.iter().map(|key| lease(&node, key))).await;
     assert!(acquired.iter().all(|lease| lease.bans.is_some()));
-    assert!((sent() - before) / list <= 2, "loads read the list");
+    let lists = (sent() - before) / list;
+    assert!(lists <= FEW, "{lists} of {KEYS} loads read the list");
 }
 
 /// As one of several futures of a task that does something else meanwhile.
@@ -457,8 +468,8 @@ mod cluster {
         lurker.begin_to_lurk();
         let scans = || lurker.round_trips().find(|(name, _)| *name == "SCAN").map_or(0, |(_, count)| count);
         wait_until("the other nodes to be swept", async || scans() >= 6).await;
-        // Its sweep is over.
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        // Its sweep is over by then; a second later, it looks for servers that it has not swept.
+        tokio::time::sleep(Duration::from_secs(4)).await;
         cluster.node_mut(from).stop();
         wait_until("an operator to hear of it", async || lurker.state().bans_held_up.is_some()).await;
         tokio::time::sleep(Duration::from_secs(3)).await;

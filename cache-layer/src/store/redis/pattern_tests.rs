@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tests::{RedisServer, RedisUsage};
+use tests::RedisServer;
 
 use super::{
-    fleet_tests::{connect, fill, key, read},
+    fleet_tests::{builder, connect, connect_with, fill, key, read},
+    schedule_tests::plain_connection,
     wire::names::EVERYTHING,
     *,
 };
@@ -32,8 +33,7 @@ async fn a_pattern_means_here_what_it_means_to_the_server() {
     for name in &names {
         server.command::<()>(&["SET", name, ""]);
     }
-    let client = redis::Client::open(server.url()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut connection = plain_connection(&server).await;
     let mut matched = 0;
     for _ in 0..3_000 {
         let text = word(SIGNS, 9);
@@ -86,15 +86,12 @@ async fn who_may_not_scan_invalidates_everything_instead() {
 
 /// A store without a lurker, so that patterns stay listed.
 async fn with_a_list(server: &RedisServer) -> RedisStore {
-    let store = RedisStore::builder(server.url()).prefix("test").operation_timeout(Duration::from_secs(5));
-    let store = store.lurker(false).build().unwrap();
-    assert!(store.wait_connected(Duration::from_secs(10)).await);
-    store
+    connect_with(builder(server.url()).lurker(false)).await
 }
 
-/// The number of `SCAN`s so far.
-fn scans(server: &RedisServer) -> u64 {
-    RedisUsage::of(server).calls("scan")
+/// The number of sweeps so far.
+fn sweeps(store: &RedisStore) -> u64 {
+    store.round_trips().find(|(name, _)| *name == "SCAN").map_or(0, |(_, count)| count)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -108,8 +105,7 @@ async fn patterns_for_which_there_is_no_room_are_swept_together() {
     // As many other names as take a few steps.
     let many = "for n = 1, 5000 do redis.call('SET', 'other:' .. n, '') end";
     server.command::<()>(&["EVAL", many, "0"]);
-    store.delete_matching(&Pattern::new("redis:nothing")).await.unwrap();
-    let one = scans(&server);
+    let before = sweeps(&store);
     let all = (0..300).map(|number| {
         let (store, pattern) = (store.clone(), Pattern::new(&format!("redis:{number}")));
         // Half of those that find no room are soft.
@@ -120,9 +116,10 @@ async fn patterns_for_which_there_is_no_room_are_swept_together() {
         invalidated.await.unwrap().unwrap();
     }
     assert_eq!(store.state().overflowed_bans, 300 - 128);
-    let more = scans(&server) - one;
-    println!("one sweep: {one} steps; of 172 patterns: {more}");
-    assert!(more <= 12 * one, "{more} steps instead of {one}");
+    // How many steps one takes depends on how busy the machine is.
+    let sweeps = sweeps(&store) - before;
+    println!("172 patterns were swept in {sweeps} sweeps");
+    assert!((2..=30).contains(&sweeps), "{sweeps} sweeps instead of a few");
     for number in 0..300 {
         let found = match store.get(&key(&number.to_string())).await {
             Ok(Lookup::Found(entry)) => Some(entry.is_soft_invalidated()),
@@ -216,8 +213,7 @@ async fn populate(server: &RedisServer, store: &RedisStore, total: usize) {
         |tag: &str| TagToken::parse(&server.command::<Vec<u8>>(&["GET", &store.0.context.names.tag(tag)])).unwrap();
     let stamp = |tag: &str| TagStamp { tag: tag.into(), token: token(tag) };
     let (lists, everything) = (stamp("lists"), stamp(EVERYTHING));
-    let client = redis::Client::open(server.url()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut connection = plain_connection(server).await;
     let deadlines = Deadlines::fresh_until(Clock::system().now() + 3_600_000);
     for chunk in (0..total).collect::<Vec<_>>().chunks(5_000) {
         let mut pipeline = redis::pipe();
@@ -293,9 +289,7 @@ async fn cost(total: usize) -> [Stalls; 3] {
 /// the 99th percentile of the time for a ban, and the latencies of a client while the lurker swept.
 async fn cost_of_bans(total: usize) -> (Duration, Stalls) {
     let server = RedisServer::start();
-    let store =
-        RedisStore::builder(server.url()).operation_timeout(Duration::from_secs(5)).lurker(false).build().unwrap();
-    assert!(store.wait_connected(Duration::from_secs(10)).await);
+    let store = with_a_list(&server).await;
     populate(&server, &store, total).await;
     let mut times = Vec::new();
     for number in 0..500 {
@@ -314,9 +308,7 @@ async fn cost_of_bans(total: usize) -> (Duration, Stalls) {
     println!("nothing for a second: longest stall {:?}, 99.9 % within {:?}", nothing.longest, nothing.usual);
     server.command::<()>(&["CONFIG", "SET", "slowlog-log-slower-than", "0"]);
     server.command::<()>(&["CONFIG", "SET", "slowlog-max-len", "1000000"]);
-    let lurker =
-        RedisStore::builder(server.url()).operation_timeout(Duration::from_secs(5)).lurker_at_once().build().unwrap();
-    assert!(lurker.wait_connected(Duration::from_secs(10)).await);
+    let lurker = connect_with(builder(server.url()).lurker_at_once()).await;
     let swept = async {
         lurker.begin_to_lurk();
         while lurker.has_bans().await {

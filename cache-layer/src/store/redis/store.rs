@@ -52,7 +52,8 @@ use crate::{
 /// The push leaves before the invalidation returns, so it arrives after the latency of the network. Measured in a cluster on one
 /// machine with other work to do: in two runs, 0 and 1 of 2,000 reads from Redis that began right after an invalidation of a tag
 /// had returned were stale (the one within 0.7 ms of it), and the last stale read of a first tier began 2.3 ms after it at the
-/// 99th percentile, 4.7 ms at worst. A half-open connection is noticed within two seconds; nothing is served over it from then
+/// 99th percentile, 4.7 ms at worst. A half-open connection is noticed within two seconds, or a second after the
+/// [operation timeout](crate::store::RedisStoreBuilder::operation_timeout) if that is longer; nothing is served over it from then
 /// on.
 ///
 /// After a loss of Redis the processes reconnect one after the other, and each delivers the invalidations of the meantime before

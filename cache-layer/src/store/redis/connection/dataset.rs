@@ -100,7 +100,7 @@ impl Connection {
         if self.is_dataset(reached) {
             return Ok(true);
         }
-        if timeout(HEARTBEAT_TIMEOUT, self.identify(session)).await.is_ok_and(|identified| identified.is_ok()) {
+        if timeout(self.heartbeat_timeout(), self.identify(session)).await.is_ok_and(|identified| identified.is_ok()) {
             return Ok(false);
         }
         self.give_up(session);

@@ -27,7 +27,7 @@ use crate::{
     sync::{Mutex, RwLock},
 };
 
-/// A heartbeat may take longer than an operation: it decides whether the connection is given up.
+/// A heartbeat may take this long, or as long as an operation if that is longer: it decides whether the connection is given up.
 pub(super) const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(crate) struct Connection {
@@ -96,6 +96,11 @@ impl Connection {
             let lost = self.last_session.read().clone();
             lost.filter(|(_, at)| at.elapsed() < grace).map(|(session, _)| session)
         })
+    }
+
+    /// How long to wait for a heartbeat: at least as long as for any operation, which it may have to queue behind.
+    pub(super) fn heartbeat_timeout(&self) -> Duration {
+        self.context.timeouts.operation.max(HEARTBEAT_TIMEOUT)
     }
 
     fn grace(&self) -> Duration {
@@ -216,7 +221,7 @@ impl Connection {
     ) -> impl Future<Output = Result<T, StoreError>> {
         let deadline = match limit {
             Limit::Request => self.context.timeouts.operation,
-            Limit::Background => self.context.timeouts.operation.max(HEARTBEAT_TIMEOUT),
+            Limit::Background => self.heartbeat_timeout(),
             Limit::Steps => Duration::MAX,
         };
         self.context.counters.sent(what);

@@ -122,6 +122,19 @@ async fn a_server_that_was_silent_is_not_read_at_once_when_it_speaks_again() {
     assert_eq!(store.get(&key("a")).await.unwrap_err(), StoreError::Unavailable);
 }
 
+/// Who is ready to wait so long for an operation loses neither those under way, nor leases, nor what is read afterwards.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_pauses_for_less_than_an_operation_may_take_is_kept() {
+    let server = RedisServer::start();
+    let store = connect_with(builder(server.url()).operation_timeout(PATIENCE)).await;
+    server.stop();
+    // A heartbeat comes within a second, and is not awaited for less than another.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    server.cont();
+    assert_eq!(read(&store, &key("a")).await, None);
+    assert_eq!(store.state().lost_connections, 0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_was_not_there_at_the_start_is_not_read_at_once() {
     let mut server = RedisServer::start();

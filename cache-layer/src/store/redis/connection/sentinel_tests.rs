@@ -66,7 +66,7 @@ async fn after_a_fail_over_the_new_primary_is_used_and_holds_nothing_stale() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sentinels_and_servers_may_ask_for_passwords_of_their_own() {
-    let group = RedisSentinel::builder().password("right").sentinel_password("other").start();
+    let group = RedisSentinel::builder().patient().password("right").sentinel_password("other").start();
     let servers = group.url().replace("://", "://:right@");
     let in_url = RedisStore::builder(format!("{servers}?sentinel_pass=other"));
     let in_setting = RedisStore::builder(&servers).sentinel_credentials(None, "other");

@@ -6,11 +6,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    handle::{Connection, HEARTBEAT_TIMEOUT},
-    loss::Loss,
-    session::Session,
-};
+use super::{handle::Connection, loss::Loss, session::Session};
 
 /// The pause between heartbeats: with the heartbeat's deadline, it limits how long a half-open socket goes unnoticed.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -99,7 +95,7 @@ impl Connection {
                     tracing::info!("reading from Redis again");
                 }
                 () = sleep(HEARTBEAT) => {
-                    match timeout(HEARTBEAT_TIMEOUT, self.heartbeat(session)).await {
+                    match timeout(self.heartbeat_timeout(), self.heartbeat(session)).await {
                         Ok(Ok(())) => {
                             session.succeeded();
                             self.use_dataset_id(session).await;

@@ -108,6 +108,8 @@ async fn a_token_that_is_made_anew_is_another_one() {
     assert_eq!(read(&store, &key("a")).await, None);
     fill(&store, &key("b"), "new", &["t"]).await;
     assert_eq!(read(&store, &key("b")).await.as_deref(), Some("new"));
+    // All pushes before this reply have been received.
+    tiered.get(&key("nothing")).await.unwrap();
     for _ in 0..2 {
         assert_eq!((read(&store, &key("a")).await, read(&tiered, &key("a")).await), (None, None));
     }
