@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::{FutureExt as _, future::join_all};
-use tests::{RedisServer, wait_until};
+use tests::{Fault, FaultProxy, RedisServer, wait_until};
 
 use super::{
     fleet_tests::{PATIENCE, builder, commit, connect_with, fill, invalidate_tag, key, read},
@@ -135,8 +135,10 @@ async fn one_look_up_reads_the_list_for_all_that_need_it() {
     // Each heartbeat reads the list as well: every second, for each of the two stores.
     const FEW: usize = 20;
     let server = RedisServer::start();
+    let mut road = FaultProxy::start(server.addr()).await;
     // Who waits for the read of another one does so for a quarter of this time.
-    let node = connect_with(builder(server.url()).operation_timeout(PATIENCE).lurker(false)).await;
+    let node = builder(format!("redis://{}", road.addr())).operation_timeout(PATIENCE).lurker(false);
+    let node = connect_with(node).await;
     let other = idle(server.url()).await;
     let keys: Vec<Key> = (0..KEYS).map(|n| key(&n.to_string())).collect();
     for key in &keys {
@@ -151,6 +153,8 @@ async fn one_look_up_reads_the_list_for_all_that_need_it() {
     // Without heartbeats: a push that comes late may have the list read once more.
     let reads = || node.round_trips().find(|(name, _)| *name == "MGET").map_or(0, |(_, count)| count);
     let session = node.connection_to_tags().session().unwrap();
+    // All entries are there before the list is.
+    road.set(Fault::Delay(Duration::from_millis(50))).await;
     // First it does not know that there is a list, and then it does.
     for known in [false, true] {
         assert_eq!(node.0.context.has_bans.load(Ordering::SeqCst), known);
