@@ -230,8 +230,8 @@ pub struct Freshness {
 }
 
 impl Freshness {
-    /// Fresh for `duration`, in whole seconds. With zero, it is stale at once, as with `max-age=0`, and may be kept to be
-    /// validated; [`none`](Self::none) says that it is not stored.
+    /// Fresh for `duration`, in whole seconds, 2^31 at most. With zero, it is stale at once, as with `max-age=0`, and may be kept
+    /// to be validated; [`none`](Self::none) says that it is not stored.
     #[must_use]
     pub fn of(duration: Duration) -> Self {
         Self { fresh: Some(duration.as_secs()), stale_while_revalidate: 0, stale_if_error: 0 }
@@ -259,7 +259,7 @@ impl Freshness {
     }
 
     pub(crate) fn directives(self) -> ResponseDirectives {
-        let seconds = |seconds: u64| Some(DeltaSeconds::Seconds(seconds));
+        let seconds = |seconds: u64| Some(DeltaSeconds::Seconds(seconds.min(DeltaSeconds::MAX)));
         let cache_control = CacheControl {
             no_store: self.fresh.is_none(),
             max_age: self.fresh.and_then(seconds),

@@ -793,6 +793,70 @@ mod what_is_remembered {
     }
 }
 
+/// Terms that have no end.
+mod the_longest_life {
+    use super::*;
+
+    over_each_store!(is_a_fresh_one, has_times_after_it);
+
+    /// The settings for paths that begin with these, and what answers them.
+    async fn app(backend: &Backend) -> (App, Origin) {
+        let origin = Origin::new(|call, request: Request<Body>| async move {
+            let mut response = echo(call, &request, &[]);
+            match request.uri().path() {
+                "/missing" => *response.status_mut() = StatusCode::NOT_FOUND,
+                "/said" => {
+                    response.extensions_mut().insert(Freshness::of(Duration::MAX));
+                }
+                "/said/in/full" => {
+                    let all = Freshness::of(Duration::MAX).stale_while_revalidate(Duration::MAX);
+                    response.extensions_mut().insert(all.stale_if_error(Duration::MAX));
+                }
+                _ => {}
+            }
+            Ok(response)
+        });
+        let set = |layer: CacheLayer| {
+            let layer = layer.ttl(Duration::MAX).negative_ttl(StatusCode::NOT_FOUND, Duration::MAX);
+            let rule = Rule::prefix("/ruled").ttl(Duration::MAX).stale_if_error(Duration::MAX);
+            layer.ttl_for_path("/path", Duration::MAX).rule(rule).unwrap()
+        };
+        (App::new(backend.cache().await.build(), &origin, set), origin)
+    }
+
+    async fn is_a_fresh_one(backend: &Backend) {
+        let (app, origin) = app(backend).await;
+        let uris = ["/", "/path/a", "/ruled", "/missing", "/said", "/said/in/full"];
+        for (calls, uri) in (1..).zip(uris) {
+            for _ in 0..2 {
+                app.get(uri, &[]).await;
+            }
+            let hit = app.get(uri, &[]).await;
+            assert_eq!((hit.x_cache(), origin.calls()), ("HIT", calls), "{uri}");
+            assert!(hit.cache_status().ttl > Some(i64::from(u32::MAX / 4)), "{uri} {hit:?}");
+        }
+        let hinted = || {
+            let mut request = request(Method::GET, "/hinted", &[]);
+            let hints = Hints::new().ttl(Duration::MAX);
+            hints.add_to(request.extensions_mut());
+            request
+        };
+        app.ask(hinted()).await;
+        assert_eq!(app.ask(hinted()).await.x_cache(), "HIT");
+    }
+
+    /// A response that is said to be stale may be used for as long as it could at its end.
+    async fn has_times_after_it(backend: &Backend) {
+        let set = |layer: CacheLayer| layer.ttl(Duration::MAX).stale_while_revalidate(seconds(60));
+        let app = App::new(backend.cache().await.build(), &Origin::echo(&[]), set);
+        let uri: Uri = "http://shop.example/".parse().unwrap();
+        assert_eq!(second(&app, "/", &[]).await, hit());
+        app.cache.soft_invalidate(&app.layer.key(&uri).unwrap()).await.unwrap();
+        wait_until("it is stale", async || app.get("/", &[]).await.x_cache() != "HIT").await;
+        assert_eq!(app.get("/", &[]).await.call(), 2, "it was used, and refreshed");
+    }
+}
+
 /// Writes that go through other rules than those by which something was stored.
 mod a_write_by_other_rules {
     use super::*;
