@@ -164,8 +164,9 @@ fn names<N: AsRef<str>>(what: &str, names: impl IntoIterator<Item = N>) -> Resul
 /// A response with such a field answers requests for its own target, and for every query that is equivalent by the field. A
 /// response that is stored for exactly the requested target takes precedence. `Vary`, freshness and all other rules apply as
 /// usual; a stale response is used only for its own query. The field is honoured in a 200 without `Set-Cookie`, in answer to a
-/// request without `Authorization`. If no response of a path has had the field, the cache does no extra look-up for that path. A
-/// write to any target of the path invalidates the responses that answer several queries.
+/// request without `Authorization`; a response to another request that is stored answers its own query alone. If no response of a
+/// path has had the field, the cache does no extra look-up for that path. A write to any target of the path invalidates the
+/// responses that answer several queries.
 ///
 /// In one process, requests whose queries are equivalent by the newest response of their path share one load. If the response to
 /// that load says something else, each of the other requests loads its own, and for some seconds none waits for another.
