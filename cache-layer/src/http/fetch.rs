@@ -20,7 +20,7 @@ use super::{
     asking::Asking,
     body::ResponseBody,
     context::Context,
-    forward::Forward,
+    forward::{Answered, Forward},
     granted_load::Asked,
     load::{ErrorOf, Load},
     origin::Origin,
@@ -753,12 +753,14 @@ impl Context {
         }
         let (key, stale, is_head) = (forward.key, forward.stale, forward.request().method() == Method::HEAD);
         let asked = self.would_be_stored(&mut forward);
-        let mut response = self.forward_and_learn(forward).await?;
-        if is_head && is_outdated_by(&response, stale) {
-            self.drop_outdated(key).await;
+        let Answered { mut response, by_application } = self.forward_and_learn(forward).await?;
+        if by_application {
+            if is_head && is_outdated_by(&response, stale) {
+                self.drop_outdated(key).await;
+            }
+            // Not before: what is learned is about the application's response.
+            self.as_stored(asked, &mut response);
         }
-        // Not before: what is learned is about the application's response.
-        self.as_stored(asked, &mut response);
         Ok(response)
     }
 
