@@ -687,6 +687,7 @@ mod what_is_remembered {
         is_not_by_rules_that_were_replaced,
         of_ranges_is_not_by_other_settings_either,
         of_a_load_that_a_change_of_rules_overtook_is_nothing,
+        of_one_variant_is_nothing_of_the_others,
     );
 
     async fn over(backend: &Backend, origin: &Origin, set: impl FnOnce(CacheLayer) -> CacheLayer) -> App {
@@ -790,6 +791,45 @@ mod what_is_remembered {
         assert_eq!(held.await.unwrap().cache_status().detail.as_deref(), Some("no-freshness"));
         other.await.unwrap();
         assert_eq!(second(&app, "/held", &[]).await, hit());
+    }
+
+    /// A site that answers part of a page to who asks for a part, and keeps only whole pages.
+    async fn of_one_variant_is_nothing_of_the_others(backend: &Backend) {
+        const PART: &[(&str, &str)] = &[("x-part", "1")];
+        let origin = Origin::new(|call, request: Request<Body>| async move {
+            let is_part = request.headers().contains_key("x-part");
+            let kept = if is_part { "no-store" } else { "max-age=60, stale-while-revalidate=60" };
+            let mut response = echo(call, &request, &[("vary", "x-part")]);
+            response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static(kept));
+            Ok(response)
+        });
+        let clock = Clock::manual();
+        let process = async || {
+            let cache = backend.cache().await.clock(clock.clone()).build();
+            App::new(cache, &origin, |layer| layer)
+        };
+        let (here, there) = (process().await, process().await);
+        let page = here.get("/", &[]).await.call();
+        let remembered = Some("remembered/no-store".to_owned());
+        assert_eq!(said(&here.get("/", PART).await), ("MISS", Some("no-store".to_owned())));
+        assert_eq!(here.get("/", &[]).await.call(), page);
+        let part = here.get("/", PART).await;
+        assert_eq!((part.call(), part.cache_status().detail), (3, remembered.clone()), "it is loaded by nobody else");
+        // That process has it from the store, which has no reasons.
+        assert_eq!(there.get("/", PART).await.cache_status().detail.as_deref(), Some("remembered"));
+        assert_eq!(there.get("/", &[]).await.call(), page);
+        // What may be used stale is, and is refreshed.
+        clock.advance(seconds(61));
+        for app in [&here, &there] {
+            assert_eq!(said(&app.get("/", PART).await).1.as_deref().map(|said| &said[..10]), Some("remembered"));
+        }
+        let stale = here.get("/", &[]).await;
+        assert_eq!((stale.x_cache(), stale.call()), ("STALE", page));
+        let fresh = here.get("/", &[]).await;
+        assert_eq!((fresh.x_cache(), fresh.call() > page), ("HIT", true));
+        // Of what is not known to vary, no request waits for another.
+        here.get("/other", PART).await;
+        assert_eq!(said(&here.get("/other", &[]).await), ("BYPASS", remembered));
     }
 }
 

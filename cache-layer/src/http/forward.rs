@@ -41,7 +41,8 @@ use crate::{
 pub(super) struct Forward<'a, S: Origin<B>, B> {
     pub(super) sending: Pin<Box<Oneshot<S, Request<B>>>>,
     pub(super) key: &'a Key,
-    pub(super) reason: NoCacheReason,
+    /// Why it is.
+    pub(super) refusal: Refusal,
     /// Until when to wait for a place at the application.
     pub(super) deadline: Instant,
     /// The entry that may answer in place of an error, or if there was no place.
@@ -125,7 +126,7 @@ impl Context {
         }
     }
 
-    /// The reason, and the reason of the earlier request from which it is remembered.
+    /// The reason, and the reason of the earlier request for this key from which it is remembered.
     pub(super) fn refusal(&self, reason: NoCacheReason, key: &Key) -> Refusal {
         let first = if reason == NoCacheReason::Remembered { self.cache.first_reason(key) } else { None };
         Refusal { reason, first }
@@ -136,7 +137,8 @@ impl Context {
         &self,
         mut forward: Forward<'_, S, B>,
     ) -> Result<Answered<S::Content>, S::Error> {
-        let Forward { key, reason, deadline, stale, .. } = forward;
+        let Forward { key, refusal, deadline, stale, .. } = forward;
+        let reason = refusal.reason;
         let mut enclosing = take(&mut forward.enclosing);
         let request = forward.request();
         self.cache.emit(Event::Miss);
@@ -165,7 +167,7 @@ impl Context {
         }
         let mut response = result?.map(ResponseBody::inner);
         self.policy.strip_internal(response.headers_mut());
-        annotate::passed(response.headers_mut(), &self.signature, self.refusal(reason, key));
+        annotate::passed(response.headers_mut(), &self.signature, refusal);
         Ok(Answered { response, by_application: true })
     }
 
@@ -201,7 +203,7 @@ impl Context {
         forward: &mut Forward<'_, S, B>,
     ) -> Option<Box<(CacheRequest, bool)>> {
         // Boxed: few layers and requests have it.
-        self.policy.encode.as_ref().filter(|_| forward.reason != NoCacheReason::Remembered)?;
+        self.policy.encode.as_ref().filter(|_| forward.refusal.reason != NoCacheReason::Remembered)?;
         let key = forward.key.clone();
         let request = forward.request();
         Some(Box::new((CacheRequest::of_get(self, key, request)?, request.method() == Method::HEAD)))

@@ -253,6 +253,11 @@ impl Context {
         }
     }
 
+    /// Whether it is remembered that a response for the variant of this miss could not be stored.
+    pub(super) fn remembers_refusal_of_variant(&self, miss: &Miss) -> bool {
+        miss.detail.varies.is_some() && self.remembers_refusal(&miss.key)
+    }
+
     /// Whether a request that `entry` answers should refresh it, though it is fresh.
     pub(super) fn is_due_early(&self, entry: &ResponseEntry) -> bool {
         let Some(beta) = self.policy.early_refresh else { return false };

@@ -154,8 +154,9 @@ labels! {
         Abandoned => "abandoned",
         /// No place at the application became free while the request waited.
         Overloaded => "overloaded",
-        /// An earlier response to the same request could not be stored. `Cache-Status` also names the reason for that, if this
-        /// process knows it: `remembered/set-cookie`.
+        /// An earlier response to the same request could not be stored, in the last 5 s. Where something is stored that varies
+        /// (`Vary`), this is about one variant; otherwise it is about all requests with the key. `Cache-Status` also names the
+        /// reason for that, if this process knows it: `remembered/set-cookie`.
         Remembered => "remembered",
         /// The application failed recently, and the key is in back-off.
         BackedOff => "backed-off",
