@@ -37,9 +37,11 @@ enum Source {
     Following(Arc<Followed>),
 }
 
+/// As good as for ever, while sums with it are far from any overflow.
+const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 /// The moment `timeout` from now; at most a century from now.
 pub(crate) fn deadline(timeout: Duration) -> Instant {
-    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
     Instant::now() + timeout.min(CENTURY)
 }
 
@@ -212,7 +214,8 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// Whole milliseconds, saturating at 584 million years.
+/// Whole milliseconds; at most a century.
 pub(crate) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+    // So many fit.
+    duration.min(CENTURY).as_millis() as u64
 }

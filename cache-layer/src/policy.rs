@@ -164,8 +164,9 @@ fn names<N: AsRef<str>>(what: &str, names: impl IntoIterator<Item = N>) -> Resul
 /// A response with such a field answers requests for its own target, and for every query that is equivalent by the field. A
 /// response that is stored for exactly the requested target takes precedence. `Vary`, freshness and all other rules apply as
 /// usual; a stale response is used only for its own query. The field is honoured in a 200 without `Set-Cookie`, in answer to a
-/// request without `Authorization`. If no response of a path has had the field, the cache does no extra look-up for that path. A
-/// write to any target of the path invalidates the responses that answer several queries.
+/// request without `Authorization`; a response to another request that is stored answers its own query alone. If no response of a
+/// path has had the field, the cache does no extra look-up for that path. A write to any target of the path invalidates the
+/// responses that answer several queries.
 ///
 /// In one process, requests whose queries are equivalent by the newest response of their path share one load. If the response to
 /// that load says something else, each of the other requests loads its own, and for some seconds none waits for another.
@@ -230,8 +231,8 @@ pub struct Freshness {
 }
 
 impl Freshness {
-    /// Fresh for `duration`, in whole seconds. With zero, it is stale at once, as with `max-age=0`, and may be kept to be
-    /// validated; [`none`](Self::none) says that it is not stored.
+    /// Fresh for `duration`, in whole seconds, 2^31 at most. With zero, it is stale at once, as with `max-age=0`, and may be kept
+    /// to be validated; [`none`](Self::none) says that it is not stored.
     #[must_use]
     pub fn of(duration: Duration) -> Self {
         Self { fresh: Some(duration.as_secs()), stale_while_revalidate: 0, stale_if_error: 0 }
@@ -259,7 +260,7 @@ impl Freshness {
     }
 
     pub(crate) fn directives(self) -> ResponseDirectives {
-        let seconds = |seconds: u64| Some(DeltaSeconds::Seconds(seconds));
+        let seconds = |seconds: u64| Some(DeltaSeconds::Seconds(seconds.min(DeltaSeconds::MAX)));
         let cache_control = CacheControl {
             no_store: self.fresh.is_none(),
             max_age: self.fresh.and_then(seconds),

@@ -23,7 +23,10 @@ use http::{
     header::{CONTENT_ENCODING, CONTENT_TYPE, ETAG, VARY},
 };
 use proptest::prelude::*;
-use tests::{App, Backend, Body, Feed, Origin, RedisServer, Response, full, over_each_store, wait_until};
+use tests::{
+    App, Backend, Body, Feed, Gate, Origin, RedisServer, Response, full, over_each_store, request, wait_until,
+};
+use tower::Service as _;
 use tower_http::compression::CompressionLayer;
 
 type Fields<'a> = &'a [(&'a str, &'a str)];
@@ -714,7 +717,62 @@ mod validators {
         assert_eq!((stale.x_cache(), coding(&stale), decoded(&stale)), ("STALE", "identity", page().into()));
     }
 
+    /// The cache's own answer says nothing of what the application has.
+    async fn a_head_that_is_answered_with_what_is_stale_outdates_nothing(backend: &Backend) {
+        let clock = Clock::manual();
+        let cache = backend.cache().await.clock(clock.clone());
+        let set = |layer: CacheLayer| layer.stale_if_error(Duration::from_secs(60)).encode(all().in_store(true));
+        let app = App::new(cache.build(), &pages(false).0, set);
+        warm(&app, "/", "gzip", &[]).await;
+        clock.advance(Duration::from_secs(61));
+        for method in [Method::HEAD, Method::GET, Method::HEAD, Method::GET] {
+            let stale = app.send(method.clone(), "/", &[("accept-encoding", "gzip"), ("x-status", "503")]).await;
+            assert_eq!((stale.status, stale.x_cache(), coding(&stale)), (StatusCode::OK, "STALE", "gzip"), "{method}");
+        }
+    }
+
+    async fn nor_does_a_head_for_which_the_application_has_no_place(backend: &Backend) {
+        let (clock, gate, pages) = (Clock::manual(), Gate::closed(), pages(false).0);
+        let origin = Origin::new({
+            let gate = gate.clone();
+            move |_, request| {
+                let (gate, mut pages) = (gate.clone(), pages.clone());
+                async move {
+                    if request.uri().path() == "/slow" {
+                        gate.pass().await;
+                    }
+                    pages.call(request).await
+                }
+            }
+        });
+        let cache = backend.cache().await.clock(clock.clone()).lock_timeout(Duration::from_millis(200)).build();
+        let app = App::new(cache, &origin, |layer| {
+            layer.max_loads(1).stale_if_error(Duration::from_secs(60)).encode(all().in_store(true))
+        });
+        warm(&app, "/", "gzip", &[]).await;
+        clock.advance(Duration::from_secs(61));
+        let calls = origin.calls();
+        let slow = tokio::spawn({
+            let app = app.clone();
+            async move { app.begin(request(Method::GET, "/slow", &[])).await.map(|_| ()) }
+        });
+        wait_until("the place is taken", async || origin.calls() > calls).await;
+        for method in [Method::HEAD, Method::GET] {
+            let stale = app.begin(request(method.clone(), "/", &[("accept-encoding", "gzip")])).await.unwrap();
+            assert_eq!(
+                (stale.status(), stale.headers()["x-cache"].to_str().unwrap()),
+                (StatusCode::OK, "STALE"),
+                "{method}"
+            );
+        }
+        gate.open();
+        slow.await.unwrap().unwrap();
+        app.settled().await;
+    }
+
     over_each_store!(
+        a_head_that_is_answered_with_what_is_stale_outdates_nothing,
+        nor_does_a_head_for_which_the_application_has_no_place,
         a_client_is_told_what_it_has,
         a_client_is_told_what_it_has_by_a_miss_too,
         a_client_of_an_error_gets_what_is_there,

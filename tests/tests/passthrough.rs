@@ -830,7 +830,41 @@ mod a_write {
         }
     }
 
+    /// RFC 9112, section 3.2.2: an application that is asked for the whole URI ignores `Host`. Another one may not, or not know.
+    async fn makes_stale_whatever_it_may_be_for(backend: &Backend) {
+        let app = App::on(backend, &Origin::echo(MAX_AGE)).await;
+        let (one, two) = ([("host", "one.example")], [("host", "two.example")]);
+        let both = [one[0], two[0]];
+        for (uri, hosts, stale) in [
+            ("http://one.example/a", &two[..], "both"),
+            ("http://one.example/a", &both, "both"),
+            ("http://user@one.example/a", &two, "both"),
+            ("/a", &both, "both"),
+            ("http://user@one.example/a", &[], "one"),
+            ("http://one.example/a", &[("host", "user@two.example")], "both"),
+            ("http://one.example/a", &[("host", "a/b")], "one"),
+            ("/a", &[one[0], ("host", "")], "one"),
+            ("/a", &one, "one"),
+        ] {
+            for host in [&one, &two] {
+                app.get("/a", host).await;
+                assert_eq!(app.get("/a", host).await.x_cache(), "HIT");
+            }
+            assert_eq!(app.send(Method::POST, uri, hosts).await.status, StatusCode::OK);
+            let expected = if stale == "both" { ["MISS", "MISS"] } else { ["MISS", "HIT"] };
+            for (host, expected) in [&one, &two].into_iter().zip(expected) {
+                assert_eq!(app.get("/a", host).await.x_cache(), expected, "{uri} {hosts:?} {host:?}");
+            }
+        }
+        // No stored response answers such a request for reading, and none is stored for it.
+        for _ in 0..2 {
+            let read = app.get("http://one.example/a", &two).await;
+            assert_eq!(read.cache_status().detail.as_deref(), Some("no-authority"));
+        }
+    }
+
     over_each_store!(
+        makes_stale_whatever_it_may_be_for,
         that_succeeds_makes_its_target_stale,
         makes_stale_what_it_says_to_have_changed_of_its_own_origin,
         that_fails_makes_nothing_stale,

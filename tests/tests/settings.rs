@@ -687,6 +687,7 @@ mod what_is_remembered {
         is_not_by_rules_that_were_replaced,
         of_ranges_is_not_by_other_settings_either,
         of_a_load_that_a_change_of_rules_overtook_is_nothing,
+        of_one_variant_is_nothing_of_the_others,
     );
 
     async fn over(backend: &Backend, origin: &Origin, set: impl FnOnce(CacheLayer) -> CacheLayer) -> App {
@@ -790,6 +791,109 @@ mod what_is_remembered {
         assert_eq!(held.await.unwrap().cache_status().detail.as_deref(), Some("no-freshness"));
         other.await.unwrap();
         assert_eq!(second(&app, "/held", &[]).await, hit());
+    }
+
+    /// A site that answers part of a page to who asks for a part, and keeps only whole pages.
+    async fn of_one_variant_is_nothing_of_the_others(backend: &Backend) {
+        const PART: &[(&str, &str)] = &[("x-part", "1")];
+        let origin = Origin::new(|call, request: Request<Body>| async move {
+            let is_part = request.headers().contains_key("x-part");
+            let kept = if is_part { "no-store" } else { "max-age=60, stale-while-revalidate=60" };
+            let mut response = echo(call, &request, &[("vary", "x-part")]);
+            response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static(kept));
+            Ok(response)
+        });
+        let clock = Clock::manual();
+        let process = async || {
+            let cache = backend.cache().await.clock(clock.clone()).build();
+            App::new(cache, &origin, |layer| layer)
+        };
+        let (here, there) = (process().await, process().await);
+        let page = here.get("/", &[]).await.call();
+        let remembered = Some("remembered/no-store".to_owned());
+        assert_eq!(said(&here.get("/", PART).await), ("MISS", Some("no-store".to_owned())));
+        assert_eq!(here.get("/", &[]).await.call(), page);
+        let part = here.get("/", PART).await;
+        assert_eq!((part.call(), part.cache_status().detail), (3, remembered.clone()), "it is loaded by nobody else");
+        // That process has it from the store, which has no reasons.
+        assert_eq!(there.get("/", PART).await.cache_status().detail.as_deref(), Some("remembered"));
+        assert_eq!(there.get("/", &[]).await.call(), page);
+        // What may be used stale is, and is refreshed.
+        clock.advance(seconds(61));
+        for app in [&here, &there] {
+            assert_eq!(said(&app.get("/", PART).await).1.as_deref().map(|said| &said[..10]), Some("remembered"));
+        }
+        let stale = here.get("/", &[]).await;
+        assert_eq!((stale.x_cache(), stale.call()), ("STALE", page));
+        let fresh = here.get("/", &[]).await;
+        assert_eq!((fresh.x_cache(), fresh.call() > page), ("HIT", true));
+        // Of what is not known to vary, no request waits for another.
+        here.get("/other", PART).await;
+        assert_eq!(said(&here.get("/other", &[]).await), ("BYPASS", remembered));
+    }
+}
+
+/// Terms that have no end.
+mod the_longest_life {
+    use super::*;
+
+    over_each_store!(is_a_fresh_one, has_times_after_it);
+
+    /// The settings for paths that begin with these, and what answers them.
+    async fn app(backend: &Backend) -> (App, Origin) {
+        let origin = Origin::new(|call, request: Request<Body>| async move {
+            let mut response = echo(call, &request, &[]);
+            match request.uri().path() {
+                "/missing" => *response.status_mut() = StatusCode::NOT_FOUND,
+                "/said" => {
+                    response.extensions_mut().insert(Freshness::of(Duration::MAX));
+                }
+                "/said/in/full" => {
+                    let all = Freshness::of(Duration::MAX).stale_while_revalidate(Duration::MAX);
+                    response.extensions_mut().insert(all.stale_if_error(Duration::MAX));
+                }
+                _ => {}
+            }
+            Ok(response)
+        });
+        let set = |layer: CacheLayer| {
+            let layer = layer.ttl(Duration::MAX).negative_ttl(StatusCode::NOT_FOUND, Duration::MAX);
+            let rule = Rule::prefix("/ruled").ttl(Duration::MAX).stale_if_error(Duration::MAX);
+            layer.ttl_for_path("/path", Duration::MAX).rule(rule).unwrap()
+        };
+        (App::new(backend.cache().await.build(), &origin, set), origin)
+    }
+
+    async fn is_a_fresh_one(backend: &Backend) {
+        let (app, origin) = app(backend).await;
+        let uris = ["/", "/path/a", "/ruled", "/missing", "/said", "/said/in/full"];
+        for (calls, uri) in (1..).zip(uris) {
+            for _ in 0..2 {
+                app.get(uri, &[]).await;
+            }
+            let hit = app.get(uri, &[]).await;
+            assert_eq!((hit.x_cache(), origin.calls()), ("HIT", calls), "{uri}");
+            assert!(hit.cache_status().ttl > Some(i64::from(u32::MAX / 4)), "{uri} {hit:?}");
+        }
+        let hinted = || {
+            let mut request = request(Method::GET, "/hinted", &[]);
+            let hints = Hints::new().ttl(Duration::MAX);
+            hints.add_to(request.extensions_mut());
+            request
+        };
+        app.ask(hinted()).await;
+        assert_eq!(app.ask(hinted()).await.x_cache(), "HIT");
+    }
+
+    /// A response that is said to be stale may be used for as long as it could at its end.
+    async fn has_times_after_it(backend: &Backend) {
+        let set = |layer: CacheLayer| layer.ttl(Duration::MAX).stale_while_revalidate(seconds(60));
+        let app = App::new(backend.cache().await.build(), &Origin::echo(&[]), set);
+        let uri: Uri = "http://shop.example/".parse().unwrap();
+        assert_eq!(second(&app, "/", &[]).await, hit());
+        app.cache.soft_invalidate(&app.layer.key(&uri).unwrap()).await.unwrap();
+        wait_until("it is stale", async || app.get("/", &[]).await.x_cache() != "HIT").await;
+        assert_eq!(app.get("/", &[]).await.call(), 2, "it was used, and refreshed");
     }
 }
 

@@ -238,6 +238,23 @@ mod no_vary_search {
         assert_eq!(x_cache(&there, other, &[FRESH]).await, "MISS");
     }
 
+    /// An alias of before leads to the place of what is stored for one client's own sake.
+    async fn an_alias_leads_to_nothing_that_was_not_for_all(backend: &Backend) {
+        let origin = Origin::obedient();
+        let app = app(backend, &origin, on).await;
+        let (own, other) = ("/s?id=1&utm=1", "/s?id=1&utm=2");
+        let key = app.layer.key(&format!("http://shop.example{own}").parse().unwrap()).unwrap();
+        app.get(own, &[FRESH, UTM]).await;
+        app.cache.invalidate(&key).await.unwrap();
+        let public = ("x-say-cache-control", "public, max-age=60");
+        app.get(own, &[public, UTM, ("authorization", "Basic eA==")]).await;
+        assert_eq!(x_cache(&app, own, &[]).await, "HIT");
+        let asked = app.get(other, &[FRESH, UTM]).await;
+        assert_eq!((asked.x_cache(), asked.call()), ("MISS", 3));
+        app.send(Method::POST, other, &[]).await;
+        assert_eq!(app.get(other, &[FRESH, UTM]).await.call(), 5);
+    }
+
     async fn vary_selects_as_ever(backend: &Backend) {
         let app = app(backend, &Origin::obedient(), on).await;
         let fields = |language| [FRESH, UTM, ("x-say-vary", "Accept-Language"), ("accept-language", language)];
@@ -495,6 +512,7 @@ mod no_vary_search {
         more_is_believed_where_that_is_set,
         the_response_itself_has_the_last_word,
         an_alias_of_before_leads_to_no_other_class,
+        an_alias_leads_to_nothing_that_was_not_for_all,
         vary_selects_as_ever,
         what_one_process_has_another_finds,
     );

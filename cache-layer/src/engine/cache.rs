@@ -307,7 +307,7 @@ impl Cache {
         }
     }
 
-    /// Whether a recent response for this primary key could not be stored.
+    /// Whether a recent response for this key could not be stored.
     pub(crate) fn is_uncacheable(&self, key: &Key) -> bool {
         self.0.uncacheable.has(key)
     }
@@ -318,7 +318,7 @@ impl Cache {
         self.0.void_refusals.set();
     }
 
-    /// Forgets that a response for this primary key could not be stored.
+    /// Forgets that a response for this key could not be stored.
     pub(crate) fn forget_refusal(&self, key: &Key) {
         self.0.uncacheable.forget(key);
     }

@@ -236,10 +236,9 @@ impl Cache {
             Ok(Acquired::Changed) => AttemptNow::Changed(flight),
             Ok(Acquired::Held) => AttemptNow::Held(flight),
             Ok(Acquired::Uncacheable) => {
-                let primary = key.primary();
-                self.0.uncacheable.remember(&primary, REMEMBER_UNCACHEABLE);
+                self.0.uncacheable.remember(key, REMEMBER_UNCACHEABLE);
                 if is_over() || self.refusals_are_void() {
-                    self.0.uncacheable.forget(&primary);
+                    self.0.uncacheable.forget(key);
                 }
                 flight.finish(FlightOutcome::Uncacheable);
                 AttemptNow::Uncacheable
@@ -268,6 +267,7 @@ impl Cache {
     /// The right to load with this lease. What is remembered of earlier results gives way to the next one.
     fn granted(&self, flight: Flight, lease: Lease, policy: FailurePolicy) -> Box<WritePermit> {
         if policy.anew {
+            self.0.uncacheable.forget(&lease.key);
             self.0.uncacheable.forget(&lease.key.primary());
         }
         self.permit(flight, Ok(lease), policy.back_off)

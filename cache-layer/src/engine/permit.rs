@@ -481,8 +481,8 @@ impl WritePermit {
         flight.finish(outcome);
     }
 
-    /// Ends a load whose result can't be stored. If it is `remembered` for this primary key, the next results are assumed not
-    /// to be storable either.
+    /// Ends a load whose result can't be stored. If it is `remembered` for this key, of one variant or of what is not known to
+    /// vary, the next results are assumed not to be storable either.
     pub(crate) fn uncacheable(self: Box<Self>, reason: NoCacheReason, remembered: Option<&Key>) {
         self.unstored(reason, remembered, FlightOutcome::Uncacheable);
     }

@@ -94,7 +94,9 @@ impl Context {
         let owner_key = alias.target.key_of_other(owner, &self.key_rules(headers));
         let Selection::Fresh(hit) = self.select(&owner_key, headers, purpose).await else { return None };
         let response = hit.entry.response();
-        let variation = alias.variations.of(headers, response.info.status, &response.headers)?;
+        // What has taken the place of the alias' own response may be for its clients alone, such as those with `Authorization`.
+        let answers = Some(response).filter(|response| response.info.traits.answers_several)?;
+        let variation = alias.variations.of(headers, answers.info.status, &answers.headers)?;
         let (path, query) = split(owner);
         let is_one = path == alias.target.path() && variation.are_equivalent(query, alias.target.query());
         is_one.then_some(hit.entry)
@@ -148,7 +150,8 @@ impl Context {
     ) {
         let Some(variations) = &self.variations else { return };
         let response = stored.response();
-        if let Some(variation) = variations.of(headers, response.info.status, &response.headers)
+        if response.info.traits.answers_several
+            && let Some(variation) = variations.of(headers, response.info.status, &response.headers)
             && may_have_alias(&self.policy.caching, method, headers, extensions)
         {
             let path = target.path_key(&self.key_rules(headers));

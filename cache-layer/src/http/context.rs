@@ -138,7 +138,8 @@ impl Context {
         !self.policy.is_hinted && self.generation.as_ref().is_none_or(is_current)
     }
 
-    /// Whether it is remembered that a response for this key could not be stored, if that says anything by these settings.
+    /// Whether it is remembered that a response for this key could not be stored, if that says anything by these settings. Which
+    /// variant a request selects is only known after its look-up.
     pub(super) fn remembers_refusal(&self, key: &Key) -> bool {
         self.cache.is_uncacheable(key) && !self.policy.is_hinted
     }

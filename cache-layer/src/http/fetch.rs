@@ -16,11 +16,11 @@ use tracing::{Instrument as _, Span};
 
 use super::{
     alias::Alias,
-    annotate::Served,
+    annotate::{Refusal, Served},
     asking::Asking,
     body::ResponseBody,
     context::Context,
-    forward::Forward,
+    forward::{Answered, Forward},
     granted_load::Asked,
     load::{ErrorOf, Load},
     origin::Origin,
@@ -99,8 +99,8 @@ impl<S: Origin<B>, B: Send + 'static> Asking<S, B> {
     fn go_on(self, next: Next<S::Content>, patience: Patience, mut span: LookupSpan) -> Begun<S, B> {
         let (flight, miss, purpose, answer) = match next {
             Next::Respond(response) => return Begun::answered(self.verifying(response)),
-            Next::Forward { reason, stale, learns } => {
-                let forwarded = self.forward(reason, stale, learns, patience.end(), span);
+            Next::Forward { refusal, stale, learns } => {
+                let forwarded = self.forward(refusal, stale, learns, patience.end(), span);
                 return Begun::GoesOn(Box::pin(forwarded));
             }
             Next::Lead { flight, miss, purpose, answer } => (flight, miss, purpose, answer),
@@ -125,7 +125,7 @@ impl<S: Origin<B>, B: Send + 'static> Asking<S, B> {
     /// Forwards the request to the application; the `stale` entry may replace an error.
     async fn forward(
         self,
-        reason: NoCacheReason,
+        refusal: Refusal,
         stale: Option<Entry>,
         learns: bool,
         deadline: Instant,
@@ -134,7 +134,7 @@ impl<S: Origin<B>, B: Send + 'static> Asking<S, B> {
     ) -> Fetched<S, B> {
         let Self { context, sending, key, .. } = self;
         let enclosing = EnclosingLoads::here();
-        let forward = Forward { sending, key: &key, reason, deadline, stale: stale.as_ref(), enclosing };
+        let forward = Forward { sending, key: &key, refusal, deadline, stale: stale.as_ref(), enclosing };
         context.forward(forward, learns).await
     }
 
@@ -361,7 +361,7 @@ enum Next<R: Body> {
     /// The application answers it alone; the `stale` entry may replace an error. `learns`: the response decides how the next
     /// request for a range is handled.
     Forward {
-        reason: NoCacheReason,
+        refusal: Refusal,
         stale: Option<Entry>,
         learns: bool,
     },
@@ -501,6 +501,11 @@ impl RequestLookup<'_> {
             self.span.because(NoCacheReason::OnlyIfCached);
             return Some(Next::Respond(context.gateway_timeout(NoCacheReason::OnlyIfCached)));
         }
+        if context.remembers_refusal_of_variant(miss) {
+            self.span.because(NoCacheReason::Remembered);
+            let refusal = context.refusal(NoCacheReason::Remembered, &miss.key);
+            return Some(Next::Forward { refusal, stale: None, learns: false });
+        }
         if let Some(failure) = context.cache.recent_failure(&miss.key)
             && let Some(response) = self.respond_while_backing_off(stale, &failure)
         {
@@ -516,7 +521,7 @@ impl RequestLookup<'_> {
             context.passes_range(self.key, self.headers, stale.map(|entry| entry.response().info.response_time))?
         };
         self.span.because(reason);
-        Some(Next::Forward { reason, stale: stale.cloned(), learns: true })
+        Some(Next::Forward { refusal: reason.into(), stale: stale.cloned(), learns: true })
     }
 
     fn respond_while_backing_off<R: Body>(
@@ -721,7 +726,8 @@ impl RequestLookup<'_> {
 
     fn forward<R: Body>(&mut self, reason: NoCacheReason, miss: Miss) -> Next<R> {
         self.span.because(reason);
-        Next::Forward { reason, stale: miss.stale, learns: false }
+        let refusal = self.context.refusal(reason, &miss.key);
+        Next::Forward { refusal, stale: miss.stale, learns: false }
     }
 }
 
@@ -753,12 +759,14 @@ impl Context {
         }
         let (key, stale, is_head) = (forward.key, forward.stale, forward.request().method() == Method::HEAD);
         let asked = self.would_be_stored(&mut forward);
-        let mut response = self.forward_and_learn(forward).await?;
-        if is_head && is_outdated_by(&response, stale) {
-            self.drop_outdated(key).await;
+        let Answered { mut response, by_application } = self.forward_and_learn(forward).await?;
+        if by_application {
+            if is_head && is_outdated_by(&response, stale) {
+                self.drop_outdated(key).await;
+            }
+            // Not before: what is learned is about the application's response.
+            self.as_stored(asked, &mut response);
         }
-        // Not before: what is learned is about the application's response.
-        self.as_stored(asked, &mut response);
         Ok(response)
     }
 

@@ -41,7 +41,8 @@ use crate::{
 pub(super) struct Forward<'a, S: Origin<B>, B> {
     pub(super) sending: Pin<Box<Oneshot<S, Request<B>>>>,
     pub(super) key: &'a Key,
-    pub(super) reason: NoCacheReason,
+    /// Why it is.
+    pub(super) refusal: Refusal,
     /// Until when to wait for a place at the application.
     pub(super) deadline: Instant,
     /// The entry that may answer in place of an error, or if there was no place.
@@ -53,6 +54,20 @@ pub(super) struct Forward<'a, S: Origin<B>, B> {
 impl<S: Origin<B>, B> Forward<'_, S, B> {
     pub(super) fn request(&mut self) -> &mut Request<B> {
         self.sending.as_mut().request_mut()
+    }
+}
+
+/// The answer to a request that was forwarded alone.
+pub(super) struct Answered<R: Body> {
+    pub(super) response: Response<ResponseBody<R>>,
+    /// Whether it is the application's. The cache's own, in place of an error or for want of a place, says nothing of what the
+    /// application has.
+    pub(super) by_application: bool,
+}
+
+impl<R: Body> Answered<R> {
+    fn by_cache(response: Response<ResponseBody<R>>) -> Self {
+        Self { response, by_application: false }
     }
 }
 
@@ -111,25 +126,26 @@ impl Context {
         }
     }
 
-    /// The reason, and the reason of the earlier request from which it is remembered.
+    /// The reason, and the reason of the earlier request for this key from which it is remembered.
     pub(super) fn refusal(&self, reason: NoCacheReason, key: &Key) -> Refusal {
         let first = if reason == NoCacheReason::Remembered { self.cache.first_reason(key) } else { None };
         Refusal { reason, first }
     }
 
     /// Forwards one request, and stores nothing.
-    pub(super) async fn forward_uncached<S: Origin<B>, B>(
+    async fn forward_uncached<S: Origin<B>, B>(
         &self,
         mut forward: Forward<'_, S, B>,
-    ) -> Result<Response<ResponseBody<S::Content>>, S::Error> {
-        let Forward { key, reason, deadline, stale, .. } = forward;
+    ) -> Result<Answered<S::Content>, S::Error> {
+        let Forward { key, refusal, deadline, stale, .. } = forward;
+        let reason = refusal.reason;
         let mut enclosing = take(&mut forward.enclosing);
         let request = forward.request();
         self.cache.emit(Event::Miss);
         if reason != NoCacheReason::Remembered {
             let limit = enclosing.not_placed_at(&self.load_limit);
             let Some(place) = limit.wait(deadline).await else {
-                return Ok(self.without_place(request.method(), request.headers(), stale));
+                return Ok(Answered::by_cache(self.without_place(request.method(), request.headers(), stale)));
             };
             enclosing = enclosing.placed(&limit, place);
         }
@@ -145,13 +161,14 @@ impl Context {
         if let (Some(status), Some((stale, method, headers))) = (failed, fallback) {
             let status = status.map(|status| status.as_u16());
             if let Some(entry) = self.stale_if_error_entry(&headers, Some(stale), status) {
-                return Ok(self.respond_after_miss(entry, &method, &headers, Served::StaleIfError(status)));
+                let response = self.respond_after_miss(entry, &method, &headers, Served::StaleIfError(status));
+                return Ok(Answered::by_cache(response));
             }
         }
         let mut response = result?.map(ResponseBody::inner);
         self.policy.strip_internal(response.headers_mut());
-        annotate::passed(response.headers_mut(), &self.signature, self.refusal(reason, key));
-        Ok(response)
+        annotate::passed(response.headers_mut(), &self.signature, refusal);
+        Ok(Answered { response, by_application: true })
     }
 
     /// As [`forward_uncached`](Self::forward_uncached), with the fields that a response would have that is stored.
@@ -160,8 +177,10 @@ impl Context {
         mut forward: Forward<'_, S, B>,
     ) -> Result<Response<ResponseBody<S::Content>>, S::Error> {
         let asked = self.would_be_stored(&mut forward);
-        let mut response = self.forward_uncached(forward).await?;
-        self.as_stored(asked, &mut response);
+        let Answered { mut response, by_application } = self.forward_uncached(forward).await?;
+        if by_application {
+            self.as_stored(asked, &mut response);
+        }
         Ok(response)
     }
 
@@ -169,13 +188,13 @@ impl Context {
     pub(super) async fn forward_and_learn<S: Origin<B>, B>(
         &self,
         mut forward: Forward<'_, S, B>,
-    ) -> Result<Response<ResponseBody<S::Content>>, S::Error> {
+    ) -> Result<Answered<S::Content>, S::Error> {
         let request = CacheRequest::of_get(self, forward.key.clone(), forward.request());
-        let response = self.forward_uncached(forward).await?;
-        if let Some(request) = request {
-            self.learn_from_answer(&request, &response);
+        let answered = self.forward_uncached(forward).await?;
+        if let Some(request) = request.filter(|_| answered.by_application) {
+            self.learn_from_answer(&request, &answered.response);
         }
-        Ok(response)
+        Ok(answered)
     }
 
     /// The request, and whether it is HEAD, if a response to it that is stored may be sent in codings.
@@ -184,7 +203,7 @@ impl Context {
         forward: &mut Forward<'_, S, B>,
     ) -> Option<Box<(CacheRequest, bool)>> {
         // Boxed: few layers and requests have it.
-        self.policy.encode.as_ref().filter(|_| forward.reason != NoCacheReason::Remembered)?;
+        self.policy.encode.as_ref().filter(|_| forward.refusal.reason != NoCacheReason::Remembered)?;
         let key = forward.key.clone();
         let request = forward.request();
         Some(Box::new((CacheRequest::of_get(self, key, request)?, request.method() == Method::HEAD)))

@@ -34,6 +34,7 @@ use crate::{
         permit::{Demand, Purpose, WritePermit},
     },
     inherit::Reads,
+    key::Key,
     policy::{Freshness, Remaining},
     semantics::{
         cache_status::ForwardReason,
@@ -335,7 +336,8 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
             Err(reason) => {
                 let head = self.client_head(parts, names, not_stored, false, now);
                 let (status, offers_ranges) = (head.status, head.offers_ranges);
-                self.asked.context.record_uncacheable(self.permit, &self.asked.request, status, offers_ranges, reason);
+                let Asked { context, request, miss, .. } = &*self.asked;
+                context.record_uncacheable(self.permit, request, &miss.key, (status, offers_ranges), reason);
                 self.reply_to.send(head.reply(ResponseBody::inner(body)));
                 return Received::Done;
             }
@@ -462,7 +464,7 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
     async fn store_streaming(self, mut draft: Draft, head: ClientHead, body: Incoming<R>, length: Length) {
         let encoding = draft.is_encodable().then(|| self.encoding());
         let Self { asked, mut permit, reply_to } = self;
-        let Asked { context, request, enclosing, .. } = *asked;
+        let Asked { context, request, miss, enclosing } = *asked;
         let mut growing = Some(BodyWriter::new(length.known()));
         if let Some(growing) = &growing {
             permit.publish_partial(draft.entries(), growing.body());
@@ -505,7 +507,7 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
                 if let (Some(reply_to), Some(whole)) = (waiting, held) {
                     reply_to.send(whole);
                 }
-                context.record_uncacheable(permit, &request, status, offers_ranges, reason);
+                context.record_uncacheable(permit, &request, &miss.key, (status, offers_ranges), reason);
                 if let (Some(rest), Some(growing)) = (rest, growing) {
                     // As for a single client, which reads the rest by itself.
                     drop(enclosing);
@@ -542,13 +544,14 @@ impl Context {
         }
     }
 
-    /// Ends a load whose response is not stored.
+    /// Ends a load whose response is not stored; `key` is the place that it would have taken as far as is known: that of a variant,
+    /// if what is stored varies. What the application answers to other variants may be stored.
     pub(super) fn record_uncacheable(
         &self,
         mut permit: Box<WritePermit>,
         request: &CacheRequest,
-        status: StatusCode,
-        offers_ranges: bool,
+        key: &Key,
+        (status, offers_ranges): (StatusCode, bool),
         reason: NoCacheReason,
     ) {
         // A reason that may be due to this client alone, or to a temporary problem, must not affect other clients.
@@ -569,10 +572,10 @@ impl Context {
             permit.tells_nothing_of_later_ones();
         }
         let remembered = !personal && status == StatusCode::OK && is_lasting(reason) && speaks_for_others;
-        permit.uncacheable(reason, remembered.then_some(&request.key));
+        permit.uncacheable(reason, remembered.then_some(key));
         // The rules may have been replaced just now, and what was remembered by them forgotten just before this was.
         if remembered && !self.speaks_for_others() {
-            self.cache.forget_refusal(&request.key);
+            self.cache.forget_refusal(key);
         }
     }
 }

@@ -118,9 +118,10 @@ impl<S: Origin<B>, B: Send + 'static> Load<S, B> {
         if purpose.is_in_background() {
             return;
         }
-        let Asked { context, request, enclosing, .. } = *asked;
+        let Asked { context, request, miss, enclosing } = *asked;
         let (key, stale) = (&request.key, stale.as_ref());
-        let forward = Forward { sending, key, reason, deadline: patience.end(), stale, enclosing };
+        let refusal = context.refusal(reason, &miss.key);
+        let forward = Forward { sending, key, refusal, deadline: patience.end(), stale, enclosing };
         let reply = async { context.forward_alone(forward).await.map_or_else(LoadReply::Failed, LoadReply::Response) };
         reply_to.send_while_awaited(reply).await;
     }

@@ -251,7 +251,7 @@ impl Context {
             response_time,
             initial_age: age,
             stale_if_disconnected: windows.stale_if_disconnected,
-            traits: traits(status, is_coded, &directives.cache_control, encodable),
+            traits: traits(status, is_coded, &directives.cache_control, encodable, variation.is_some()),
             parent: None,
         };
         let deadlines = deadlines(&windows, response_time);
@@ -422,7 +422,7 @@ impl Context {
 const VARY: Shapes = Shapes::of_each(&["vary"]);
 const CODED: Shapes = Shapes::of_each(&["content-encoding"]);
 
-fn traits(status: StatusCode, is_coded: bool, cc: &CacheControl, encodable: bool) -> Traits {
+fn traits(status: StatusCode, is_coded: bool, cc: &CacheControl, encodable: bool, answers_several: bool) -> Traits {
     let encodable = encodable && !cc.no_transform;
     Traits {
         immutable: cc.immutable,
@@ -432,6 +432,7 @@ fn traits(status: StatusCode, is_coded: bool, cc: &CacheControl, encodable: bool
         minted: false,
         plain: !status.is_redirection() && !encodable && !is_coded,
         encodable,
+        answers_several,
     }
 }
 

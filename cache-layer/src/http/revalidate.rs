@@ -68,7 +68,8 @@ impl<R: Body, E> GrantedLoad<R, E> {
                 let served = Served::Validated { why, not_stored: Some(reason) };
                 let freshened = self.asked.context.as_freshened(&entry, &headers);
                 self.reply_to.send(LoadReply::entry(freshened, served, cookies));
-                self.asked.context.record_uncacheable(self.permit, &self.asked.request, status, offers_ranges, reason);
+                let Asked { context, request, miss, .. } = &*self.asked;
+                context.record_uncacheable(self.permit, request, &miss.key, (status, offers_ranges), reason);
             }
         }
     }

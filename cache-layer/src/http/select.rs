@@ -253,6 +253,11 @@ impl Context {
         }
     }
 
+    /// Whether it is remembered that a response for the variant of this miss could not be stored.
+    pub(super) fn remembers_refusal_of_variant(&self, miss: &Miss) -> bool {
+        miss.detail.varies.is_some() && self.remembers_refusal(&miss.key)
+    }
+
     /// Whether a request that `entry` answers should refresh it, though it is fresh.
     pub(super) fn is_due_early(&self, entry: &ResponseEntry) -> bool {
         let Some(beta) = self.policy.early_refresh else { return false };
@@ -340,8 +345,9 @@ fn no_response(primary: &Key, id: EntryId, variant: Option<(Key, Varies)>) -> Se
 
 /// Milliseconds until `moment`; negative after it.
 pub(super) fn milliseconds_left(moment: u64, now: u64) -> i64 {
-    // Both are milliseconds since the Unix epoch, and fit for the next 292 million years.
-    (moment as i64).saturating_sub(now as i64)
+    // Somebody else may have written the moment.
+    let [moment, now] = [moment, now].map(|millis| i64::try_from(millis).unwrap_or(i64::MAX));
+    moment.saturating_sub(now)
 }
 
 #[cfg(all(test, feature = "memory"))]
@@ -355,6 +361,13 @@ mod tests {
     };
     use bytes::Bytes;
     use http::StatusCode;
+
+    #[test]
+    fn a_moment_without_end_is_ahead_of_every_other() {
+        let now = 1_795_392_000_000;
+        let left = [now - 1, now, now + 1, 1 << 63, u64::MAX].map(|moment| milliseconds_left(moment, now));
+        assert!(left.is_sorted() && left[..3] == [-1, 0, 1] && left[3] > 1 << 62, "{left:?}");
+    }
 
     #[test]
     fn a_redirect_that_may_lead_to_itself_is_not_answered_with() {

@@ -26,7 +26,7 @@ use super::{
     rules::{Choice, RequestSettings, Ruled},
     select::InMemory,
     target::Target,
-    write::write_through,
+    write::{Written, write_through},
 };
 use crate::{
     engine::span::LookupSpan,
@@ -114,13 +114,12 @@ where
         let target = match (refusal, Target::of_request(&context.sites, &request)) {
             (None, Some(target)) => target,
             (Some(NoCacheReason::Method), target) => {
-                let target = target.map(Target::into_owned);
-                let Some(target) = target.or_else(|| Target::of_named_user(&context.sites, &request)) else {
+                let Some(written) = Written::of(target, &context.sites, &request) else {
                     return self.bypass(request, NoCacheReason::Method);
                 };
                 context.report_bypass(&request, NoCacheReason::Method);
                 let settings = self.settings(request.extensions().get());
-                let written = write_through(settings, self.inner.clone(), request, target);
+                let written = write_through(settings, self.inner.clone(), request, written);
                 return ResponseFuture::boxed(written, Span::none());
             }
             (Some(reason), _) => return self.bypass(request, reason),

@@ -86,6 +86,8 @@ pub(super) struct Traits {
     pub(super) minted: bool,
     /// It may be sent in content codings of the cache's own.
     pub(super) encodable: bool,
+    /// It answers several queries, and carries the tag of its path, by which a write to any of them reaches it.
+    pub(super) answers_several: bool,
 }
 
 impl Traits {
@@ -101,6 +103,7 @@ impl Traits {
     const PLAIN: u8 = 16;
     const MINTED: u8 = 32;
     const ENCODABLE: u8 = weight::ENCODABLE;
+    const ANSWERS_SEVERAL: u8 = 128;
 
     fn to_byte(self) -> u8 {
         let of = |is: bool, bit: u8| u8::from(is) * bit;
@@ -111,6 +114,7 @@ impl Traits {
             | of(self.plain, Self::PLAIN)
             | of(self.minted, Self::MINTED)
             | of(self.encodable, Self::ENCODABLE)
+            | of(self.answers_several, Self::ANSWERS_SEVERAL)
     }
 
     fn from_byte(byte: u8) -> Self {
@@ -123,6 +127,7 @@ impl Traits {
             plain: is(Self::PLAIN),
             minted: is(Self::MINTED),
             encodable: is(Self::ENCODABLE),
+            answers_several: is(Self::ANSWERS_SEVERAL),
         }
     }
 }
@@ -260,6 +265,7 @@ mod tests {
                 unmatched: true,
                 minted: true,
                 encodable: true,
+                answers_several: true,
                 ..Traits::default()
             },
             parent: Some(EntryId([9; 16])),

@@ -3,7 +3,10 @@
 use std::borrow::Cow;
 
 use http::{
-    Extensions, HeaderMap, HeaderName, Method, Request, StatusCode, Uri, header::HOST, request, uri::PathAndQuery,
+    Extensions, HeaderMap, HeaderName, Method, Request, StatusCode, Uri,
+    header::HOST,
+    request,
+    uri::{Authority, PathAndQuery},
 };
 
 use super::{hints::Hints, owner::Owner};
@@ -56,12 +59,18 @@ impl<'a> Target<'a> {
         Self::as_sent(sites, &request.uri, &request.headers, &request.extensions)
     }
 
-    #[cfg_attr(not(feature = "axum"), expect(unused_variables, reason = "only axum leaves anything there"))]
     fn as_sent(sites: &'a Sites, uri: &'a Uri, headers: &'a HeaderMap, extensions: &'a Extensions) -> Option<Self> {
-        let target = Self::of(sites, uri, headers)?;
+        Some(Self::of(sites, uri, headers)?.before_routing(extensions))
+    }
+
+    /// The target with the path that its client has sent.
+    #[cfg_attr(not(feature = "axum"), expect(unused_variables, reason = "only axum leaves anything there"))]
+    fn before_routing(self, extensions: &'a Extensions) -> Self {
         #[cfg(feature = "axum")]
-        let target = target.before_nesting(extensions);
-        Some(target)
+        let target = self.before_nesting(extensions);
+        #[cfg(not(feature = "axum"))]
+        let target = self;
+        target
     }
 
     /// The target before axum removed the prefix of a nested router. If the path was changed in another way, it is left as it
@@ -79,14 +88,21 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// The target of a write whose URI has user information; `None` for another one. No stored response has such a target, but
-    /// the write changes what others ask for without it.
-    pub(super) fn of_named_user<B>(sites: &Sites, request: &Request<B>) -> Option<Target<'static>> {
-        let mut parts = request.uri().clone().into_parts();
-        let (_, authority) = parts.authority.as_ref()?.as_str().rsplit_once('@')?;
-        parts.authority = Some(authority.parse().ok()?);
-        let uri = Uri::from_parts(parts).ok()?;
-        Target::as_sent(sites, &uri, request.headers(), request.extensions()).map(Target::into_owned)
+    /// The targets that a write may be for whose request does not state its host clearly: the host of its URI, and each `Host`,
+    /// without user information. No stored response has such a target, but the application carries the write out for one of them.
+    pub(super) fn candidates<B>(sites: &Sites, request: &Request<B>) -> Vec<Target<'static>> {
+        let uri = request.uri();
+        let hosts = request.headers().get_all(HOST).iter().filter_map(|host| host.to_str().ok());
+        let stated = uri.authority().map(Authority::as_str).into_iter().chain(hosts);
+        let hosts = stated.map(|stated| stated.rsplit_once('@').map_or(stated, |(_, host)| host));
+        let mut targets = Vec::new();
+        for target in hosts.filter_map(|host| Target::with_authority(sites, uri, host)) {
+            let target = target.before_routing(request.extensions()).into_owned();
+            if !targets.contains(&target) {
+                targets.push(target);
+            }
+        }
+        targets
     }
 
     /// The target of an absolute URI.
@@ -490,6 +506,7 @@ mod tests {
         async fn path(request: Request) -> String {
             let sites = Sites::default();
             let path = Target::of_request(&sites, &request).unwrap().path_and_query().to_owned();
+            assert_eq!(Target::candidates(&sites, &request)[0].path_and_query(), path);
             let (parts, _) = request.into_parts();
             assert_eq!(Target::of_parts(&sites, &parts).unwrap().path_and_query(), path);
             path

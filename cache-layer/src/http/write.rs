@@ -35,6 +35,7 @@ use crate::{
         invalidation::{invalidates, is_safe},
         names::Shapes,
         received::Received,
+        sites::Sites,
         storable::{is_grpc, post_answers_get},
     },
     store::{Hardness, Seen},
@@ -42,6 +43,25 @@ use crate::{
     telemetry::NoCacheReason,
     throttle::Throttle,
 };
+
+/// What a write is for.
+pub(super) struct Written {
+    target: Target<'static>,
+    /// The other targets that it may be for, if its request does not state its host clearly.
+    others: Vec<Target<'static>>,
+    is_clear: bool,
+}
+
+impl Written {
+    /// What a write is for with this target, if its request states one clearly. `None` if nothing is known of its host.
+    pub(super) fn of<B>(target: Option<Target<'_>>, sites: &Sites, request: &Request<B>) -> Option<Self> {
+        if let Some(target) = target {
+            return Some(Self { target: target.into_owned(), others: Vec::new(), is_clear: true });
+        }
+        let mut candidates = Target::candidates(sites, request).into_iter();
+        Some(Self { target: candidates.next()?, others: candidates.collect(), is_clear: false })
+    }
+}
 
 /// A write that has made these targets outdated, or may have. If this is dropped before they are invalidated, its client has
 /// left, or the application has failed, and the write may have taken effect: they are invalidated to be safe.
@@ -107,23 +127,23 @@ pub(super) async fn write_through<S: Origin<B>, B>(
     settings: RequestSettings,
     service: S,
     mut request: Request<B>,
-    target: Target<'static>,
+    Written { target, others, is_clear }: Written,
 ) -> Result<Response<ResponseBody<S::Content>>, S::Error> {
     let method = request.method().clone();
     let headers = request.headers().clone();
     let is_hinted = is_hinted(request.extensions());
-    let names_user = request.uri().authority().is_some_and(|authority| authority.as_str().contains('@'));
     add_plain_tags(&mut request);
     let voids = &settings.context(&target, &method).policy.voids;
     let (changes, mut request) = if is_safe(&method) { (false, request) } else { voids.judge(request) };
     let context = settings.context(&target, &Method::GET);
     let key = settings.key(&target, &headers);
-    // What a user who is named in the URI is told is not for others.
-    let mut early = match method == Method::POST && !names_user && !is_hinted {
+    // What a user who is named in the URI is told is not for others, nor what may be of another host.
+    let mut early = match method == Method::POST && is_clear && !is_hinted {
         true => context.lease_for_get(&mut request, &key).await,
         false => None,
     };
-    let affected = changes.then(|| settings.affected(&target, &headers, &HeaderMap::new()));
+    let none = HeaderMap::new();
+    let affected = changes.then(|| affected(&settings, std::iter::once(&target).chain(&others), &headers, &none));
     let mut abandoned = Abandoned { cache: context.cache.clone(), affected };
     let time = context.cache.now();
     let response = match EarlyLease::hold(&mut early, Oneshot::new(service, request)).await {
@@ -137,7 +157,7 @@ pub(super) async fn write_through<S: Origin<B>, B>(
     let is_call = is_grpc(&headers) && is_grpc(response.headers());
     let request = CacheRequest { target, key, method, has_content: false, is_hinted, headers: headers.into(), time };
     let outdated = match changes && !is_call {
-        true => context.outdated_by(&settings, &request, &response),
+        true => context.outdated_by(&settings, &request, &others, &response),
         false => Affected::default(),
     };
     abandoned.affected = Some(outdated).filter(|outdated| !outdated.is_empty());
@@ -150,17 +170,41 @@ pub(super) async fn write_through<S: Origin<B>, B>(
     Ok(context.bypassed(response, NoCacheReason::Method))
 }
 
+/// The responses that a write makes outdated, for each of these targets.
+fn affected<'t>(
+    settings: &RequestSettings,
+    targets: impl Iterator<Item = &'t Target<'t>>,
+    request: &HeaderMap,
+    response: &HeaderMap,
+) -> Affected {
+    let mut all = Affected::default();
+    for target in targets {
+        let Affected { keys, tags } = settings.affected(target, request, response);
+        all.keys.extend(keys);
+        all.tags.extend(tags);
+    }
+    all
+}
+
 impl Context {
     /// The responses that a write makes outdated: those of its targets, and the groups that its response names.
-    fn outdated_by<R>(&self, settings: &RequestSettings, request: &CacheRequest, response: &Response<R>) -> Affected {
+    fn outdated_by<R>(
+        &self,
+        settings: &RequestSettings,
+        request: &CacheRequest,
+        others: &[Target<'_>],
+        response: &Response<R>,
+    ) -> Affected {
         let CacheRequest { target, method, headers, .. } = request;
+        let targets = std::iter::once(target).chain(others);
         let mut affected = match invalidates(method, response.status()) {
-            true => settings.affected(target, headers, response.headers()),
+            true => affected(settings, targets.clone(), headers, response.headers()),
             false => Affected::default(),
         };
         // Whatever the status: the application has said so itself (RFC 9875, section 3).
         let groups = invalidated_groups(method, response.headers());
-        affected.tags.extend(groups.iter().map(|group| self.group_tag(target, group)));
+        let tags = targets.flat_map(|target| groups.iter().map(|group| self.group_tag(target, group)));
+        affected.tags.extend(tags);
         affected
     }
 

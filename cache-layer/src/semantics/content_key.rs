@@ -127,7 +127,7 @@ fn is_token_byte(byte: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use proptest::{prelude::*, sample::Index};
 
     use super::*;
     use crate::semantics::test_fields::{Fields, headers};
@@ -243,6 +243,14 @@ mod tests {
         (prop::collection::vec((0..4_usize, "[ab,]{0,2}"), 0..4), any::<bool>(), "[ab]{0,3}")
     }
 
+    /// Media types in all their spellings.
+    fn media_types() -> impl Strategy<Value = String> {
+        const TOKEN: &str = "[a-zA-Z0-9+.-]{1,3}";
+        const VALUE: &str = "[a-zA-Z0-9+.-]{1,3}|\"([ ;=a-zA-Z,]|\\\\[ \"\\\\a])*\"";
+        let parameter = format!(" ?;[ \t]?(({TOKEN})=({VALUE}))?");
+        proptest::string::string_regex(&format!(" ?{TOKEN}/{TOKEN}({parameter}){{0,3}} ?")).unwrap()
+    }
+
     const NAMES: [&str; 4] = ["content-type", "content-a", "content-aa", "x"];
 
     proptest! {
@@ -265,8 +273,22 @@ mod tests {
         }
 
         #[test]
-        fn a_canonical_media_type_is_read_as_itself(line: Vec<u8>) {
-            if let Some(canonical) = canonical_media_type(&line) {
+        fn a_canonical_media_type_is_read_as_itself(line in media_types()) {
+            let canonical = canonical_media_type(line.as_bytes());
+            prop_assert!(canonical.is_some(), "{line}");
+            prop_assert_eq!(canonical_media_type(&canonical.clone().unwrap()), canonical);
+        }
+
+        #[test]
+        fn a_media_type_that_is_garbled_is_another_one_or_none(
+            line in media_types(),
+            at: Index,
+            by in "[ ;=\"\\\\a-zA-Z/,é]{0,2}",
+        ) {
+            let mut garbled = line.into_bytes();
+            let at = at.index(garbled.len());
+            garbled.splice(at..=at, by.bytes());
+            if let Some(canonical) = canonical_media_type(&garbled) {
                 prop_assert_eq!(canonical_media_type(&canonical), Some(canonical));
             }
         }

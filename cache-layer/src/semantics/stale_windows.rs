@@ -44,7 +44,8 @@ impl Windows {
         let lifetime = lifetime.filter(|_| !cc.no_cache).map_or(0, |lifetime| lifetime.millis);
         let fresh = response_time.saturating_add(lifetime).saturating_sub(initial_age.saturating_mul(1000));
 
-        let stated = |stated: Option<DeltaSeconds>| stated.map(|stated| stated.seconds().unwrap_or(0) * 1000);
+        let stated =
+            |stated: Option<DeltaSeconds>| stated.map(|stated| stated.seconds().unwrap_or(0).saturating_mul(1000));
         // A configured window is not a permission to send one client's cookie for longer.
         let configured = |millis| if millis > 0 && has(headers, &SET_COOKIE) { 0 } else { millis };
         let while_revalidate =
@@ -243,14 +244,22 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_moment_lies_before_the_end_of_freshness(lifetime: u64, age: u64, swr: u64, sie: u64, now: u64) {
+        fn no_moment_lies_before_the_end_of_freshness(
+            lifetime: u64,
+            age: u64,
+            swr: u64,
+            sie: u64,
+            stated: Option<u64>,
+            now: u64,
+        ) {
             let policy = CachingPolicy {
                 default_stale_while_revalidate: swr,
                 default_stale_if_error: sie,
                 ..CachingPolicy::strict()
             };
             let lifetime = Some(Lifetime { millis: lifetime, source: LifetimeSource::Rule });
-            let (headers, directives) = (HeaderMap::new(), ResponseDirectives::default());
+            let (headers, mut directives) = (HeaderMap::new(), ResponseDirectives::default());
+            directives.cache_control.stale_if_error = stated.map(DeltaSeconds::Seconds);
             let received = Received::at(now, StatusCode::OK, &headers, &directives);
             let windows = Windows::new(&policy, &received, lifetime, age);
             prop_assert!(windows.stale_while_revalidate >= windows.fresh);

@@ -40,7 +40,8 @@ labels! {
         Upgrade => "upgrade",
         /// A GET or HEAD with content, which the key does not cover (RFC 9110, section 9.3.1).
         RequestBody => "request-body",
-        /// The target has no authority, and without one hosts would share entries (RFC 9111, section 2).
+        /// The target has no authority, or more than one, and without one hosts would share entries (RFC 9111, section 2). A write
+        /// invalidates what is stored for each that it states.
         NoAuthority => "no-authority",
         /// The request is for a range in another unit than bytes, or of a response that will most likely not be stored: the
         /// application answers it (RFC 9110, section 14.2).
@@ -153,8 +154,9 @@ labels! {
         Abandoned => "abandoned",
         /// No place at the application became free while the request waited.
         Overloaded => "overloaded",
-        /// An earlier response to the same request could not be stored. `Cache-Status` also names the reason for that, if this
-        /// process knows it: `remembered/set-cookie`.
+        /// An earlier response to the same request could not be stored, in the last 5 s. Where something is stored that varies
+        /// (`Vary`), this is about one variant; otherwise it is about all requests with the key. `Cache-Status` also names the
+        /// reason for that, if this process knows it: `remembered/set-cookie`.
         Remembered => "remembered",
         /// The application failed recently, and the key is in back-off.
         BackedOff => "backed-off",

@@ -259,6 +259,9 @@ impl Examined {
     /// No stored response answers by itself.
     async fn missed(mut self, miss: Miss) -> Explanation {
         let context = self.context.clone();
+        if context.remembers_refusal_of_variant(&miss) && !self.only_if_cached() {
+            return self.forwarded(context.refusal(NoCacheReason::Remembered, &miss.key), None);
+        }
         let stale = miss.stale.as_ref();
         self.explanation.stands_in = [None, Some(StatusCode::INTERNAL_SERVER_ERROR.as_u16())]
             .iter()
