@@ -434,7 +434,7 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
         // With a store in this process, followers wait for the commit, which takes no longer than this would.
         if !self.asked.context.cache.is_local() {
             let growing = BodyWriter::new(Some(payload.len() as u64));
-            self.permit.publish_partial(writes.entries.clone().into(), growing.body());
+            self.permit.publish_partial(writes.entries.iter().cloned().collect(), growing.body());
             growing.end(payload.clone());
         }
         let Self { asked, permit, reply_to } = self;
