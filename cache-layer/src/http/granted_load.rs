@@ -13,10 +13,10 @@ use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     annotate::{self, Served},
+    asking::Sending,
     body::{Piece, ResponseBody},
     context::{Context, at_once_within, within},
     encode::Encoding,
-    oneshot::Oneshot,
     origin::Origin,
     plan::{CacheRequest, DatedHeaders, Draft, OriginResponse, Plan, date_for, is_lasting},
     preferences::ClientPreferences,
@@ -76,7 +76,7 @@ impl<R: Body, E> GrantedLoad<R, E> {
     #[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice")]
     pub(super) fn run<S, B>(
         mut self,
-        mut asking: Pin<Box<Oneshot<S, Request<B>>>>,
+        mut asking: Pin<Box<Sending<S, B>>>,
         purpose: Purpose,
         deadline: Instant,
     ) -> impl Future<Output = ()>

@@ -332,7 +332,7 @@ impl Context {
         plan: Plan,
         request: &CacheRequest,
         headers: DatedHeaders<'_>,
-        known: Option<Varies>,
+        known: Option<Box<Varies>>,
         is_new: bool,
     ) -> Draft {
         let Plan { mut info, vary, tags, deadlines, mints, variation: _ } = plan;
@@ -353,7 +353,7 @@ impl Context {
         // If the selecting fields are the same, the entry keeps its id, and with it the variants that refer to it. It gets a
         // new id if there are too many variants, or if its key was soft-invalidated, be it by a ramp whose turn has not come:
         // the rewritten entry has no mark of that, and would keep them fresh.
-        let (parent, variants) = match known {
+        let (parent, variants) = match known.map(|known| *known) {
             Some(Varies { version: version @ Version { id, .. }, stored, softening })
                 if stored.fields == fields && !version.is_marked() && !matches!(softening, TagState::StaleSince(_)) =>
             {
