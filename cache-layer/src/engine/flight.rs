@@ -507,18 +507,28 @@ fn in_span<F: Future>(load: F, span: Span) -> Instrumented<F> {
 type Replied<T> = Result<(T, JoinHandle<()>), JoinHandle<()>>;
 
 impl<T> LoadTask<T> {
-    /// The reply, and the task, which may continue after it; the task alone, if the load panicked or its runtime is shutting
-    /// down. It must not be polled again once it is ready.
-    pub(crate) fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<Replied<T>> {
-        let mut task = || self.task.take().expect("asked again");
+    /// The reply; `None` if the load panicked or its runtime is shutting down. It must not be polled again once it is ready.
+    pub(crate) fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<Option<T>> {
         match Pin::new(&mut self.reply).poll(cx) {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(Ok(reply)) => Poll::Ready(Ok((reply, task()))),
-            Poll::Ready(Err(_)) => Poll::Ready(Err(task())),
+            Poll::Ready(Ok(reply)) => Poll::Ready(Some(reply)),
+            Poll::Ready(Err(_)) => Poll::Ready(None),
         }
     }
 
-    /// As [`poll_reply`](Self::poll_reply). A panic of the load is resumed here, where it would have occurred without a cache.
+    /// The task, once there is a reply, or there will be none. It may continue after its reply.
+    pub(crate) fn take_task(&mut self) -> JoinHandle<()> {
+        self.task.take().expect("it is taken once")
+    }
+
+    fn poll_replied(&mut self, cx: &mut Context<'_>) -> Poll<Replied<T>> {
+        self.poll_reply(cx).map(|reply| match reply {
+            Some(reply) => Ok((reply, self.take_task())),
+            None => Err(self.take_task()),
+        })
+    }
+
+    /// The reply, and the task. A panic of the load is resumed here, where it would have occurred without a cache.
     pub(crate) async fn reply(self) -> (T, JoinHandle<()>) {
         match self.reply_unless_panicked().await {
             Ok(replied) => replied,
@@ -526,14 +536,14 @@ impl<T> LoadTask<T> {
         }
     }
 
-    /// As [`poll_reply`](Self::poll_reply).
+    /// The reply, and the task.
     pub(crate) async fn reply_unless_panicked(mut self) -> Replied<T> {
-        poll_fn(|cx| self.poll_reply(cx)).await
+        poll_fn(|cx| self.poll_replied(cx)).await
     }
 
     /// As [`reply_unless_panicked`](Self::reply_unless_panicked), by `deadline`; the load, if it has not replied by then.
     pub(crate) async fn reply_by(mut self, deadline: Instant) -> Result<Replied<T>, Self> {
-        timeout_at(deadline, poll_fn(|cx| self.poll_reply(cx))).await.map_err(|_| self)
+        timeout_at(deadline, poll_fn(|cx| self.poll_replied(cx))).await.map_err(|_| self)
     }
 }
 

@@ -141,8 +141,8 @@ struct LeaseGuard {
     begun: Instant,
     /// How long the load took, once it has ended.
     took: Option<Duration>,
-    /// The entry that the load refreshes, if it does.
-    refreshes: Option<Refreshes>,
+    /// The entry that the load refreshes, if it does. Boxed: most loads don't, and a permit is moved several times.
+    refreshes: Option<Box<Refreshes>>,
     /// Whether the load got any answer.
     answered: bool,
 }
@@ -175,7 +175,7 @@ impl Drop for LeaseGuard {
             let duration = self.took.unwrap_or_else(|| self.begun.elapsed());
             self.cache.emit(Event::Loaded { outcome: self.outcome, duration });
         }
-        if let Some(Refreshes { key, in_background: true }) = &self.refreshes
+        if let Some(Refreshes { key, in_background: true }) = self.refreshes.as_deref()
             && !self.answered
         {
             self.cache.refresh_failed(key, self.outcome);
@@ -195,6 +195,7 @@ impl Cache {
         lease: Result<Lease, NoCacheReason>,
         back_off: Option<BackOff>,
     ) -> Box<WritePermit> {
+        let now = Instant::now();
         Box::new(WritePermit {
             cache: self.clone(),
             lease_guard: LeaseGuard {
@@ -202,7 +203,7 @@ impl Cache {
                 lease,
                 release: Release::Dangling,
                 outcome: LoadOutcome::Lost,
-                begun: Instant::now(),
+                begun: now,
                 took: None,
                 refreshes: None,
                 answered: false,
@@ -213,7 +214,7 @@ impl Cache {
             alias: None,
             judged: false,
             room: Ok(None),
-            renewed: Instant::now(),
+            renewed: now,
             unawaited: None,
             wait: None,
             overaged: false,
@@ -281,7 +282,7 @@ impl WritePermit {
         self.lease_guard.refreshes = match purpose {
             Purpose::Answer => None,
             Purpose::RetriedRefresh | Purpose::Refresh | Purpose::EarlyRefresh => {
-                Some(Refreshes { key: key.clone(), in_background: purpose.is_in_background() })
+                Some(Box::new(Refreshes { key: key.clone(), in_background: purpose.is_in_background() }))
             }
         };
     }
@@ -532,7 +533,7 @@ impl WritePermit {
         let outcome = lease_guard.outcome.unless_lost();
         lease_guard.ends(Release::GiveUp, outcome);
         lease_guard.answered = true;
-        if let Some(Refreshes { key, .. }) = &lease_guard.refreshes {
+        if let Some(Refreshes { key, .. }) = lease_guard.refreshes.as_deref() {
             cache.0.failed_refreshes.remember(key, REMEMBER_FAILED_REFRESH);
         }
         not_kept(reason);
@@ -568,29 +569,30 @@ impl WritePermit {
     /// As [`commit`](Self::commit), if that needs no wait; otherwise returns the fill that is to be stored.
     fn commit_at_once(mut self: Box<Self>, writes: Writes, tags: Tags) -> Option<(Box<Self>, Fill)> {
         if self.is_transient {
-            self.made_from_stale(writes.entries);
+            self.made_from_stale(writes.entries.into_vec());
             return None;
         }
         self.admit();
         let outcome = self.lease_guard.outcome.unless_lost();
         self.lease_guard.ends(Release::Done, outcome);
         self.lease_guard.answered = true;
-        let lease = match self.lease_guard.lease.clone() {
+        let lease = match &self.lease_guard.lease {
             Ok(lease) => lease,
             Err(reason) => {
+                let reason = *reason;
                 not_kept(reason);
                 self.committed(Err(outcome_of(reason)), writes);
                 return None;
             }
         };
-        let fill = Fill { lease, writes, tags };
         // The alias has to be stored first.
         if self.alias.is_none()
-            && let Some(committed) = self.cache.0.store.commit_at_once(&fill)
+            && let Some(committed) = self.cache.0.store.commit_at_once(lease, &writes, &tags)
         {
-            self.committed(Ok(committed), fill.writes);
+            self.committed(Ok(committed), writes);
             return None;
         }
+        let fill = Fill { lease: lease.clone(), writes, tags };
         Some((self, fill))
     }
 
@@ -599,7 +601,7 @@ impl WritePermit {
         if let (Some(alias), true) = (self.alias.take(), self.room.is_ok()) {
             self.cache.put_alias(*alias).await;
         }
-        let committed = match self.cache.0.store.commit_at_once(&fill) {
+        let committed = match self.cache.0.store.commit_at_once(&fill.lease, &fill.writes, &fill.tags) {
             Some(committed) => Ok(committed),
             None => self.store_in_turn(&fill).await,
         };
@@ -612,7 +614,9 @@ impl WritePermit {
             // The commit ended the lease.
             self.lease_guard.lease = Err(NoCacheReason::LeaseLost);
         }
-        if let (Ok(Committed::Stored), Some(Refreshes { key, .. })) = (&committed, &self.lease_guard.refreshes) {
+        if let (Ok(Committed::Stored), Some(Refreshes { key, .. })) =
+            (&committed, self.lease_guard.refreshes.as_deref())
+        {
             self.cache.0.failed_refreshes.forget(key);
         }
         let Self { cache, lease_guard, flight, invalidations, room, .. } = *self;
@@ -628,7 +632,7 @@ impl WritePermit {
             Err(outcome) if cache.invalidations() != invalidations => (outcome, FlightOutcome::Void),
             // Otherwise the followers would find nothing, and load one after the other.
             Err(FillOutcome::Full) => (FillOutcome::Full, FlightOutcome::Uncacheable),
-            Err(outcome) => (outcome, FlightOutcome::Unstored(writes.entries.into())),
+            Err(outcome) => (outcome, FlightOutcome::Unstored(writes.entries.into_vec().into())),
         };
         cache.emit(Event::Fill(fill));
         flight.finish(outcome);
@@ -693,7 +697,7 @@ mod tests {
         let next = permission(&cache, &key).await.unwrap();
         assert_eq!(next.refusal(), None);
         wake.send(()).unwrap();
-        let nothing = || Writes { entries: Vec::new(), guard: None };
+        let nothing = || Writes { entries: Vec::new().into(), guard: None };
         load.await.unwrap().commit(nothing(), Tags::default()).await;
         assert_eq!((cache.counts().fenced, cache.counts().stored), (1, 0));
         assert!(permission(&cache, &key).await.is_none(), "its end is not the next one's");

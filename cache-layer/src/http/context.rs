@@ -6,6 +6,7 @@ use std::sync::{
 };
 
 use http::{HeaderMap, HeaderValue, Request, Response};
+use tokio_util::either::Either;
 
 use super::{
     annotate::{self, Signature},
@@ -217,31 +218,34 @@ impl Context {
     }
 
     /// Runs a handler as part of these loads; if responses inherit, the response gets the reads of its handler.
-    pub(super) async fn with_reads<R, E>(
+    pub(super) fn with_reads<R, E>(
         &self,
         enclosing: EnclosingLoads,
         handler: impl Future<Output = Result<Response<R>, E>>,
-    ) -> Result<Response<R>, E> {
+    ) -> impl Future<Output = Result<Response<R>, E>> {
+        let handler = within(enclosing, handler);
         if !self.policy.inherits {
-            return within(enclosing, handler).await;
+            return Either::Left(handler);
         }
         // In a box, so that the future of a load that inherits nothing is the smaller for it.
-        let (result, reads) = Box::pin(inherit::collect(within(enclosing, handler))).await;
-        result.map(|mut response| {
-            response.extensions_mut().insert(reads);
-            response
-        })
+        Either::Right(Box::pin(async {
+            let (result, reads) = inherit::collect(handler).await;
+            result.map(|mut response| {
+                response.extensions_mut().insert(reads);
+                response
+            })
+        }))
     }
 }
 
 /// Runs the application for a request, or reads its response, as part of these loads: what it loads itself of their caches needs no
 /// places of its own.
-pub(super) async fn within<T>(enclosing: EnclosingLoads, handler: impl Future<Output = T>) -> T {
+pub(super) fn within<T>(enclosing: EnclosingLoads, handler: impl Future<Output = T>) -> impl Future<Output = T> {
     if enclosing.is_empty() {
-        return handler.await;
+        return Either::Left(handler);
     }
     // Boxed, so that the future of a load without a limit stays small.
-    Box::pin(enclosing.hold(handler)).await
+    Either::Right(Box::pin(enclosing.hold(handler)))
 }
 
 /// As [`within`], for a step that does not wait.

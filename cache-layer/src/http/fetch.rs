@@ -9,9 +9,11 @@ use std::{
     time::Duration,
 };
 
-use http::{Extensions, HeaderMap, HeaderValue, Method, Response, header::RANGE};
+use bytes::Bytes;
+use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response, header::RANGE};
 use http_body::Body;
 use tokio::{task::JoinHandle, time::Instant};
+use tower_service::Service;
 use tracing::{Instrument as _, Span};
 
 use super::{
@@ -53,18 +55,19 @@ use crate::{
     throttle::Throttle,
 };
 
-type Fetched<S, B> = Result<Response<ResponseBody<<S as Origin<B>>::Content>>, ErrorOf<S, B>>;
-type Fetching<S, B> = Pin<Box<dyn Future<Output = Fetched<S, B>> + Send>>;
+type Answered<R, E> = Result<Response<ResponseBody<R>>, E>;
+type Fetched<S, B> = Answered<<S as Origin<B>>::Content, ErrorOf<S, B>>;
 
 impl<S: Origin<B>, B: Send + 'static> Asking<S, B> {
     fn lookup<'a>(&'a self, known: Known, patience: &'a mut Patience, span: &'a mut LookupSpan) -> RequestLookup<'a> {
+        let ((key, target), request) = (self.sending.asked(), self.sending.request());
         RequestLookup {
             context: &self.context,
-            key: &self.key,
-            target: &self.target,
-            method: self.request().method(),
-            headers: self.request().headers(),
-            extensions: self.request().extensions(),
+            key,
+            target,
+            method: request.method(),
+            headers: request.headers(),
+            extensions: request.extensions(),
             known,
             class: Class::Unasked,
             patience,
@@ -73,8 +76,9 @@ impl<S: Origin<B>, B: Send + 'static> Asking<S, B> {
     }
 
     /// Begins the load that a request leads, in this span.
-    fn lead(self, flight: Flight, miss: Miss, purpose: Purpose, patience: Patience, span: Span) -> Leading<S, B> {
-        let Self { context, sending, key, target } = self;
+    fn lead(self, flight: Flight, miss: Miss, purpose: Purpose, patience: Patience, span: Span) -> LeadingFor<S, B> {
+        let Self { context, mut sending } = self;
+        let (key, target) = sending.as_mut().take_asked();
         let asked = CacheRequest::as_get(&context, target, key, sending.request());
         let headers = asked.headers.clone();
         flight.set_span(&span);
@@ -87,7 +91,7 @@ impl<S: Origin<B>, B: Send + 'static> Asking<S, B> {
     }
 
     /// Begins to handle a request for which memory has no entry.
-    fn begin(self, seen: Seen, mut span: LookupSpan) -> Begun<S, B> {
+    fn begin(self, seen: Seen, mut span: LookupSpan) -> BegunFor<S, B> {
         let mut patience = self.context.patience();
         match self.lookup(Known::Missing(seen), &mut patience, &mut span).next_at_once() {
             Some(next) => self.go_on(next, patience, span),
@@ -96,7 +100,7 @@ impl<S: Origin<B>, B: Send + 'static> Asking<S, B> {
     }
 
     /// Begins the next step for a request. Rare and long steps are boxed, so that the future of a load stays small.
-    fn go_on(self, next: Next<S::Content>, patience: Patience, mut span: LookupSpan) -> Begun<S, B> {
+    fn go_on(self, next: Next<S::Content>, patience: Patience, mut span: LookupSpan) -> BegunFor<S, B> {
         let (flight, miss, purpose, answer) = match next {
             Next::Respond(response) => return Begun::answered(self.verifying(response)),
             Next::Forward { refusal, stale, learns } => {
@@ -106,9 +110,10 @@ impl<S: Origin<B>, B: Send + 'static> Asking<S, B> {
             Next::Lead { flight, miss, purpose, answer } => (flight, miss, purpose, answer),
         };
         let (cache, is_left_behind) = (&self.context.cache, patience.soft_deadline().is_some());
+        let (key, _) = self.sending.asked();
         let load_span = match answer {
-            LeaderAnswer::Stored(_) => cache.background_span(&self.key, &span),
-            LeaderAnswer::Load | LeaderAnswer::LoadOrStale(..) => cache.load_span(&self.key, &span),
+            LeaderAnswer::Stored(_) => cache.background_span(key, &span),
+            LeaderAnswer::Load | LeaderAnswer::LoadOrStale(..) => cache.load_span(key, &span),
         };
         let leading = self.lead(flight, miss, purpose, patience, load_span);
         match answer {
@@ -132,7 +137,8 @@ impl<S: Origin<B>, B: Send + 'static> Asking<S, B> {
         // Kept until the answer.
         _span: LookupSpan,
     ) -> Fetched<S, B> {
-        let Self { context, sending, key, .. } = self;
+        let Self { context, mut sending } = self;
+        let (key, _) = sending.as_mut().take_asked();
         let enclosing = EnclosingLoads::here();
         let forward = Forward { sending, key: &key, refusal, deadline, stale: stale.as_ref(), enclosing };
         context.forward(forward, learns).await
@@ -140,22 +146,29 @@ impl<S: Origin<B>, B: Send + 'static> Asking<S, B> {
 
     /// This answer, which may be verified afterwards.
     fn verifying(mut self, answer: Response<ResponseBody<S::Content>>) -> Response<ResponseBody<S::Content>> {
-        if let Some(turn) = self.context.verification_turn(&self.key) {
+        let (key, _) = self.sending.as_mut().take_asked();
+        if let Some(turn) = self.context.verification_turn(&key) {
             let (service, request) = self.sending.as_mut().unsent();
-            self.context.verify(turn, service, request, &self.key);
+            self.context.verify(turn, service, request, &key);
         }
         answer
     }
 }
 
 /// A request whose load has begun.
-struct Leading<S: Origin<B>, B> {
+struct Leading<R: Body, E> {
     context: Arc<Context>,
     headers: Arc<HeaderMap>,
-    load: LoadTask<LoadReply<S::Content, S::Error>>,
+    load: LoadTask<LoadReply<R, E>>,
 }
 
-impl<S: Origin<B>, B: Send + 'static> Leading<S, B> {
+type LeadingFor<S, B> = Leading<<S as Origin<B>>::Content, ErrorOf<S, B>>;
+
+impl<R, E> Leading<R, E>
+where
+    R: Body<Data = Bytes, Error: Send + 'static> + Send + 'static,
+    E: Send + 'static,
+{
     /// The response of the load; or the stale response, if the load panics, or has not replied by then, unless the stale response
     /// has become too old. If it `is_left_behind` then, as by a soft timeout, the load continues for later requests.
     async fn response_or(
@@ -164,7 +177,7 @@ impl<S: Origin<B>, B: Send + 'static> Leading<S, B> {
         until: Instant,
         is_left_behind: bool,
         span: &mut LookupSpan,
-    ) -> Fetched<S, B> {
+    ) -> Answered<R, E> {
         let Self { context, headers, load } = self;
         let replied = match load.reply_by(until).await {
             Ok(replied) => replied,
@@ -187,47 +200,56 @@ impl<S: Origin<B>, B: Send + 'static> Leading<S, B> {
 
 fn respond<R: Body, E>(
     context: &Context,
-    reply: LoadReply<R, E>,
+    mut reply: LoadReply<R, E>,
     headers: &HeaderMap,
     span: &mut LookupSpan,
     task: JoinHandle<()>,
 ) -> Result<Response<ResponseBody<R>>, E> {
-    let mut response = context.respond_with_loaded(reply, &Method::GET, headers, span)?;
-    response.body_mut().set_recorder(task);
-    Ok(response)
+    reply.set_recorder(task);
+    context.respond_with_loaded(reply, &Method::GET, headers, span)
 }
 
 /// A step that has begun, for a request whose answer is not in memory. This and its parts are moved between polls, and never
 /// pinned.
 #[allow(clippy::large_enum_variant, reason = "the large one is the common one")]
-enum Begun<S: Origin<B>, B> {
-    Leads(Leading<S, B>, LookupSpan),
-    GoesOn(Fetching<S, B>),
+enum Begun<R: Body, E> {
+    Leads(Leading<R, E>, LookupSpan),
+    GoesOn(Pin<Box<dyn Future<Output = Answered<R, E>> + Send>>),
 }
 
-impl<S: Origin<B>, B> Unpin for Begun<S, B> {}
+type BegunFor<S, B> = Begun<<S as Origin<B>>::Content, ErrorOf<S, B>>;
 
-impl<S: Origin<B>, B: Send + 'static> Future for Begun<S, B> {
-    type Output = Fetched<S, B>;
+impl<R: Body, E> Unpin for Begun<R, E> {}
+
+impl<R, E> Future for Begun<R, E>
+where
+    R: Body<Data = Bytes, Error: Send + 'static> + Send + 'static,
+    E: Send + 'static,
+{
+    type Output = Answered<R, E>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
         let Self::Leads(Leading { context, headers, load }, span) = &mut *self else { return self.poll_rest(cx) };
         match ready!(load.poll_reply(cx)) {
-            Ok((reply, task)) => Poll::Ready(respond(context, reply, headers, span, task)),
-            Err(panicked) => {
-                *self = Self::GoesOn(Box::pin(resume_panic(panicked)));
+            Some(reply) => Poll::Ready(respond(context, reply, headers, span, load.take_task())),
+            None => {
+                *self = Self::GoesOn(Box::pin(resume_panic(load.take_task())));
                 self.poll_rest(cx)
             }
         }
     }
 }
 
-impl<S: Origin<B>, B: Send + 'static> Begun<S, B> {
-    fn answered(response: Response<ResponseBody<S::Content>>) -> Self {
+impl<R, E> Begun<R, E>
+where
+    R: Body<Data = Bytes, Error: Send + 'static> + Send + 'static,
+    E: Send + 'static,
+{
+    fn answered(response: Response<ResponseBody<R>>) -> Self {
         Self::GoesOn(Box::pin(ready(Ok(response))))
     }
 
-    fn poll_rest(&mut self, cx: &mut task::Context<'_>) -> Poll<Fetched<S, B>> {
+    fn poll_rest(&mut self, cx: &mut task::Context<'_>) -> Poll<Answered<R, E>> {
         match self {
             Self::GoesOn(fetching) => fetching.as_mut().poll(cx),
             Self::Leads(..) => Poll::Pending,
@@ -258,31 +280,36 @@ pub(super) fn fetch_missing<S: Origin<B>, B: Send + 'static>(
     asking: Asking<S, B>,
     seen: Seen,
     span: LookupSpan,
-) -> impl Future<Output = Fetched<S, B>> + Send {
-    Missing::New(Some((asking, seen, span)))
+) -> MissingFor<S, B> {
+    Missing(MissingStep::New(Some((asking, seen, span))))
 }
 
 type Unbegun<S, B> = (Asking<S, B>, Seen, LookupSpan);
 
-#[allow(clippy::large_enum_variant, reason = "every one of them begins so, and is boxed")]
-enum Missing<S: Origin<B>, B> {
+/// The future of [`fetch_missing`], in no box of its own: it takes no more room than an answer.
+pub(super) struct Missing<S: Service<Request<B>>, B, R: Body>(MissingStep<S, B, R>);
+
+enum MissingStep<S: Service<Request<B>>, B, R: Body> {
     New(Option<Unbegun<S, B>>),
-    Begun(Begun<S, B>),
+    Begun(Begun<R, S::Error>),
 }
 
-impl<S: Origin<B>, B> Unpin for Missing<S, B> {}
+type MissingFor<S, B> = Missing<S, B, <S as Origin<B>>::Content>;
 
-impl<S: Origin<B>, B: Send + 'static> Future for Missing<S, B> {
+impl<S: Service<Request<B>>, B, R: Body> Unpin for Missing<S, B, R> {}
+
+impl<S: Origin<B>, B: Send + 'static> Future for MissingFor<S, B> {
     type Output = Fetched<S, B>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
-        if let Self::New(new) = &mut *self {
+        let Self(step) = &mut *self;
+        if let MissingStep::New(new) = step {
             let (asking, seen, span) = new.take().expect("polled after a panic");
-            *self = Self::Begun(asking.begin(seen, span));
+            *step = MissingStep::Begun(asking.begin(seen, span));
         }
-        match &mut *self {
-            Self::Begun(begun) => Pin::new(begun).poll(cx),
-            Self::New(_) => Poll::Pending,
+        match step {
+            MissingStep::Begun(begun) => Pin::new(begun).poll(cx),
+            MissingStep::New(_) => Poll::Pending,
         }
     }
 }
@@ -294,9 +321,10 @@ pub(super) async fn fetch_unless_nested<S: Origin<B>, B: Send + 'static>(
     enclosing: HeaderValue,
     mut lookup: LookupSpan,
 ) -> Fetched<S, B> {
-    let Asking { context, sending, key, .. } = &mut asking;
+    let Asking { context, sending } = &mut asking;
+    let key = sending.asked().0.clone();
     let request = sending.as_mut().request_mut();
-    if context.is_enclosed_by(request.headers_mut(), key, enclosing, Reading::Answer).await {
+    if context.is_enclosed_by(request.headers_mut(), &key, enclosing, Reading::Answer).await {
         let reason = NoCacheReason::Nested;
         lookup.bypassed(reason);
         context.report_bypass(request, reason);

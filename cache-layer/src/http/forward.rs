@@ -11,10 +11,10 @@ use tokio::time::Instant;
 
 use super::{
     annotate::{self, Refusal, Served},
+    asking::Sending,
     body::ResponseBody,
     coded_fields::vary,
     context::{Context, within},
-    oneshot::Oneshot,
     origin::Origin,
     plan::{CacheRequest, OriginResponse},
     record::content_length,
@@ -39,7 +39,7 @@ use crate::{
 
 /// A request that was looked up, and is forwarded alone.
 pub(super) struct Forward<'a, S: Origin<B>, B> {
-    pub(super) sending: Pin<Box<Oneshot<S, Request<B>>>>,
+    pub(super) sending: Pin<Box<Sending<S, B>>>,
     pub(super) key: &'a Key,
     /// Why it is.
     pub(super) refusal: Refusal,

@@ -15,7 +15,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 use tracing::{Instrument as _, Span, instrument::Instrumented};
 
-use super::{annotate::Refusal, body::ResponseBody, context::Context, oneshot::Oneshot};
+use super::{annotate::Refusal, body::ResponseBody, context::Context, fetch::Missing, oneshot::Oneshot};
 
 pin_project! {
     /// The response future of [`CacheService`](super::CacheService).
@@ -42,6 +42,8 @@ pin_project! {
         Ready { response: Option<Response<ResponseBody<R>>> },
         /// The cache only adds its fields to the response.
         Bypass { #[pin] forward: Oneshot<S, Request<B>>, context: Arc<Context>, refusal: Refusal },
+        /// Memory is the whole store, and has no answer.
+        Missing { #[pin] future: Instrumented<Missing<S, B, R>> },
         /// Anything that may wait for a store, or for another request.
         Boxed { #[pin] future: Instrumented<Boxed<R, S::Error>> },
     }
@@ -60,6 +62,11 @@ where
         Self { kind: Kind::Bypass { forward: Oneshot::new(service, request), context, refusal } }
     }
 
+    /// A request for which memory, which is the whole store, has no answer.
+    pub(super) fn missing(future: Missing<S, B, R>, span: Span) -> Self {
+        Self { kind: Kind::Missing { future: future.instrument(span) } }
+    }
+
     /// A future that runs in `span`. It is boxed first: it is large, and each wrapper would move it.
     pub(super) fn boxed(
         future: impl Future<Output = Result<Response<ResponseBody<R>>, S::Error>> + Send + 'static,
@@ -72,8 +79,12 @@ where
 
 impl<S, B, R> Future for ResponseFuture<S, B, R>
 where
-    S: Service<Request<B>, Response = Response<R>>,
-    R: Body<Data = Bytes>,
+    S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+    B: Send + 'static,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Send + 'static,
 {
     type Output = Result<Response<ResponseBody<R>>, S::Error>;
 
@@ -83,6 +94,7 @@ where
             KindProj::Bypass { forward, context, refusal } => {
                 Poll::Ready(Ok(context.bypassed(ready!(forward.poll(cx))?, *refusal)))
             }
+            KindProj::Missing { future } => future.poll(cx),
             KindProj::Boxed { future } => future.poll(cx),
         }
     }

@@ -13,10 +13,10 @@ use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     annotate::{self, Served},
+    asking::Sending,
     body::{Piece, ResponseBody},
     context::{Context, at_once_within, within},
     encode::Encoding,
-    oneshot::Oneshot,
     origin::Origin,
     plan::{CacheRequest, DatedHeaders, Draft, OriginResponse, Plan, date_for, is_lasting},
     preferences::ClientPreferences,
@@ -77,7 +77,7 @@ impl<R: Body, E> GrantedLoad<R, E> {
     #[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice")]
     pub(super) fn run<S, B>(
         mut self,
-        mut asking: Pin<Box<Oneshot<S, Request<B>>>>,
+        mut asking: Pin<Box<Sending<S, B>>>,
         purpose: Purpose,
         deadline: Instant,
     ) -> impl Future<Output = ()>
@@ -436,7 +436,7 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
         // With a store in this process, followers wait for the commit, which takes no longer than this would.
         if !self.asked.context.cache.is_local() {
             let growing = BodyWriter::new(Some(payload.len() as u64));
-            self.permit.publish_partial(writes.entries.clone().into(), growing.body());
+            self.permit.publish_partial(writes.entries.iter().cloned().collect(), growing.body());
             growing.end(payload.clone());
         }
         let Self { asked, permit, reply_to } = self;

@@ -10,9 +10,9 @@ use http::Request;
 
 use super::{
     annotate::Served,
+    asking::Sending,
     forward::Forward,
     granted_load::{Asked, GrantedLoad},
-    oneshot::Oneshot,
     origin::Origin,
     reply::LoadReply,
     select::{Hit, Miss},
@@ -32,7 +32,7 @@ use crate::{
 /// A request on its way to the application. What is large is boxed, because it moves from the request's future to its load's.
 pub(super) struct Load<S: Origin<B>, B> {
     pub(super) asked: Box<Asked>,
-    pub(super) sending: Pin<Box<Oneshot<S, Request<B>>>>,
+    pub(super) sending: Pin<Box<Sending<S, B>>>,
     pub(super) purpose: Purpose,
     /// For waits for other loads, and for a place at the application.
     pub(super) patience: Patience,

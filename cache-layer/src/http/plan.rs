@@ -7,6 +7,7 @@ use http::{
     Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode,
     header::{AGE, CONTENT_ENCODING, DATE},
 };
+use smallvec::smallvec;
 
 use super::{
     annotate,
@@ -144,7 +145,7 @@ pub(super) struct Draft {
 #[derive(Default)]
 struct Variants {
     /// The entry that has to be there still.
-    guard: Option<(Key, Version)>,
+    guard: Option<Box<(Key, Version)>>,
     /// The entry that leads to the response.
     parent: Option<(Key, Entry)>,
 }
@@ -177,8 +178,8 @@ impl Draft {
         let answer = ResponseEntry::written(entry.clone());
         let entry = (key, entry);
         let entries = match parent {
-            Some(parent) => vec![parent, entry],
-            None => vec![entry],
+            Some(parent) => smallvec![parent, entry],
+            None => smallvec![entry],
         };
         (Writes { entries, guard }, tags, answer)
     }
@@ -331,14 +332,14 @@ impl Context {
         plan: Plan,
         request: &CacheRequest,
         headers: DatedHeaders<'_>,
-        known: Option<Varies>,
+        known: Option<Box<Varies>>,
         is_new: bool,
     ) -> Draft {
         let Plan { mut info, vary, tags, deadlines, mints, variation: _ } = plan;
         let encodable = info.traits.encodable;
         // The load ran under a variant's lease, which an invalidation of the key doesn't reach. Such an invalidation deletes
         // the primary entry: if the primary entry that was seen is gone, nothing is written.
-        let guard = known.as_ref().map(|known| (request.key.clone(), known.version));
+        let guard = known.as_ref().map(|known| Box::new((request.key.clone(), known.version)));
         // It only matters where entries are compressed.
         let is_compressed = !self.cache.is_local() && is_compressed(headers.own);
         let head = |key, info: StoredInfo| {
@@ -352,7 +353,7 @@ impl Context {
         // If the selecting fields are the same, the entry keeps its id, and with it the variants that refer to it. It gets a
         // new id if there are too many variants, or if its key was soft-invalidated, be it by a ramp whose turn has not come:
         // the rewritten entry has no mark of that, and would keep them fresh.
-        let (parent, variants) = match known {
+        let (parent, variants) = match known.map(|known| *known) {
             Some(Varies { version: version @ Version { id, .. }, stored, softening })
                 if stored.fields == fields && !version.is_marked() && !matches!(softening, TagState::StaleSince(_)) =>
             {
@@ -414,7 +415,10 @@ impl Context {
             is_compressed: !self.cache.is_local() && is_compressed(&headers),
         };
         let entry = head.loaded_again(entry, entry.load_time(), info.traits.encodable);
-        Writes { entries: vec![(key, entry)], guard: known.map(|known| (request.key.clone(), known.version)) }
+        Writes {
+            entries: smallvec![(key, entry)],
+            guard: known.map(|known| Box::new((request.key.clone(), known.version))),
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use http::{HeaderValue, Response};
 use http_body::Body;
+use tokio::task::JoinHandle;
 
 use super::{annotate::Served, body::ResponseBody, response_entry::ResponseEntry};
 
@@ -20,6 +21,13 @@ impl<R: Body, E> LoadReply<R, E> {
         match cookies.is_empty() {
             true => Self::Entry(entry, served),
             false => Self::WithCookies(Box::new((entry, served, cookies))),
+        }
+    }
+
+    /// Sets the task that records the body of the response, if a task does.
+    pub(super) fn set_recorder(&mut self, task: JoinHandle<()>) {
+        if let Self::Response(response) = self {
+            response.body_mut().set_recorder(task);
         }
     }
 

@@ -87,7 +87,7 @@ impl<R: Body, E> GrantedLoad<R, E> {
             return permit.uncacheable(reason, None);
         }
         permit.emit(Event::NotStored(reason));
-        let writes = context.unmatched(&entry, &request, miss.detail.varies.as_ref());
+        let writes = context.unmatched(&entry, &request, miss.detail.varies.as_deref());
         permit.commit(writes, entry.tags()).await;
     }
 }

@@ -43,8 +43,9 @@ pub(super) struct Hit {
 #[derive(Clone)]
 pub(super) struct Route {
     pub(super) why: ForwardReason,
-    /// The entry of the primary key that led to the miss, if that entry names the fields that select a variant.
-    pub(super) varies: Option<Varies>,
+    /// The entry of the primary key that led to the miss, if that entry names the fields that select a variant. Boxed: most misses
+    /// have none, and a miss is moved several times.
+    pub(super) varies: Option<Box<Varies>>,
 }
 
 #[derive(Clone)]
@@ -65,7 +66,7 @@ impl Hit {
     /// looked up.
     pub(super) fn miss(&self, primary: &Key, why: ForwardReason) -> Miss {
         let (key, varies) = match &self.variant {
-            Some((key, varies)) => (key.clone(), Some(varies.clone())),
+            Some((key, varies)) => (key.clone(), Some(Box::new(varies.clone()))),
             None => (primary.clone(), None),
         };
         // The new response may be any.
@@ -326,7 +327,7 @@ pub(super) fn missing_uri(primary: &Key, seen: Seen) -> Miss {
 }
 
 fn missing(key: Key, expected: Option<Seen>, why: ForwardReason, varies: Option<Varies>) -> Selection {
-    Selection::Missing(Miss { key, expected, stale: None, detail: Route { why, varies } })
+    Selection::Missing(Miss { key, expected, stale: None, detail: Route { why, varies: varies.map(Box::new) } })
 }
 
 /// The miss if the store did not answer: it is a miss of the primary key.

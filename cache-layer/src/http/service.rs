@@ -14,14 +14,13 @@ use tracing::Span;
 
 use super::{
     annotate::{Refusal, Served},
-    asking::Asking,
+    asking::{Asking, Sending},
     body::ResponseBody,
     context::Context,
     fetch::{Known, fetch, fetch_missing, fetch_unless_nested},
     forward::add_plain_tags,
     future::ResponseFuture,
     hints::Hints,
-    oneshot::Oneshot,
     origin::Origin,
     rules::{Choice, RequestSettings, Ruled},
     select::InMemory,
@@ -277,12 +276,12 @@ impl<S: Clone> CacheService<S> {
         let span = lookup.span();
         // With `No-Vary-Search`, another query's load may provide the missing response.
         let only_by_key = context.variations.is_none();
-        let sending = Box::pin(Oneshot::new(self.inner.clone(), request));
-        let asking = Asking { context, sending, key, target };
+        let sending = Box::pin(Sending::new(self.inner.clone(), request, key, target));
+        let asking = Asking { context, sending };
         match (enclosing, known) {
             (Some(enclosing), _) => ResponseFuture::boxed(fetch_unless_nested(asking, enclosing, lookup), Span::none()),
             (None, Known::Missing(seen)) if only_by_key => {
-                ResponseFuture::boxed(fetch_missing(asking, seen, lookup), span)
+                ResponseFuture::missing(fetch_missing(asking, seen, lookup), span)
             }
             (None, known) => ResponseFuture::boxed(fetch(asking, known, lookup), span),
         }

@@ -7,12 +7,11 @@ use tower::service_fn;
 use tracing::Span;
 
 use super::{
-    asking::Asking,
+    asking::{Asking, Sending},
     context::Context,
     fetch::fetch_missing,
     granted_load::Asked,
     load::Load,
-    oneshot::Oneshot,
     plan::CacheRequest,
     select::{Miss, Route},
     target::Target,
@@ -34,10 +33,8 @@ async fn the_futures_of_a_miss_are_small() {
     let target = || Target::of_uri(&context.sites, request().uri()).unwrap().into_owned();
     let key = target().key(&context.key_rules(request().headers()));
     let lookup = context.cache.lookup_span(&key);
-    let asking = || {
-        let (context, key, target) = (context.clone(), key.clone(), target());
-        Asking { context, sending: Box::pin(Oneshot::new(service, request())), key, target }
-    };
+    let sending = || Box::pin(Sending::new(service, request(), key.clone(), target()));
+    let asking = || Asking { context: context.clone(), sending: sending() };
     let fetched = size_of_val(&fetch_missing(asking(), Seen::Nothing, lookup));
 
     let Role::Leader(flight) = context.cache.flights().join(&key) else { panic!("nobody else is there") };
@@ -47,7 +44,7 @@ async fn the_futures_of_a_miss_are_small() {
     let (purpose, patience) = (Purpose::Answer, context.cache.patience());
     let enclosing = EnclosingLoads::default();
     let asked = Box::new(Asked { context: context.clone(), request: asked, miss, enclosing });
-    let load = Load { asked, sending: Box::pin(Oneshot::new(service, request())), purpose, patience };
+    let load = Load { asked, sending: sending(), purpose, patience };
     let mut led = 0;
     let task = context.cache.flights().spawn_load(Span::none(), |reply_to| {
         let lead = load.lead(flight, reply_to);

@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 use tokio::runtime::Handle;
 
 #[cfg(any(feature = "memory", feature = "redis"))]
@@ -202,7 +203,7 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
     fn commit<'a>(&'a self, fill: &'a Fill) -> BoxFuture<'a, Result<Committed, StoreError>>;
 
     /// As [`commit`](Self::commit), without waiting; `None` if only `commit` can do it.
-    fn commit_at_once(&self, _fill: &Fill) -> Option<Committed> {
+    fn commit_at_once(&self, _lease: &Lease, _writes: &Writes, _tags: &Tags) -> Option<Committed> {
         None
     }
 
@@ -601,10 +602,11 @@ pub struct Fill {
 
 /// Entries to write, all of one primary key.
 #[derive(Debug)]
-pub(crate) struct Writes {
-    pub(crate) entries: Vec<(Key, Entry)>,
+pub struct Writes {
+    /// Most loads write one.
+    pub(crate) entries: SmallVec<[(Key, Entry); 1]>,
     /// Write only if this key still holds this version of its entry, and no soft invalidation has covered it.
-    pub(crate) guard: Option<(Key, Version)>,
+    pub(crate) guard: Option<Box<(Key, Version)>>,
 }
 
 impl Writes {
@@ -749,7 +751,7 @@ mod tests {
         };
         let coded = entry(b"payload").with_form(Coding::Gzip, Form::Made(Bytes::from_static(b"coded")));
         let entries = vec![(key.clone(), entry(b"parent")), (key.clone(), coded)];
-        let writes = Writes { entries, guard: None };
+        let writes = Writes { entries: entries.into(), guard: None };
         assert_eq!(writes.sizes().collect::<Vec<_>>(), [6, 7]);
         assert_eq!(writes.total(), 6 + 7 + 5);
     }

@@ -182,7 +182,7 @@ impl Subject {
 
     async fn commit(&self, lease: Lease, payload: &str, tags: &[&str]) -> Committed {
         let entries = vec![(lease.key.clone(), entry(&lease.key, payload))];
-        self.commit_writes(lease, Writes { entries, guard: None }, tags).await
+        self.commit_writes(lease, Writes { entries: entries.into(), guard: None }, tags).await
     }
 
     async fn commit_writes(&self, lease: Lease, writes: Writes, tags: &[&str]) -> Committed {
@@ -765,15 +765,15 @@ contract! {
     async fn invalidation_of_the_key_voids_a_variants_load(subject) {
         let varies = entry(&key("a"), "varies");
         let lease = subject.lease(&key("a")).await;
-        let writes = Writes { entries: vec![(key("a"), varies.clone())], guard: None };
+        let writes = Writes { entries: vec![(key("a"), varies.clone())].into(), guard: None };
         assert_eq!(subject.commit_writes(lease, writes, &[]).await, Committed::Stored);
 
         let german = key("a").variant(b"de");
         let lease = subject.lease(&german).await;
         subject.invalidate(&key("a")).await;
         let writes = Writes {
-            entries: vec![(key("a"), varies.clone()), (german.clone(), entry(&german, "alt"))],
-            guard: Some((key("a"), varies.version())),
+            entries: vec![(key("a"), varies.clone()), (german.clone(), entry(&german, "alt"))].into(),
+            guard: Some((key("a"), varies.version()).into()),
         };
         assert_eq!(subject.commit_writes(lease, writes, &[]).await, Committed::Refused);
         assert_eq!(subject.read(&key("a")).await, None);
@@ -782,14 +782,14 @@ contract! {
     async fn a_fill_under_a_guard_that_holds_is_stored_whole(subject) {
         let varies = entry(&key("a"), "varies");
         let lease = subject.lease(&key("a")).await;
-        let writes = Writes { entries: vec![(key("a"), varies.clone())], guard: None };
+        let writes = Writes { entries: vec![(key("a"), varies.clone())].into(), guard: None };
         assert_eq!(subject.commit_writes(lease, writes, &[]).await, Committed::Stored);
 
         let german = key("a").variant(b"de");
         let lease = subject.lease(&german).await;
         let writes = Writes {
-            entries: vec![(key("a"), varies.clone()), (german.clone(), entry(&german, "deutsch"))],
-            guard: Some((key("a"), varies.version())),
+            entries: vec![(key("a"), varies.clone()), (german.clone(), entry(&german, "deutsch"))].into(),
+            guard: Some((key("a"), varies.version()).into()),
         };
         assert_eq!(subject.commit_writes(lease, writes, &[]).await, Committed::Stored);
         assert_eq!(subject.read(&german).await.unwrap(), "deutsch");
@@ -846,7 +846,7 @@ contract! {
         let lease = subject.lease(&key("a")).await;
         let deadlines = Deadlines::fresh_until(Clock::system().now() - 1);
         let gone = Entry::new(EntryId::random(), &key("a"), deadlines, Bytes::new(), Bytes::new());
-        let writes = Writes { entries: vec![(key("a"), gone)], guard: None };
+        let writes = Writes { entries: vec![(key("a"), gone)].into(), guard: None };
         subject.commit_writes(lease, writes, &[]).await;
         assert_eq!(subject.read(&key("a")).await, None);
     }
@@ -983,7 +983,7 @@ contract! {
         let (varies, german) = (entry(&key("a"), "varies"), key("a").variant(b"de"));
         let lease = subject.lease(&key("a")).await;
         let writes = Writes {
-            entries: vec![(key("a"), varies.clone()), (german.clone(), entry(&german, "alt"))],
+            entries: vec![(key("a"), varies.clone()), (german.clone(), entry(&german, "alt"))].into(),
             guard: None,
         };
         assert_eq!(subject.commit_writes(lease, writes, &["t"]).await, Committed::Stored);
@@ -997,14 +997,14 @@ contract! {
         let lease = subject.lease(&german).await;
         subject.soften_over(LONG, "key", "a", "").await;
         let writes =
-            Writes { entries: vec![(german.clone(), entry(&german, "alt"))], guard: Some((key("a"), version)) };
+            Writes { entries: vec![(german.clone(), entry(&german, "alt"))].into(), guard: Some((key("a"), version).into()) };
         assert_eq!(subject.commit_writes(lease, writes, &["t"]).await, Committed::Refused);
     }
 
     async fn a_soft_invalidation_of_the_key_voids_a_variants_load(subject) {
         let varies = entry(&key("a"), "varies");
         let lease = subject.lease(&key("a")).await;
-        let writes = Writes { entries: vec![(key("a"), varies.clone())], guard: None };
+        let writes = Writes { entries: vec![(key("a"), varies.clone())].into(), guard: None };
         assert_eq!(subject.commit_writes(lease, writes, &[]).await, Committed::Stored);
 
         let german = key("a").variant(b"de");
@@ -1013,8 +1013,8 @@ contract! {
             let lease = subject.lease(&german).await;
             subject.soften("key", "a", "").await;
             let writes = Writes {
-                entries: vec![(key("a"), varies.clone()), (german.clone(), entry(&german, "alt"))],
-                guard: Some((key("a"), version)),
+                entries: vec![(key("a"), varies.clone()), (german.clone(), entry(&german, "alt"))].into(),
+                guard: Some((key("a"), version).into()),
             };
             assert_eq!(subject.commit_writes(lease, writes, &[]).await, Committed::Refused);
             let softened = subject.found(&key("a")).await.unwrap().version();

@@ -19,7 +19,7 @@ use tokio::{runtime::Handle, sync::Notify, task::spawn_blocking, time::sleep};
 use super::{
     Acquired, Amended, BoxFuture, Committed, Estimate, Eviction, Failed, Failures, Fill, Hardness, Invalidated, Lease,
     LeaseHolder, LeaseState, LeaseToken, ListedPattern, ListedPatterns, Lookup, Reach, Scope, Seen, Store,
-    StoreBackend, StoreError, Sweep, SweepListener, SweepListeners, Swept, entry_cache::EntryCache,
+    StoreBackend, StoreError, Sweep, SweepListener, SweepListeners, Swept, Writes, entry_cache::EntryCache,
     recent_invalidations::RecentInvalidations,
 };
 use crate::{
@@ -637,19 +637,19 @@ impl Inner {
         Estimate { keys, error: 0, load_time: Duration::from_millis(load_ms.get()) }
     }
 
-    fn commit(&self, fill: &Fill) -> Committed {
-        let committed = self.commit_under_lease(fill);
+    fn commit(&self, lease: &Lease, writes: &Writes, tags: &Tags) -> Committed {
+        let committed = self.commit_under_lease(lease, writes, tags);
         self.ended.notify_waiters();
         committed
     }
 
-    fn commit_under_lease(&self, Fill { lease, writes, tags }: &Fill) -> Committed {
+    fn commit_under_lease(&self, lease: &Lease, writes: &Writes, tags: &Tags) -> Committed {
         let mut fills = self.fills();
         if !fills.end(lease) {
             return Committed::Refused;
         }
         fills.failures.remove(&lease.key.hash());
-        if let Some((key, version)) = &writes.guard
+        if let Some((key, version)) = writes.guard.as_deref()
             && self.entries.get(key.hash()).map(|(entry, _)| entry.version()) != Some(*version)
         {
             return Committed::Refused;
@@ -970,11 +970,12 @@ impl StoreBackend for MemoryStore {
     }
 
     fn commit<'a>(&'a self, fill: &'a Fill) -> BoxFuture<'a, Result<Committed, StoreError>> {
-        Box::pin(ready(Ok(self.0.commit(fill))))
+        let Fill { lease, writes, tags } = fill;
+        Box::pin(ready(Ok(self.0.commit(lease, writes, tags))))
     }
 
-    fn commit_at_once(&self, fill: &Fill) -> Option<Committed> {
-        Some(self.0.commit(fill))
+    fn commit_at_once(&self, lease: &Lease, writes: &Writes, tags: &Tags) -> Option<Committed> {
+        Some(self.0.commit(lease, writes, tags))
     }
 
     fn release(&self, lease: &Lease, uncacheable: Option<Duration>) {
@@ -1244,7 +1245,7 @@ mod tests {
             };
             let deadlines = Deadlines::fresh_until(Clock::system().now() + 60_000);
             let entry = Entry::new(EntryId::random(), key, deadlines, Bytes::new(), Bytes::new());
-            let writes = Writes { entries: vec![(key.clone(), entry)], guard: None };
+            let writes = Writes { entries: vec![(key.clone(), entry)].into(), guard: None };
             store.commit(&Fill { lease, writes, tags: Tags::default() }).await.ok()
         };
         assert_eq!(load(&one, Seen::Nothing).await, Some(Committed::Stored));

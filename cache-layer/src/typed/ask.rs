@@ -3,6 +3,7 @@
 use std::{any::Any, sync::Arc, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
+use smallvec::smallvec;
 use tokio::time::Instant;
 
 use super::{
@@ -644,10 +645,10 @@ where
             Err(error) => return not_stored(permit, miss, self.unserializable(&error)).await,
         };
         let entry = write(key, codec, value, deadlines).loaded_in(at.now.saturating_sub(began));
-        let entries = vec![(key.clone(), entry)];
+        let entry = (key.clone(), entry);
         match tags {
-            Some(tags) => permit.commit(Writes { entries, guard: None }, tags).await,
-            None => permit.made_from_stale(entries),
+            Some(tags) => permit.commit(Writes { entries: smallvec![entry], guard: None }, tags).await,
+            None => permit.made_from_stale(vec![entry]),
         }
     }
 

@@ -248,7 +248,7 @@ impl Examined {
             self.explanation.tier = Tier::None;
         }
         self.explanation.entry = entry;
-        self.explanation.variant = miss.detail.varies.as_ref().map(|varies| variant(&miss.key, varies));
+        self.explanation.variant = miss.detail.varies.as_deref().map(|varies| variant(&miss.key, varies));
     }
 
     fn found(&mut self, hit: &Hit) {

@@ -6,7 +6,7 @@ use std::thread;
 use bytes::Bytes;
 
 use super::*;
-use crate::{entry::Deadlines, store::Writes};
+use crate::entry::Deadlines;
 
 /// How often an order is given the chance to come up.
 const ROUNDS: u64 = 50_000;
@@ -23,12 +23,12 @@ fn lease(inner: &Inner) -> Lease {
 }
 
 /// Stores a version, if the lease is still held.
-fn commit(inner: &Inner, lease: Lease, version: u64) {
+fn commit(inner: &Inner, lease: &Lease, version: u64) {
     let deadlines = Deadlines::fresh_until(Clock::system().now() + 60_000);
     let payload = Bytes::copy_from_slice(&version.to_be_bytes());
     let entry = Entry::new(EntryId::random(), &key(), deadlines, Bytes::new(), payload);
-    let writes = Writes { entries: vec![(key(), entry)], guard: None };
-    inner.commit(&Fill { lease, writes, tags: Tags::default() });
+    let writes = Writes { entries: vec![(key(), entry)].into(), guard: None };
+    inner.commit(lease, &writes, &Tags::default());
 }
 
 fn found(lookup: Lookup) -> Option<Entry> {
@@ -91,7 +91,7 @@ fn no_load_is_stored_between_the_ban_and_the_end_of_its_lease() {
     let (version, all) = (AtomicU64::new(0), Pattern::new("*"));
     let load = |inner: &Inner| {
         let lease = lease(inner);
-        commit(inner, lease, version.load(Ordering::SeqCst));
+        commit(inner, &lease, version.load(Ordering::SeqCst));
     };
     let change = |inner: &Inner, round| {
         version.store(round, Ordering::SeqCst);
@@ -104,7 +104,7 @@ fn no_load_is_stored_between_the_ban_and_the_end_of_its_lease() {
 fn what_was_found_before_a_sweep_is_not_judged_by_the_list_after_it() {
     let store = MemoryStore::new(1 << 20);
     let (inner, looks) = (&*store.0, Cell::new(0));
-    commit(inner, lease(inner), 1);
+    commit(inner, &lease(inner), 1);
     ban(inner, &Pattern::new("*"));
     let lookup = inner.while_bans_stay(|| {
         let entry = inner.entries.get(key().hash());

@@ -102,7 +102,7 @@ async fn everything_works(store: &RedisStore) {
         };
         let variant = key("v").variant(b"de");
         let entries = vec![(key("v"), entry(&key("v"))), (variant.clone(), entry(&variant))];
-        let fill = Fill { writes: Writes { entries, guard: None }, ..loaded(lease, "", &[]) };
+        let fill = Fill { writes: Writes { entries: entries.into(), guard: None }, ..loaded(lease, "", &[]) };
         assert_eq!(store.commit(&fill).await.unwrap(), Committed::Stored);
         assert!(matches!(store.get(&variant).await, Ok(Lookup::Found(_))));
     }

@@ -122,7 +122,7 @@ async fn a_stale_entry_is_refreshed_under_the_lease_that_was_taken_with_it() {
     let now = Clock::system().now();
     let deadlines = Deadlines { gone: now + 600_000, ..Deadlines::fresh_until(now - 60_000) };
     let stale = crate::entry::Entry::new(EntryId::random(), &place, deadlines, bytes::Bytes::new(), "old".into());
-    let writes = Writes { entries: vec![(place.clone(), stale)], guard: None };
+    let writes = Writes { entries: vec![(place.clone(), stale)].into(), guard: None };
     let fill = Fill { lease, writes, tags: Tags::default() };
     assert_eq!(StoreBackend::commit(&store, &fill).await, Ok(Committed::Stored));
     let Ok(Lookup::Found(entry)) = store.get(&place).await else { panic!("nothing") };

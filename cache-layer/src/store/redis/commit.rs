@@ -233,7 +233,7 @@ impl RedisStore {
         longest: u64,
     ) -> (Call, bool) {
         let names = &self.0.context.names;
-        let guard = match &writes.guard {
+        let guard = match writes.guard.as_deref() {
             Some((key, version)) => (key, &envelope::version(*version)[..]),
             None => (&lease.key, &b""[..]),
         };

@@ -89,7 +89,7 @@ pub(super) fn loaded(lease: Lease, payload: &str, tags: &[&str]) -> Fill {
     let deadlines = Deadlines::fresh_until(Clock::system().now() + 600_000);
     let payload = Bytes::copy_from_slice(payload.as_bytes());
     let entry = Entry::new(EntryId::random(), &key, deadlines, Bytes::new(), payload);
-    Fill { lease, writes: Writes { entries: vec![(key, entry)], guard: None }, tags: Tags::new(tags) }
+    Fill { lease, writes: Writes { entries: vec![(key, entry)].into(), guard: None }, tags: Tags::new(tags) }
 }
 
 pub(super) async fn read(store: &(impl StoreBackend + ?Sized), key: &Key) -> Option<String> {
@@ -470,7 +470,7 @@ async fn a_load_that_an_undelivered_invalidation_overtook_is_not_stored() {
     assert!(store.wait_connected(PATIENCE).await);
     let deadlines = Deadlines::fresh_until(Clock::system().now() + 600_000);
     let entry = Entry::new(EntryId::random(), &key("a"), deadlines, Bytes::new(), Bytes::from_static(b"old"));
-    let writes = Writes { entries: vec![(key("a"), entry)], guard: None };
+    let writes = Writes { entries: vec![(key("a"), entry)].into(), guard: None };
     let committed = StoreBackend::commit(&store, &Fill { lease, writes, tags: Tags::new(["t"]) }).await.unwrap();
     assert_eq!(committed, Committed::Refused);
 }

@@ -578,7 +578,7 @@ pub(super) async fn begin(store: &impl StoreBackend, place: &Place) -> Option<Le
 pub(super) async fn end(store: &impl StoreBackend, place: &Place, lease: Lease, version: u64) -> bool {
     let deadlines = Deadlines::fresh_until(Clock::system().now() + 600_000);
     let entry = Entry::new(EntryId::random(), &place.key, deadlines, Bytes::new(), version.to_string().into());
-    let writes = Writes { entries: vec![(place.key.clone(), entry)], guard: None };
+    let writes = Writes { entries: vec![(place.key.clone(), entry)].into(), guard: None };
     store.commit(&Fill { lease, writes, tags: place.tags.clone() }).await == Ok(Committed::Stored)
 }
 

@@ -32,7 +32,7 @@ async fn lease(store: &RedisStore, key: &Key) -> Lease {
 async fn keep(store: &RedisStore, key: &Key, life: u64, tags: &[&str]) {
     let lease = lease(store, key).await;
     let entries = vec![(key.clone(), entry(key, EntryId::random(), life, "value"))];
-    let fill = Fill { writes: Writes { entries, guard: None }, ..loaded(lease, "", tags) };
+    let fill = Fill { writes: Writes { entries: entries.into(), guard: None }, ..loaded(lease, "", tags) };
     assert_eq!(store.commit(&fill).await.unwrap(), Committed::Stored);
 }
 
@@ -136,7 +136,10 @@ async fn vary(store: &RedisStore, primary: EntryId, selector: &str, life: u64) -
         (place.clone(), entry(&place, primary, life, "").leading_to(8)),
         (variant.clone(), entry(&variant, EntryId::random(), life, selector)),
     ];
-    store.commit(&Fill { writes: Writes { entries, guard: None }, ..loaded(lease, "", &[]) }).await.unwrap()
+    store
+        .commit(&Fill { writes: Writes { entries: entries.into(), guard: None }, ..loaded(lease, "", &[]) })
+        .await
+        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
