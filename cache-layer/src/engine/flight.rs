@@ -429,7 +429,7 @@ impl Follower {
 /// A load in a task of its own, and its reply: if the client that caused the load leaves, the load continues.
 pub(crate) struct LoadTask<T> {
     reply: oneshot::Receiver<T>,
-    /// `None` once there is a reply.
+    /// `None` once it was taken.
     task: Option<JoinHandle<()>>,
 }
 

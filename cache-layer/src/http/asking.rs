@@ -25,7 +25,7 @@ pin_project! {
     pub(super) struct Sending<S: Service<Request<B>>, B> {
         #[pin]
         request: Oneshot<S, Request<B>>,
-        // What it asks for, until its load takes that.
+        // What it asks for, until its next step takes that.
         asked: Option<(Key, Target<'static>)>,
     }
 }

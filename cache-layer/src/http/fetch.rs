@@ -55,8 +55,8 @@ use crate::{
     throttle::Throttle,
 };
 
-type Answered<R, E> = Result<Response<ResponseBody<R>>, E>;
-type Fetched<S, B> = Answered<<S as Origin<B>>::Content, ErrorOf<S, B>>;
+type Outcome<R, E> = Result<Response<ResponseBody<R>>, E>;
+type Fetched<S, B> = Outcome<<S as Origin<B>>::Content, ErrorOf<S, B>>;
 
 impl<S: Origin<B>, B: Send + 'static> Asking<S, B> {
     fn lookup<'a>(&'a self, known: Known, patience: &'a mut Patience, span: &'a mut LookupSpan) -> RequestLookup<'a> {
@@ -177,7 +177,7 @@ where
         until: Instant,
         is_left_behind: bool,
         span: &mut LookupSpan,
-    ) -> Answered<R, E> {
+    ) -> Outcome<R, E> {
         let Self { context, headers, load } = self;
         let replied = match load.reply_by(until).await {
             Ok(replied) => replied,
@@ -214,7 +214,7 @@ fn respond<R: Body, E>(
 #[allow(clippy::large_enum_variant, reason = "the large one is the common one")]
 enum Begun<R: Body, E> {
     Leads(Leading<R, E>, LookupSpan),
-    GoesOn(Pin<Box<dyn Future<Output = Answered<R, E>> + Send>>),
+    GoesOn(Pin<Box<dyn Future<Output = Outcome<R, E>> + Send>>),
 }
 
 type BegunFor<S, B> = Begun<<S as Origin<B>>::Content, ErrorOf<S, B>>;
@@ -226,7 +226,7 @@ where
     R: Body<Data = Bytes, Error: Send + 'static> + Send + 'static,
     E: Send + 'static,
 {
-    type Output = Answered<R, E>;
+    type Output = Outcome<R, E>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
         let Self::Leads(Leading { context, headers, load }, span) = &mut *self else { return self.poll_rest(cx) };
@@ -249,7 +249,7 @@ where
         Self::GoesOn(Box::pin(ready(Ok(response))))
     }
 
-    fn poll_rest(&mut self, cx: &mut task::Context<'_>) -> Poll<Answered<R, E>> {
+    fn poll_rest(&mut self, cx: &mut task::Context<'_>) -> Poll<Outcome<R, E>> {
         match self {
             Self::GoesOn(fetching) => fetching.as_mut().poll(cx),
             Self::Leads(..) => Poll::Pending,
