@@ -246,6 +246,19 @@ mod no_vary_search {
         assert_eq!(x_cache(&app, "/s?utm=2", &fields("en")).await, "MISS");
     }
 
+    async fn a_variant_is_found_by_other_queries_though_another_is_gone(backend: &Backend) {
+        let app = app(backend, &Origin::obedient(), on).await;
+        let ask = async |uri: &str, language, control| {
+            let vary = ("x-say-vary", "Accept-Language");
+            let fields = [("x-say-cache-control", control), UTM, vary, ("accept-language", language)];
+            x_cache(&app, uri, &fields).await
+        };
+        assert_eq!(ask("/s?utm=1", "en", "max-age=6000").await, "MISS");
+        assert_eq!(ask("/s?utm=1", "de", "max-age=2").await, "MISS");
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(ask("/s?utm=2", "en", "max-age=6000").await, "HIT");
+    }
+
     async fn what_one_process_has_another_finds(backend: &Backend) {
         let origin = Origin::obedient();
         let (here, there) = (app(backend, &origin, on).await, app(backend, &origin, on).await);
@@ -496,6 +509,7 @@ mod no_vary_search {
         the_response_itself_has_the_last_word,
         an_alias_of_before_leads_to_no_other_class,
         vary_selects_as_ever,
+        a_variant_is_found_by_other_queries_though_another_is_gone,
         what_one_process_has_another_finds,
     );
 }

@@ -340,7 +340,8 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
                 return Received::Done;
             }
         };
-        self.asked.context.lead_there(&self.asked.request, &plan, now, &mut self.permit);
+        let Asked { context, request, miss, .. } = &*self.asked;
+        context.lead_there(request, &plan, miss.detail.varies.as_ref(), now, &mut self.permit);
         let remaining = self.asked.context.policy.remaining;
         let tells = remaining != Remaining::Age && not_stored != Some(NoCacheReason::MadeFromStale);
         let left = tells.then(|| plan.remaining_freshness(now, self.asked.context.cache.local_time(now)));

@@ -351,22 +351,23 @@ impl Context {
         };
         // If the selecting fields are the same, the entry keeps its id, and with it the variants that refer to it. It gets a
         // new id if there are too many variants, or if its key was soft-invalidated, be it by a ramp whose turn has not come:
-        // the rewritten entry has no mark of that, and would keep them fresh.
-        let (parent, variants) = match known {
-            Some(Varies { version: version @ Version { id, .. }, stored, softening })
+        // the rewritten entry has no mark of that, and would keep them fresh. As long as it leads to others, it lasts as long as
+        // they do, however short the life of this response.
+        let (parent, variants, lasts) = match known {
+            Some(Varies { version: version @ Version { id, .. }, stored, softening, deadlines: so_far })
                 if stored.fields == fields && !version.is_marked() && !matches!(softening, TagState::StaleSince(_)) =>
             {
                 match stored.variants.saturating_add(u16::from(is_new)) {
-                    variants if variants <= self.policy.max_variants => (id, variants),
-                    _ => (EntryId::random(), 1),
+                    variants if variants <= self.policy.max_variants => (id, variants, deadlines.latest(so_far)),
+                    _ => (EntryId::random(), 1, deadlines),
                 }
             }
-            _ => (EntryId::random(), 1),
+            _ => (EntryId::random(), 1, deadlines),
         };
         let variant = self.variant_key(&request.key, &fields, &request.headers);
         let varies = Stored::Varies(StoredVaries { fields, variants });
-        // Concurrent loads count the same variants: the store, which writes them, has the exact count.
-        let leads_there = Entry::new(parent, &request.key, deadlines, varies.to_bytes().into(), Bytes::new())
+        // Concurrent loads count the same variants, and see the same moments: the store, which writes them, has the exact ones.
+        let leads_there = Entry::new(parent, &request.key, lasts, varies.to_bytes().into(), Bytes::new())
             .compressed(is_compressed)
             .leading_to(self.policy.max_variants);
         info.parent = Some(parent);

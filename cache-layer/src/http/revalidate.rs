@@ -49,7 +49,8 @@ impl<R: Body, E> GrantedLoad<R, E> {
         let (why, varies) = (self.asked.miss.detail.why, self.asked.miss.detail.varies.take());
         match self.asked.context.plan(&self.asked.request, response) {
             Ok(plan) => {
-                self.asked.context.lead_there(&self.asked.request, &plan, now, &mut self.permit);
+                let Asked { context, request, .. } = &*self.asked;
+                context.lead_there(request, &plan, varies.as_ref(), now, &mut self.permit);
                 let headers = DatedHeaders { own: &headers, date: None };
                 let draft = self.asked.context.draft(plan, &self.asked.request, headers, varies, false);
                 let (millis, coded) = (self.asked.context.load_time(&self.asked.request), draft.is_encodable());

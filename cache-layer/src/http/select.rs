@@ -13,7 +13,7 @@ use crate::{
         early::{Life, is_due},
         miss::{self, Found},
     },
-    entry::{Entry, EntryId, Version},
+    entry::{Deadlines, Entry, EntryId, Version},
     key::Key,
     semantics::{
         cache_status::ForwardReason,
@@ -53,6 +53,8 @@ pub(super) struct Varies {
     pub(super) stored: StoredVaries,
     /// What soft invalidations of its key have done to all variants.
     pub(super) softening: TagState,
+    /// The latest of the moments of its variants.
+    pub(super) deadlines: Deadlines,
 }
 
 impl Hit {
@@ -101,8 +103,8 @@ impl Context {
         match view(&entry) {
             Some(Stored::Response(_)) => self.decide_on(ResponseEntry::written(entry), key, headers, now),
             Some(Stored::Varies(stored)) => {
-                let softening = entry.softening();
-                let varies = Varies { version: entry.version(), stored: stored.clone(), softening };
+                let (softening, deadlines) = (entry.softening(), entry.deadlines());
+                let varies = Varies { version: entry.version(), stored: stored.clone(), softening, deadlines };
                 Decision::Variant(self.variant_key(key, &stored.fields, headers), varies)
             }
             None => Decision::Unreadable(entry.id()),
@@ -349,7 +351,6 @@ mod tests {
     use super::*;
     use crate::{
         engine::Cache,
-        entry::Deadlines,
         http::stored::{StoredInfo, Traits},
         store::MemoryStore,
     };

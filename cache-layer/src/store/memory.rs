@@ -649,10 +649,12 @@ impl Inner {
             return Committed::Refused;
         }
         fills.failures.remove(&lease.key.hash());
-        if let Some((key, version)) = &writes.guard
-            && self.entries.get(key.hash()).map(|(entry, _)| entry.version()) != Some(*version)
-        {
-            return Committed::Refused;
+        let mut index = None;
+        if let Some((key, version)) = &writes.guard {
+            index = self.entries.get(key.hash()).map(|(entry, _)| entry).filter(|entry| entry.version() == *version);
+            if index.is_none() {
+                return Committed::Refused;
+            }
         }
         let mut stamps = Vec::with_capacity(tags.as_slice().len());
         for tag in tags.as_slice() {
@@ -671,7 +673,12 @@ impl Inner {
         let now = Clock::system().now();
         let stored = fills.tick_at(now);
         for (key, entry) in &writes.entries {
-            self.entries.insert_at(now, key.hash(), entry.clone().stamped(&stamps), stored);
+            let mut entry = entry.clone().stamped(&stamps);
+            // Another load of a variant may have prolonged it since this one saw it.
+            if let Some(present) = index.as_ref().filter(|present| present.id() == entry.id()) {
+                entry = entry.lasting_as_long_as(present);
+            }
+            self.entries.insert_at(now, key.hash(), entry, stored);
         }
         Committed::Stored
     }
