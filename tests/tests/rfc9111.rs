@@ -2155,7 +2155,7 @@ mod variants {
             let control = if german { "max-age=2" } else { "max-age=6000" };
             Ok(echo(call, &request, &[("cache-control", control), ("vary", "accept-language")]))
         });
-        let app = app(backend, &origin, &Clock::system(), |layer| layer).await;
+        let app = app(backend, &origin, &Clock::system(), |layer| layer.max_variants(2)).await;
         let (german, english): (Fields, Fields) = (&[("accept-language", "de")], &[("accept-language", "en")]);
         app.get("/", english).await;
         for calls in 2..=3 {

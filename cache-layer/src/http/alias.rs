@@ -140,7 +140,7 @@ impl Context {
         let (Some(variations), Some(variation)) = (&self.variations, &plan.variation) else { return };
         let path = request.target.path_key(&self.key_rules(&request.headers));
         variations.learn(&path, variation.clone(), time);
-        let lasts = known.map_or(plan.deadlines, |known| plan.deadlines.latest(known.deadlines));
+        let lasts = known.map_or(plan.deadlines, |known| plan.deadlines.latest(known.index.deadlines()));
         if let Some(alias) = self.alias_to(request, lasts) {
             alias.be_stored_by(permit);
         }

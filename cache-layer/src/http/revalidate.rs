@@ -52,7 +52,7 @@ impl<R: Body, E> GrantedLoad<R, E> {
                 let Asked { context, request, .. } = &*self.asked;
                 context.lead_there(request, &plan, varies.as_ref(), now, &mut self.permit);
                 let headers = DatedHeaders { own: &headers, date: None };
-                let draft = self.asked.context.draft(plan, &self.asked.request, headers, varies, false);
+                let draft = self.asked.context.draft(plan, &self.asked.request, headers, varies);
                 let (millis, coded) = (self.asked.context.load_time(&self.asked.request), draft.is_encodable());
                 let (writes, tags, again) = draft.complete(|again| again.loaded_again(&entry, millis, coded));
                 let served = Served::Validated { why, not_stored: self.permit.refusal() };

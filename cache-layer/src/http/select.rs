@@ -13,7 +13,7 @@ use crate::{
         early::{Life, is_due},
         miss::{self, Found},
     },
-    entry::{Deadlines, Entry, EntryId, Version},
+    entry::{Entry, EntryId, Version},
     key::Key,
     semantics::{
         cache_status::ForwardReason,
@@ -53,8 +53,8 @@ pub(super) struct Varies {
     pub(super) stored: StoredVaries,
     /// What soft invalidations of its key have done to all variants.
     pub(super) softening: TagState,
-    /// The latest of the moments of its variants.
-    pub(super) deadlines: Deadlines,
+    /// That entry.
+    pub(super) index: Entry,
 }
 
 impl Hit {
@@ -103,9 +103,9 @@ impl Context {
         match view(&entry) {
             Some(Stored::Response(_)) => self.decide_on(ResponseEntry::written(entry), key, headers, now),
             Some(Stored::Varies(stored)) => {
-                let (softening, deadlines) = (entry.softening(), entry.deadlines());
-                let varies = Varies { version: entry.version(), stored: stored.clone(), softening, deadlines };
-                Decision::Variant(self.variant_key(key, &stored.fields, headers), varies)
+                let variant = self.variant_key(key, &stored.fields, headers);
+                let (version, stored, softening) = (entry.version(), stored.clone(), entry.softening());
+                Decision::Variant(variant, Varies { version, stored, softening, index: entry })
             }
             None => Decision::Unreadable(entry.id()),
         }
@@ -351,6 +351,7 @@ mod tests {
     use super::*;
     use crate::{
         engine::Cache,
+        entry::Deadlines,
         http::stored::{StoredInfo, Traits},
         store::MemoryStore,
     };
