@@ -14,6 +14,7 @@ use http_body_util::BodyExt as _;
 use tests::{
     App, Backend, Body, CacheStatus, Failure, Feed, Gate, Origin, ask, echo, full, over_each_store, request, wait_until,
 };
+use tokio::time::sleep;
 
 type Fields = &'static [(&'static str, &'static str)];
 
@@ -2148,7 +2149,48 @@ mod variants {
         }
     }
 
-    over_each_store!(beyond_the_limit_are_right_all_the_same, within_the_limit_stay_however_often_one_is_refreshed);
+    /// By the clocks of the stores, which no test moves.
+    async fn stay_when_one_that_lives_shorter_is_gone(backend: &Backend) {
+        let origin = Origin::new(|call, request| async move {
+            let german = request.headers()["accept-language"] == "de";
+            let control = if german { "max-age=2" } else { "max-age=6000" };
+            Ok(echo(call, &request, &[("cache-control", control), ("vary", "accept-language")]))
+        });
+        let app = app(backend, &origin, &Clock::system(), |layer| layer.max_variants(2)).await;
+        let (german, english): (Fields, Fields) = (&[("accept-language", "de")], &[("accept-language", "en")]);
+        app.get("/", english).await;
+        for calls in 2..=3 {
+            assert_eq!(app.get("/", german).await.call(), calls);
+            sleep(seconds(3)).await;
+            let answer = app.get("/", english).await;
+            assert_eq!((answer.x_cache(), answer.call()), ("HIT", 1), "{answer:?}");
+        }
+    }
+
+    async fn are_as_stale_as_their_softened_key_and_no_staler(backend: &Backend) {
+        let origin = Origin::new(|call, request| async move {
+            // The German one has been stale for longer than the other may be used stale.
+            let german = request.headers()["accept-language"] == "de";
+            let age = if german { "700" } else { "0" };
+            let control = ("cache-control", "max-age=600, stale-while-revalidate=60");
+            Ok(echo(call, &request, &[control, ("age", age), ("vary", "accept-language"), ("etag", "\"a\"")]))
+        });
+        let app = app(backend, &origin, &Clock::system(), |layer| layer).await;
+        let (german, english): (Fields, Fields) = (&[("accept-language", "de")], &[("accept-language", "en")]);
+        app.get("/", english).await;
+        assert!(app.get("/", german).await.cache_status().stored);
+        let key = CacheLayer::new(app.cache.clone()).key(&"http://shop.example/".parse().unwrap()).unwrap();
+        app.cache.soft_invalidate(&key).await.unwrap();
+        let answer = app.get("/", english).await;
+        assert_eq!((answer.x_cache(), answer.call()), ("STALE", 1), "{answer:?}");
+    }
+
+    over_each_store!(
+        beyond_the_limit_are_right_all_the_same,
+        within_the_limit_stay_however_often_one_is_refreshed,
+        stay_when_one_that_lives_shorter_is_gone,
+        are_as_stale_as_their_softened_key_and_no_staler,
+    );
 }
 
 mod a_group {

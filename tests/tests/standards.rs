@@ -263,6 +263,19 @@ mod no_vary_search {
         assert_eq!(x_cache(&app, "/s?utm=2", &fields("en")).await, "MISS");
     }
 
+    async fn a_variant_is_found_by_other_queries_though_another_is_gone(backend: &Backend) {
+        let app = app(backend, &Origin::obedient(), on).await;
+        let ask = async |uri: &str, language, control| {
+            let vary = ("x-say-vary", "Accept-Language");
+            let fields = [("x-say-cache-control", control), UTM, vary, ("accept-language", language)];
+            x_cache(&app, uri, &fields).await
+        };
+        assert_eq!(ask("/s?utm=1", "en", "max-age=6000").await, "MISS");
+        assert_eq!(ask("/s?utm=1", "de", "max-age=2").await, "MISS");
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(ask("/s?utm=2", "en", "max-age=6000").await, "HIT");
+    }
+
     async fn what_one_process_has_another_finds(backend: &Backend) {
         let origin = Origin::obedient();
         let (here, there) = (app(backend, &origin, on).await, app(backend, &origin, on).await);
@@ -514,6 +527,7 @@ mod no_vary_search {
         an_alias_of_before_leads_to_no_other_class,
         an_alias_leads_to_nothing_that_was_not_for_all,
         vary_selects_as_ever,
+        a_variant_is_found_by_other_queries_though_another_is_gone,
         what_one_process_has_another_finds,
     );
 }

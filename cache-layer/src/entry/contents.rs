@@ -147,6 +147,13 @@ impl Entry {
         Self::of(Contents::new(id, Bytes::copy_from_slice(key.canonical()), deadlines, meta, payload))
     }
 
+    /// The same entry, whose moments come no earlier than those of `other`.
+    #[cfg(feature = "memory")]
+    pub(crate) fn lasting_as_long_as(self, other: &Self) -> Self {
+        let (own, latest) = (self.contents.deadlines, self.contents.deadlines.latest(other.contents.deadlines));
+        if latest == own { self } else { self.change(|contents| contents.deadlines = latest) }
+    }
+
     pub(super) fn of(contents: Contents) -> Self {
         Self { contents: Arc::new(contents), stale_since: NEVER, mark: SoftMark::default(), softened: false }
     }
@@ -230,7 +237,8 @@ impl Entry {
     /// What soft invalidations have done to it, for the entries that it leads to: they are to be [as stale](Self::in_state).
     pub(crate) fn softening(&self) -> TagState {
         match self.stale_since {
-            _ if self.softened => TagState::StaleSince(self.deadlines().fresh),
+            // Not the end of its own freshness, which is not that of the entries that it leads to.
+            moment if self.softened => TagState::StaleSince(moment),
             NEVER => TagState::Current,
             moment => TagState::StaleFrom(moment),
         }

@@ -95,6 +95,17 @@ impl Deadlines {
         }
     }
 
+    /// The later of each of these moments.
+    pub(crate) fn latest(self, other: Self) -> Self {
+        Self {
+            made: self.made.max(other.made),
+            fresh: self.fresh.max(other.fresh),
+            stale_while_revalidate: self.stale_while_revalidate.max(other.stale_while_revalidate),
+            stale_if_error: self.stale_if_error.max(other.stale_if_error),
+            gone: self.gone.max(other.gone),
+        }
+    }
+
     /// An entry that is of no use once it is stale.
     #[cfg(test)]
     pub(crate) fn fresh_until(moment: u64) -> Self {

@@ -20,7 +20,7 @@ use super::{
     context::Context,
     plan::{CacheRequest, Plan, is_hinted},
     response_entry::ResponseEntry,
-    select::Selection,
+    select::{Selection, Varies},
     target::{KeyRules, Target},
     variations::{NewAlias, Variations},
 };
@@ -129,12 +129,21 @@ impl Context {
         variations.of(&request.headers, status, response).map(Arc::new)
     }
 
-    /// Makes a response that came at `time` available to the other queries that it answers: the permit stores the alias.
-    pub(super) fn lead_there(&self, request: &CacheRequest, plan: &Plan, time: u64, permit: &mut WritePermit) {
+    /// Makes a response that came at `time` available to the other queries that it answers: the permit stores the alias. If the
+    /// response is a variant, the alias lasts as long as the others that are `known`, to which it leads as well.
+    pub(super) fn lead_there(
+        &self,
+        request: &CacheRequest,
+        plan: &Plan,
+        known: Option<&Varies>,
+        time: u64,
+        permit: &mut WritePermit,
+    ) {
         let (Some(variations), Some(variation)) = (&self.variations, &plan.variation) else { return };
         let path = request.target.path_key(&self.key_rules(&request.headers));
         variations.learn(&path, variation.clone(), time);
-        if let Some(alias) = self.alias_to(request, plan.deadlines) {
+        let lasts = known.map_or(plan.deadlines, |known| plan.deadlines.latest(known.index.deadlines()));
+        if let Some(alias) = self.alias_to(request, lasts) {
             alias.be_stored_by(permit);
         }
     }

@@ -342,14 +342,15 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
                 return Received::Done;
             }
         };
-        self.asked.context.lead_there(&self.asked.request, &plan, now, &mut self.permit);
+        let Asked { context, request, miss, .. } = &*self.asked;
+        context.lead_there(request, &plan, miss.detail.varies.as_deref(), now, &mut self.permit);
         let remaining = self.asked.context.policy.remaining;
         let tells = remaining != Remaining::Age && not_stored != Some(NoCacheReason::MadeFromStale);
         let left = tells.then(|| plan.remaining_freshness(now, self.asked.context.cache.local_time(now)));
-        let (varies, is_new) = (self.asked.miss.detail.varies.take(), self.asked.miss.stale.is_none());
+        let varies = self.asked.miss.detail.varies.take();
         // This is done before the client's head is made: the fields are stored as they came.
         let headers = DatedHeaders { own: &parts.headers, date: date.as_ref() };
-        let draft = self.asked.context.draft(plan, &self.asked.request, headers, varies, is_new);
+        let draft = self.asked.context.draft(plan, &self.asked.request, headers, varies);
         let encoding = draft.is_encodable().then(|| self.encoding());
         let mut head = self.client_head(parts, names, not_stored, encoding.is_some(), now);
         if let Some(date) = date {

@@ -67,7 +67,7 @@ impl Parts {
         };
         let plan = context.plan(&asked, came(&response, length)).expect("it may be stored");
         let payload = Bytes::from(vec![b'x'; length]);
-        let draft = context.draft(plan, &asked, DatedHeaders { own: &response, date: None }, None, true);
+        let draft = context.draft(plan, &asked, DatedHeaders { own: &response, date: None }, None);
         let (_, _, entry) = draft.complete(|entry| entry.loaded([&payload].into_iter(), 0));
         let entry = entry.into_entry();
         let bytes = envelope::encode(&entry);
@@ -125,7 +125,7 @@ impl Parts {
         let came = came(&self.response, self.entry.payload().len());
         let plan = self.context.plan(&self.asked, came).expect("it may be stored");
         let headers = DatedHeaders { own: &self.response, date: None };
-        !self.context.draft(plan, &self.asked, headers, None, true).entries().is_empty()
+        !self.context.draft(plan, &self.asked, headers, None).entries().is_empty()
     }
 
     /// The entry as Redis has it.

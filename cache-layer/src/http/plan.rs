@@ -8,6 +8,7 @@ use http::{
     header::{AGE, CONTENT_ENCODING, DATE},
 };
 use smallvec::smallvec;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     annotate,
@@ -326,14 +327,13 @@ impl Context {
         lifetime - fastrand::u64(..=(left / 100 * u64::from(self.policy.jitter)).min(left - 1))
     }
 
-    /// The entries of a plan, for a response with these fields. The response is a new variant if there was no entry in its place.
+    /// The entries of a plan, for a response with these fields.
     pub(super) fn draft(
         &self,
         plan: Plan,
         request: &CacheRequest,
         headers: DatedHeaders<'_>,
         known: Option<Box<Varies>>,
-        is_new: bool,
     ) -> Draft {
         let Plan { mut info, vary, tags, deadlines, mints, variation: _ } = plan;
         let encodable = info.traits.encodable;
@@ -352,22 +352,26 @@ impl Context {
         };
         // If the selecting fields are the same, the entry keeps its id, and with it the variants that refer to it. It gets a
         // new id if there are too many variants, or if its key was soft-invalidated, be it by a ramp whose turn has not come:
-        // the rewritten entry has no mark of that, and would keep them fresh.
-        let (parent, variants) = match known.map(|known| *known) {
-            Some(Varies { version: version @ Version { id, .. }, stored, softening })
+        // the rewritten entry has no mark of that, and would keep them fresh. As long as it leads to others, it lasts as long as
+        // they do, however short the life of this response.
+        let variant = self.variant_key(&request.key, &fields, &request.headers);
+        let (parent, made, lasts) = match known.map(|known| *known) {
+            Some(Varies { version: version @ Version { id, .. }, stored, softening, index })
                 if stored.fields == fields && !version.is_marked() && !matches!(softening, TagState::StaleSince(_)) =>
             {
-                match stored.variants.saturating_add(u16::from(is_new)) {
-                    variants if variants <= self.policy.max_variants => (id, variants),
-                    _ => (EntryId::random(), 1),
+                let made = made_with(index.payload(), &variant);
+                if made.len() <= usize::from(self.policy.max_variants) * MARK {
+                    (id, made, deadlines.latest(index.deadlines()))
+                } else {
+                    (EntryId::random(), made_with(&[], &variant), deadlines)
                 }
             }
-            _ => (EntryId::random(), 1),
+            _ => (EntryId::random(), made_with(&[], &variant), deadlines),
         };
-        let variant = self.variant_key(&request.key, &fields, &request.headers);
+        let variants = u16::try_from(made.len() / MARK).unwrap_or(u16::MAX);
         let varies = Stored::Varies(StoredVaries { fields, variants });
-        // Concurrent loads count the same variants: the store, which writes them, has the exact count.
-        let leads_there = Entry::new(parent, &request.key, deadlines, varies.to_bytes().into(), Bytes::new())
+        // Concurrent loads count the same variants, and see the same moments: the store, which writes them, has the exact ones.
+        let leads_there = Entry::new(parent, &request.key, lasts, varies.to_bytes().into(), made.into())
             .compressed(is_compressed)
             .leading_to(self.policy.max_variants);
         info.parent = Some(parent);
@@ -420,6 +424,17 @@ impl Context {
             guard: known.map(|known| Box::new((request.key.clone(), known.version))),
         }
     }
+}
+
+/// The bytes by which the entry of a key with variants knows each of those that were made: one that is made anew counts once,
+/// though its former entry has expired.
+const MARK: usize = size_of::<u64>();
+
+/// The marks of variants, and of this one.
+fn made_with(made: &[u8], variant: &Key) -> Vec<u8> {
+    let mark = xxh3_64(variant.canonical()).to_be_bytes();
+    let is_known = made.chunks_exact(MARK).any(|known| known == mark);
+    if is_known { made.to_vec() } else { [made, &mark].concat() }
 }
 
 /// The shapes of the names of fields that few responses have.

@@ -49,9 +49,10 @@ impl<R: Body, E> GrantedLoad<R, E> {
         let (why, varies) = (self.asked.miss.detail.why, self.asked.miss.detail.varies.take());
         match self.asked.context.plan(&self.asked.request, response) {
             Ok(plan) => {
-                self.asked.context.lead_there(&self.asked.request, &plan, now, &mut self.permit);
+                let Asked { context, request, .. } = &*self.asked;
+                context.lead_there(request, &plan, varies.as_deref(), now, &mut self.permit);
                 let headers = DatedHeaders { own: &headers, date: None };
-                let draft = self.asked.context.draft(plan, &self.asked.request, headers, varies, false);
+                let draft = self.asked.context.draft(plan, &self.asked.request, headers, varies);
                 let (millis, coded) = (self.asked.context.load_time(&self.asked.request), draft.is_encodable());
                 let (writes, tags, again) = draft.complete(|again| again.loaded_again(&entry, millis, coded));
                 let served = Served::Validated { why, not_stored: self.permit.refusal() };

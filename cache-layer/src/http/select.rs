@@ -54,6 +54,8 @@ pub(super) struct Varies {
     pub(super) stored: StoredVaries,
     /// What soft invalidations of its key have done to all variants.
     pub(super) softening: TagState,
+    /// That entry.
+    pub(super) index: Entry,
 }
 
 impl Hit {
@@ -102,9 +104,9 @@ impl Context {
         match view(&entry) {
             Some(Stored::Response(_)) => self.decide_on(ResponseEntry::written(entry), key, headers, now),
             Some(Stored::Varies(stored)) => {
-                let softening = entry.softening();
-                let varies = Varies { version: entry.version(), stored: stored.clone(), softening };
-                Decision::Variant(self.variant_key(key, &stored.fields, headers), varies)
+                let variant = self.variant_key(key, &stored.fields, headers);
+                let (version, stored, softening) = (entry.version(), stored.clone(), entry.softening());
+                Decision::Variant(variant, Varies { version, stored, softening, index: entry })
             }
             None => Decision::Unreadable(entry.id()),
         }

@@ -1,6 +1,10 @@
 //! What a miss moves about: a future that grows costs every miss.
 
-use std::{convert::Infallible, mem::{size_of, size_of_val}, sync::Arc};
+use std::{
+    convert::Infallible,
+    mem::{size_of, size_of_val},
+    sync::Arc,
+};
 
 use http::{Request, Response};
 use tower::service_fn;

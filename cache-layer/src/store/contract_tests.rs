@@ -15,6 +15,7 @@ use tests::RedisCluster;
 #[cfg(feature = "sentinel")]
 use tests::RedisSentinel;
 use tests::{RedisServer, RedisServerBuilder, wait_until};
+use tokio::time::sleep;
 
 use super::{
     Acquired, Committed, Failed, Fill, Lease, Lookup, MemoryStore, RedisStore, RedisStoreBuilder, Scope, Seen,
@@ -796,6 +797,38 @@ contract! {
         assert_eq!(subject.read(&key("a")).await.unwrap(), "varies");
     }
 
+    /// Loads at one time have each seen the index as it was before.
+    async fn an_index_lasts_as_long_as_any_of_its_variants(subject) {
+        let (english, german) = (key("a").variant(b"en"), key("a").variant(b"de"));
+        let lasting = |id, key: &Key, made, millis| {
+            let deadlines = Deadlines { made, ..Deadlines::fresh_until(made + millis) };
+            Entry::new(id, key, deadlines, Bytes::new(), Bytes::from_static(b"x"))
+        };
+        let writes = |id, variant: &Key, made, millis| {
+            let of_variant = lasting(EntryId::random(), variant, made, millis);
+            vec![(key("a"), lasting(id, &key("a"), made, millis)), (variant.clone(), of_variant)]
+        };
+        let (id, now) = (EntryId::random(), Clock::system().now());
+        let lease = subject.lease(&key("a")).await;
+        let index = Writes { entries: writes(id, &english, now, 600_000).into(), guard: None };
+        assert_eq!(subject.commit_writes(lease, index, &[]).await, Committed::Stored);
+        // The second one is from a process whose clock is ahead.
+        for (made, gone) in [(now, now + 600_000), (now + 3_600_000, now + 3_601_500)] {
+            let lease = subject.lease(&german).await;
+            let version = subject.found(&key("a")).await.unwrap().version();
+            let writes = Writes { entries: writes(id, &german, made, 1_500).into(), guard: Some(Box::new((key("a"), version))) };
+            assert_eq!(subject.commit_writes(lease, writes, &[]).await, Committed::Stored);
+            assert_eq!(subject.found(&key("a")).await.unwrap().deadlines().gone, gone);
+        }
+        sleep(Duration::from_millis(2_500)).await;
+        assert!(subject.read(&key("a")).await.is_some() && subject.read(&english).await.is_some());
+        // A new index is not an old one's heir.
+        let lease = subject.lease(&key("a")).await;
+        let another = Writes { entries: writes(EntryId::random(), &german, now, 300_000).into(), guard: None };
+        assert_eq!(subject.commit_writes(lease, another, &[]).await, Committed::Stored);
+        assert_eq!(subject.found(&key("a")).await.unwrap().deadlines().gone, now + 300_000);
+    }
+
     async fn a_late_leader_does_not_overwrite_a_later_load(subject) {
         let late = subject.lease(&key("a")).await;
         subject.invalidate(&key("a")).await;
@@ -987,11 +1020,14 @@ contract! {
             guard: None,
         };
         assert_eq!(subject.commit_writes(lease, writes, &["t"]).await, Committed::Stored);
-        for scope in ["tag", "everything"] {
-            subject.soften_over(WINDOW, scope, "a", "t").await;
-            let turn = subject.fresh_until(&key("a")).await;
-            assert_eq!(subject.fresh_until(&german).await, turn, "{scope}");
-        }
+        let made = subject.fresh_until(&key("a")).await;
+        subject.soften_over(WINDOW, "tag", "a", "t").await;
+        let turn = subject.fresh_until(&german).await;
+        assert!(turn < made, "it carries the tag");
+        assert_eq!(subject.fresh_until(&key("a")).await, made, "others that it leads to may not");
+        subject.soften_over(WINDOW, "everything", "a", "t").await;
+        assert_eq!(subject.fresh_until(&german).await, turn);
+        assert!(subject.fresh_until(&key("a")).await < made);
         // A load of a variant that began before is refused because of the mark of its primary entry.
         let version = subject.found(&key("a")).await.unwrap().version();
         let lease = subject.lease(&german).await;

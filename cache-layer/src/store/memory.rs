@@ -347,14 +347,15 @@ impl MemoryStore {
     /// Counts the keys that `reach` covers, [aside](Self::aside).
     fn count_aside(&self, reach: Reach<'_>) -> BoxFuture<'static, Result<Estimate, StoreError>> {
         match reach {
-            Reach::Everything => self.aside(|inner| inner.count(|_| true)),
+            Reach::Everything => self.aside(|inner| inner.count(|id, _| !id.is_variant())),
             Reach::Tag(tag) => {
                 let tag = tag.to_owned();
-                self.aside(move |inner| inner.count(|entry| entry.stamps().iter().any(|stamp| *stamp.tag == *tag)))
+                self.aside(move |inner| inner.count(|_, entry| entry.stamps().iter().any(|stamp| *stamp.tag == *tag)))
             }
             Reach::Pattern(pattern) => {
                 let pattern = pattern.clone();
-                self.aside(move |inner| inner.count(|entry| matches_in_full(&pattern, entry.canonical())))
+                let matches = move |entry: &Entry| matches_in_full(&pattern, entry.canonical());
+                self.aside(move |inner| inner.count(|id, entry| !id.is_variant() && matches(entry)))
             }
         }
     }
@@ -626,11 +627,11 @@ impl Inner {
         }
     }
 
-    /// Counts the keys whose entries `reaches` holds for. It examines every entry.
-    fn count(&self, reaches: impl Fn(&Entry) -> bool) -> Estimate {
+    /// Counts the entries that `reaches` holds for. It examines every entry.
+    fn count(&self, reaches: impl Fn(KeyHash, &Entry) -> bool) -> Estimate {
         let load_ms = Cell::new(0_u64);
         let keys = self.entries.count_where(|id, entry| {
-            let reached = !id.is_variant() && reaches(entry);
+            let reached = reaches(id, entry);
             load_ms.set(load_ms.get().saturating_add(if reached { entry.load_time() } else { 0 }));
             reached
         });
@@ -649,10 +650,12 @@ impl Inner {
             return Committed::Refused;
         }
         fills.failures.remove(&lease.key.hash());
-        if let Some((key, version)) = writes.guard.as_deref()
-            && self.entries.get(key.hash()).map(|(entry, _)| entry.version()) != Some(*version)
-        {
-            return Committed::Refused;
+        let mut index = None;
+        if let Some((key, version)) = writes.guard.as_deref() {
+            index = self.entries.get(key.hash()).map(|(entry, _)| entry).filter(|entry| entry.version() == *version);
+            if index.is_none() {
+                return Committed::Refused;
+            }
         }
         let mut stamps = Vec::with_capacity(tags.as_slice().len());
         for tag in tags.as_slice() {
@@ -670,9 +673,16 @@ impl Inner {
         }
         let now = Clock::system().now();
         let stored = fills.tick_at(now);
-        for (key, entry) in &writes.entries {
-            self.entries.insert_at(now, key.hash(), entry.clone().stamped(&stamps), stored);
+        let Some(((key, result), leading)) = writes.entries.split_last() else { return Committed::Stored };
+        for (key, entry) in leading {
+            let entry = match &index {
+                // Another load of a variant may have prolonged it since this one saw it.
+                Some(present) if present.id() == entry.id() => entry.clone().lasting_as_long_as(present),
+                _ => entry.clone(),
+            };
+            self.entries.insert_at(now, key.hash(), entry, stored);
         }
+        self.entries.insert_at(now, key.hash(), result.clone().stamped(&stamps), stored);
         Committed::Stored
     }
 

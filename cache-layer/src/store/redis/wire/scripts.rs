@@ -285,10 +285,13 @@ script! {
     /// If the primary entry is another one, it leads to none of the variants so far: they are deleted, or they would stay until
     /// they expire, as many as there are values of the fields that select them. The oldest is deleted, too, if there are too
     /// many: concurrent loads have each counted only themselves.
+    ///
+    /// If it is the same one, it lives no shorter than before, by this clock; and it stays as it is if by its own deadlines it is
+    /// gone later than the new one, whose load has not seen that of a concurrent load.
     COMMIT_VARIANT = concat!(
         is_record!(),
         compare!(),
-        "local digits, most, life = ARGV[6], tonumber(ARGV[7]), math.max(ARGV[9], ARGV[11]);
+        "local digits, most = ARGV[6], tonumber(ARGV[7]);
               local known = redis.pcall('GET', KEYS[3]);
               if type(known) ~= 'string' or #known % 32 ~= 0 then known = '' end;
               local function delete(variants)
@@ -298,8 +301,19 @@ script! {
                       if old ~= digits then redis.pcall('UNLINK', before .. old .. after) end
                   end
               end;
-              local same = redis.pcall('GETRANGE', KEYS[4], 8, 23) == ARGV[8]:sub(9, 24);
-              redis.call('SET', KEYS[4], ARGV[8], 'PX', ARGV[9]);
+              local function gone(entry)
+                  local moment = 0;
+                  for at = 65, 72 do moment = moment * 256 + entry:byte(at) end;
+                  return moment
+              end;
+              local head, primary, left = redis.pcall('GETRANGE', KEYS[4], 0, 71), ARGV[8], ARGV[9];
+              local same = type(head) == 'string' and #head == 72 and head:sub(9, 24) == primary:sub(9, 24);
+              if same then
+                  left = string.format('%d', math.max(left, redis.call('PTTL', KEYS[4])));
+                  if gone(head) > gone(primary) then primary = redis.call('GET', KEYS[4]) end
+              end;
+              local life = math.max(left, ARGV[11]);
+              redis.call('SET', KEYS[4], primary, 'PX', left);
               redis.call('SET', KEYS[5], ARGV[10], 'PX', ARGV[11]);",
         keep_tokens!(),
         "if known ~= '' then
