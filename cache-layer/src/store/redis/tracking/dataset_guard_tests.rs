@@ -523,6 +523,31 @@ async fn a_restored_dump_hears_again_what_was_delivered_lately_however_long_it_w
     }
 }
 
+/// Its entry is older than one that was written without a load, and than a load whose result was not stored.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_dump_hears_again_of_what_was_put_or_superseded() {
+    for is_put in [true, false] {
+        let mut server = RedisServer::start();
+        let store = connect_with(builder(server.url()).on_restored(Restored::Replay(Duration::from_secs(600)))).await;
+        for name in ["a", "untouched"] {
+            assert_eq!(fill(&store, &key(name), "old", &[]).await, Committed::Stored);
+        }
+        let () = server.command(&["SAVE"]);
+        let acquired = StoreBackend::acquire(&store, &key("a"), Seen::Unusable, LEASE, Failures::Heed).await.unwrap();
+        let Acquired::Granted(lease) = acquired else { panic!("no lease") };
+        if is_put {
+            store.put(loaded(lease, "new", &[]).writes.entries, &Tags::default()).await.unwrap();
+            assert_eq!(read(&store, &key("a")).await.as_deref(), Some("new"));
+        } else {
+            StoreBackend::supersede(&store, &lease).await.unwrap();
+            assert_eq!(read(&store, &key("a")).await, None);
+        }
+        restart(&mut server, &[&store]).await;
+        assert_eq!(read(&store, &key("a")).await, None, "put: {is_put}");
+        assert_eq!(read(&store, &key("untouched")).await.as_deref(), Some("old"));
+    }
+}
+
 /// It has taken the place of an invalidation.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restored_dump_hears_again_of_a_post_whose_answer_was_kept() {
