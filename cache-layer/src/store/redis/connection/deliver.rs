@@ -44,6 +44,13 @@ pub(crate) async fn deliver(
     let _turn = outbox.turns().lock().await;
     let mut delivery = begin(outbox, shard).await;
     let backlog = &mut delivery.backlog;
+    if backlog.everything || outbox.holds_everything() {
+        // It may stand for keys of a server that was lost, while the one that has the tags was not.
+        shard.hold_up_tags();
+        if !shard.covers(Scope::Everything) {
+            return Err((ErrorKind::Io, "the node that has the tags must receive kept invalidations first").into());
+        }
+    }
     let anything = !backlog.is_empty();
     match timeout(PATIENCE, deliver_scopes(backlog, guard, names, dataset, driver)).await {
         Ok(delivered) => delivered?,
