@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use redis::{ErrorKind, RedisError, RedisResult, aio::MultiplexedConnection};
+use redis::{ErrorKind, RedisResult, aio::MultiplexedConnection};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::shard::Shard;
 use crate::{
     key::Key,
+    pattern::Pattern,
     store::{
         Scope,
         redis::{
@@ -16,7 +17,9 @@ use crate::{
                 outbox::{Backlog, Delivery, Outbox},
             },
             wire::{
+                errors::is_being_moved,
                 invalidation::{DatasetId, ban, invalidate, invalidate_keys},
+                moving::{commands, run, run_where_it_went},
                 names::Names,
                 sweep::delete_matching,
             },
@@ -52,7 +55,8 @@ pub(crate) async fn deliver(
         }
     }
     let anything = !backlog.is_empty();
-    match timeout(PATIENCE, deliver_scopes(backlog, guard, names, dataset, driver)).await {
+    let to = Receiver { names, shard, dataset, driver };
+    match timeout(PATIENCE, deliver_scopes(backlog, guard, to)).await {
         Ok(delivered) => delivered?,
         Err(_) => {
             // One invalidation is delivered sooner than many. On servers without the tags, fewer are left each time.
@@ -88,40 +92,33 @@ async fn begin<'a>(outbox: &'a Outbox, shard: &dyn Shard) -> Delivery<'a> {
     }
 }
 
-async fn deliver_scopes(
-    backlog: &mut Backlog,
-    guard: &DatasetGuard,
-    names: &Names,
-    dataset: Option<&str>,
-    driver: &mut MultiplexedConnection,
-) -> RedisResult<()> {
-    let told = |found: DatasetId| match names.is_clustered() || found.as_deref() == dataset {
-        true => Ok(()),
-        false => Err(RedisError::from((ErrorKind::Io, "another data set took its place"))),
-    };
+async fn deliver_scopes(backlog: &mut Backlog, guard: &DatasetGuard, mut to: Receiver<'_>) -> RedisResult<()> {
     if backlog.everything {
-        told(invalidate(names, driver, Scope::Everything).await?)?;
+        to.invalidate(Scope::Everything).await?;
         guard.remember(Scope::Everything);
     }
     if !backlog.tags.is_empty() {
         let tags = Tags::new(&backlog.tags);
-        told(invalidate(names, driver, Scope::Tags(&tags)).await?)?;
+        to.invalidate(Scope::Tags(&tags)).await?;
         guard.remember(Scope::Tags(&tags));
     }
     while !backlog.keys.is_empty() {
         let keys: Vec<Key> = backlog.keys.values().take(KEYS_AT_ONCE).cloned().collect();
-        told(invalidate_keys(names, driver, &keys).await?)?;
+        let all_are_here = to.invalidate_keys(&keys).await?;
         for key in &keys {
+            if !all_are_here {
+                to.invalidate(Scope::Key(key)).await?;
+            }
             guard.remember(Scope::Key(key));
             backlog.keys.remove(&key.id());
         }
     }
     let mut left = Vec::new();
     for pattern in &backlog.patterns {
-        match ban(names, driver, pattern, None).await? {
-            Some(found) => told(found)?,
+        match to.ban(pattern).await? {
+            Some(found) => to.is_told(found.as_deref())?,
             // Not every server of a cluster hears when another one is back.
-            None if names.is_clustered() => drop(invalidate(names, driver, Scope::Everything).await?),
+            None if to.names.is_clustered() => to.invalidate(Scope::Everything).await?,
             None => {
                 left.push(pattern.clone());
                 continue;
@@ -131,6 +128,53 @@ async fn deliver_scopes(
     }
     backlog.patterns = left;
     Ok(())
+}
+
+/// A server that receives invalidations, and the id of its data set.
+struct Receiver<'a> {
+    names: &'a Names,
+    shard: &'a dyn Shard,
+    dataset: Option<&'a str>,
+    driver: &'a mut MultiplexedConnection,
+}
+
+impl Receiver<'_> {
+    fn is_told(&self, found: Option<&str>) -> RedisResult<()> {
+        match self.names.is_clustered() || found == self.dataset {
+            true => Ok(()),
+            false => Err((ErrorKind::Io, "another data set took its place").into()),
+        }
+    }
+
+    /// Invalidates `scope`; if some of it is just being moved to another server, name by name, where it is.
+    async fn invalidate(&mut self, scope: Scope<'_>) -> RedisResult<()> {
+        match invalidate(self.names, self.driver, scope).await {
+            Err(error) if is_being_moved(&error) => {}
+            found => return self.is_told(found?.as_deref()),
+        }
+        for command in commands(self.names, scope) {
+            if let Some(address) = run(&command, self.driver).await? {
+                run_where_it_went(&command, &mut self.shard.driver_at(&address).await?).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Invalidates `keys` together; `false` if some of them are just being moved to another server.
+    async fn invalidate_keys(&mut self, keys: &[Key]) -> RedisResult<bool> {
+        match invalidate_keys(self.names, self.driver, keys).await {
+            Err(error) if is_being_moved(&error) => Ok(false),
+            found => self.is_told(found?.as_deref()).map(|()| true),
+        }
+    }
+
+    /// Lists `pattern` as a ban; `None` if there is no room for it, or if the list is just being moved to another server.
+    async fn ban(&mut self, pattern: &Pattern) -> RedisResult<Option<DatasetId>> {
+        match ban(self.names, self.driver, pattern, None).await {
+            Err(error) if is_being_moved(&error) => Ok(None),
+            banned => banned,
+        }
+    }
 }
 
 /// Waits until `scope` is no longer kept, but no longer than `deadline`; `true` if it was delivered.

@@ -2,7 +2,7 @@
 
 use std::{fmt, future::ready};
 
-use redis::{RedisResult, aio::MultiplexedConnection};
+use redis::{ErrorKind, RedisResult, aio::MultiplexedConnection};
 
 use crate::store::{BoxFuture, Scope};
 
@@ -41,6 +41,11 @@ pub(crate) trait Shard: fmt::Debug + Send + Sync {
         own: &'a MultiplexedConnection,
     ) -> BoxFuture<'a, RedisResult<MultiplexedConnection>> {
         Box::pin(ready(Ok(own.clone())))
+    }
+
+    /// A connection to the server at `address`, to which this one redirects.
+    fn driver_at<'a>(&'a self, _address: &'a str) -> BoxFuture<'a, RedisResult<MultiplexedConnection>> {
+        Box::pin(ready(Err((ErrorKind::Io, "a single server redirects to no other").into())))
     }
 }
 

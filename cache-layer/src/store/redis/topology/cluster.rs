@@ -35,7 +35,7 @@ use crate::store::redis::connection::{
     session::Session,
     shard::{Everything, Shard},
 };
-use crate::store::redis::wire::errors::is_refused;
+use crate::store::redis::wire::{errors::is_refused, scripts};
 use crate::{
     key::Key,
     store::{BoxFuture, Scope, StoreError},
@@ -307,12 +307,8 @@ impl Cluster {
         let known = map.members.iter().map(|member| self.info_of(&member.primary));
         for node in known.chain(self.seeds.iter().cloned()) {
             let asking = async {
-                let config = AsyncConnectionConfig::new()
-                    .set_connection_timeout(Some(self.context.timeouts.connect))
-                    .set_response_timeout(None);
                 let host = host_of(&node);
-                let client = Client::open(node)?;
-                ask(client.get_multiplexed_async_connection_with_config(&config).await?, &host).await
+                ask(connect(node, self.context.timeouts.connect).await?, &host).await
             };
             match timeout(PATIENCE, asking).await {
                 Ok(Ok(slots)) => return Ok(slots),
@@ -373,7 +369,8 @@ impl Cluster {
         };
         let connection = || {
             let patience = self.context.timeouts.connect;
-            let node = Node { cluster: Arc::downgrade(self), name: primary.name.clone(), patience };
+            let Primary { name, host, .. } = primary.clone();
+            let node = Node { cluster: Arc::downgrade(self), name, host, patience };
             Connection::new(address(), Box::new(node), rejoins, self.context.clone())
         };
         let stop = self.stop.child_token();
@@ -398,7 +395,8 @@ impl fmt::Debug for Cluster {
 struct Node {
     cluster: Weak<Cluster>,
     name: String,
-    /// How long to wait for the node that has the tags.
+    host: String,
+    /// How long to wait for another node.
     patience: Duration,
 }
 
@@ -470,12 +468,32 @@ impl Shard for Node {
     ) -> BoxFuture<'a, RedisResult<MultiplexedConnection>> {
         Box::pin(async move { if self.has_tags() { Ok(own.clone()) } else { self.driver_of_tags().await } })
     }
+
+    fn driver_at<'a>(&'a self, address: &'a str) -> BoxFuture<'a, RedisResult<MultiplexedConnection>> {
+        Box::pin(async move {
+            let node = self.cluster.upgrade().and_then(|cluster| {
+                let (host, port) = address.rsplit_once(':')?;
+                let host = if host.is_empty() { &self.host } else { host };
+                Some(at(&cluster.seeds[0], host.to_owned(), port.parse().ok()?))
+            });
+            // A connection of its own: the node may have no slot yet, or wait for its turn to receive invalidations.
+            let mut driver = connect(node.ok_or((ErrorKind::Io, "no such node"))?, self.patience).await?;
+            scripts::load(&mut driver).await?;
+            Ok(driver)
+        })
+    }
 }
 
 impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Node").field(&self.name).finish()
     }
+}
+
+/// A connection to `node` that is used for little.
+async fn connect(node: ConnectionInfo, patience: Duration) -> RedisResult<MultiplexedConnection> {
+    let config = AsyncConnectionConfig::new().set_connection_timeout(Some(patience)).set_response_timeout(None);
+    Client::open(node)?.get_multiplexed_async_connection_with_config(&config).await
 }
 
 /// An error if the node considers its cluster unable to serve.

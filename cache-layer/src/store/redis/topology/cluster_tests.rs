@@ -481,6 +481,52 @@ async fn a_replica_that_must_hear_again_of_more_than_is_kept_one_by_one_serves_n
     assert_eq!(store.state().pending_invalidations, 0);
 }
 
+/// Keeps an invalidation, as if its server had not answered.
+fn keep(store: &RedisStore, scope: Scope<'_>) {
+    store.0.context.outbox.add(scope);
+    store.0.topology.beside(&store.connection_of(scope)).iter().for_each(|connection| connection.reset());
+}
+
+/// The slot may stay open for long.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_kept_for_a_slot_that_is_being_moved_keeps_no_server_away() {
+    let mut cluster = RedisCluster::start(3, 0);
+    let added = cluster.add_node();
+    let store = connect(cluster.url()).await;
+    // Otherwise the slot of the tags lacks a key that is read whenever a connection is made.
+    invalidate_tag(&store, "other").await.unwrap();
+    let (moved, from) = key_apart_from_tags(&cluster, &store);
+    let entry = store.0.context.names.entry(&moved);
+    let tags = Tags::new(["t"]);
+    for (scope, name) in [(Scope::Key(&moved), entry), (Scope::Tags(&tags), token("t"))] {
+        let from = if matches!(scope, Scope::Key(_)) { from } else { cluster.index_of(&name) };
+        let stays = |key: &Key| {
+            let entry = store.0.context.names.entry(key);
+            cluster.index_of(&entry) == from && slot(&entry) != slot(&name)
+        };
+        let beside = (0..).map(|i: u32| key(&format!("beside {i}"))).find(stays).unwrap();
+        let next = (from + 1) % 3;
+        // The last one has no slot, so that the store has no connection to it.
+        for (to, moved_before) in [(next, false), (next, true), (added, true)] {
+            fill_when_possible(&store, &moved, "old", &["t"]).await;
+            let case = format!("{scope:?} to {to}, moved before: {moved_before}");
+            cluster.begin_to_move_slot(slot(&name), from, to);
+            if moved_before {
+                let port = cluster.primaries().get(to).unwrap_or(&cluster.replicas()[0]).port().to_string();
+                let _: String = cluster.primaries()[from].command(&["MIGRATE", "127.0.0.1", &port, &name, "0", "5000"]);
+            }
+            keep(&store, scope);
+            wait_until(&format!("the server to be used: {case}"), async || store.get(&beside).await.is_ok()).await;
+            assert_eq!(store.state().pending_invalidations, 0, "{case}");
+            cluster.finish_to_move_slot(slot(&name), from, to);
+            wait_until("the cluster to be used again", async || store.get(&moved).await.is_ok()).await;
+            assert_eq!(read(&store, &moved).await, None, "{case}");
+            cluster.move_slot(slot(&name), to, from);
+            wait_until("the slot to be back", async || store.get(&moved).await.is_ok()).await;
+        }
+    }
+}
+
 /// The documentation says of clusters: an entry and its tags lie on different nodes, so a reader may hear of an invalidation a
 /// moment after it returned.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
