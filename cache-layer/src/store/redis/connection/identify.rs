@@ -134,7 +134,13 @@ impl Identify<'_> {
                 }
                 Ok(Some(Known { server, id, seen }))
             }
-            Err(error) if is_out_of_memory(&error) => self.unlink(clear, tags).await.map(|()| None),
+            Err(error) if is_out_of_memory(&error) => {
+                // Nothing is written about a data set that is known.
+                if known.is_some() {
+                    self.repeat(true, |again| self.guard.replay(again));
+                }
+                self.unlink(clear, tags).await.map(|()| None)
+            }
             Err(error) => Err(error),
         }
     }

@@ -405,6 +405,27 @@ async fn a_database_that_is_back_hears_again_what_this_process_invalidated_or_is
     }
 }
 
+/// Nothing can be written there, not even that it is known.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_database_that_is_back_hears_again_what_this_process_invalidated() {
+    let server = RedisServer::start();
+    let store = connect_with(builder(server.url()).on_restored(Restored::Replay(Duration::from_secs(60)))).await;
+    for name in ["a", "untouched"] {
+        fill(&store, &key(name), "old", &[name]).await;
+    }
+    swap(&server);
+    store.invalidate(Scope::Key(&key("a")), Hardness::Hard).await.unwrap();
+    let elsewhere = store.connection(&key("a")).dataset_id();
+    let () = server.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    swap(&server);
+    wait_until("it to be noticed", async || {
+        store.connection(&key("a")).dataset_id() != elsewhere && store.get(&key("a")).await.is_ok()
+    })
+    .await;
+    assert_eq!(read(&store, &key("a")).await, None);
+    assert_eq!(read(&store, &key("untouched")).await.as_deref(), Some("old"));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_filled_after_a_flush_stays_and_no_connection_is_lost_for_it() {
     let server = RedisServer::start();
