@@ -145,6 +145,9 @@ impl RedisStore {
         let writes = groups.iter().map(|(connection, places)| {
             let entries: Vec<&(Key, Entry)> = places.iter().map(|&place| &entries[place]).collect();
             async move {
+                // A server may fail over before its reply is here, or soon after.
+                let remember = |key| self.0.context.guard.remember(Scope::Key(key));
+                entries.iter().for_each(|(key, _)| remember(key));
                 let written = match connection.session() {
                     Ok(session) => self.put_on(connection, &session, &entries, tags).await,
                     Err(error) => Err(error),
@@ -158,6 +161,7 @@ impl RedisStore {
                 for (key, entry) in entries {
                     if written.is_ok() {
                         self.note_stored(key, entry);
+                        remember(key);
                     }
                     self.0.context.leases.revoke_key(key.id());
                     local_tier.into_iter().for_each(|tier| tier.void(key.id()));

@@ -32,7 +32,7 @@ use super::{
 use crate::{
     clock::millis,
     key::Key,
-    store::{Acquired, Failed, Failures, Lease, LeaseToken, Seen, StoreError},
+    store::{Acquired, Failed, Failures, Lease, LeaseToken, Scope, Seen, StoreError},
     tag::{BansKnown, TagRecord},
 };
 
@@ -355,6 +355,9 @@ impl RedisStore {
 
     /// As [`give_back`](Self::give_back), with the entry of the lease's key.
     pub(super) async fn supersede_entry(&self, lease: &Lease) -> Result<(), StoreError> {
+        // A server may fail over before its reply is here, or soon after.
+        let remember = || self.0.context.guard.remember(Scope::Key(&lease.key));
+        remember();
         let connection = self.connection(&lease.key);
         let session = connection.session()?;
         self.0.context.leases.end(lease);
@@ -364,6 +367,7 @@ impl RedisStore {
         let ended = end(Operation::Release, connection.into_owned(), session, call).await;
         // The server's push comes only after its reply.
         self.0.context.local_tier.get().into_iter().for_each(|tier| tier.void(lease.key.id()));
+        remember();
         ended
     }
 

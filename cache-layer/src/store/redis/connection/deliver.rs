@@ -8,6 +8,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::shard::Shard;
 use crate::{
     key::Key,
+    pattern::Pattern,
     store::{
         Scope,
         redis::{
@@ -16,7 +17,9 @@ use crate::{
                 outbox::{Backlog, Delivery, Outbox},
             },
             wire::{
+                errors::is_being_moved,
                 invalidation::{DatasetId, ban, invalidate, invalidate_keys},
+                moving::{commands, run, run_where_it_went},
                 names::Names,
                 sweep::delete_matching,
             },
@@ -30,7 +33,7 @@ const KEYS_AT_ONCE: usize = 500;
 /// How long a delivery of keys and tags may take before the connection is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Delivers everything that is kept for the server that has `shard` to the data set with this id. `guard` remembers it from then on:
+/// Delivers everything that is kept for the server that has `shard` to the data set with this id, if it `is_current`. `guard` remembers it from then on:
 /// a replica may not have it yet.
 pub(crate) async fn deliver(
     outbox: &Outbox,
@@ -38,14 +41,26 @@ pub(crate) async fn deliver(
     names: &Names,
     shard: &dyn Shard,
     dataset: Option<&str>,
+    is_current: impl Fn() -> bool,
     driver: &mut MultiplexedConnection,
 ) -> RedisResult<()> {
     // Without turns, a connection whose deliveries time out again and again could overtake another one.
     let _turn = outbox.turns().lock().await;
     let mut delivery = begin(outbox, shard).await;
+    if !is_current() {
+        return Err(overtaken());
+    }
     let backlog = &mut delivery.backlog;
+    if backlog.everything || outbox.holds_everything() {
+        // It may stand for keys of a server that was lost, while the one that has the tags was not.
+        shard.hold_up_tags();
+        if !shard.covers(Scope::Everything) {
+            return Err((ErrorKind::Io, "the node that has the tags must receive kept invalidations first").into());
+        }
+    }
     let anything = !backlog.is_empty();
-    match timeout(PATIENCE, deliver_scopes(backlog, guard, names, dataset, driver)).await {
+    let to = Receiver { names, shard, dataset, driver };
+    match timeout(PATIENCE, deliver_scopes(backlog, guard, to)).await {
         Ok(delivered) => delivered?,
         Err(_) => {
             // One invalidation is delivered sooner than many. On servers without the tags, fewer are left each time.
@@ -70,6 +85,11 @@ pub(crate) async fn deliver(
     Ok(())
 }
 
+/// Another connection leads to another server by now, which has to receive what is kept.
+pub(super) fn overtaken() -> RedisError {
+    (ErrorKind::Io, "another connection has found another server").into()
+}
+
 /// Waits for any other delivery to end.
 async fn begin<'a>(outbox: &'a Outbox, shard: &dyn Shard) -> Delivery<'a> {
     loop {
@@ -81,40 +101,33 @@ async fn begin<'a>(outbox: &'a Outbox, shard: &dyn Shard) -> Delivery<'a> {
     }
 }
 
-async fn deliver_scopes(
-    backlog: &mut Backlog,
-    guard: &DatasetGuard,
-    names: &Names,
-    dataset: Option<&str>,
-    driver: &mut MultiplexedConnection,
-) -> RedisResult<()> {
-    let told = |found: DatasetId| match names.is_clustered() || found.as_deref() == dataset {
-        true => Ok(()),
-        false => Err(RedisError::from((ErrorKind::Io, "another data set took its place"))),
-    };
+async fn deliver_scopes(backlog: &mut Backlog, guard: &DatasetGuard, mut to: Receiver<'_>) -> RedisResult<()> {
     if backlog.everything {
-        told(invalidate(names, driver, Scope::Everything).await?)?;
+        to.invalidate(Scope::Everything).await?;
         guard.remember(Scope::Everything);
     }
     if !backlog.tags.is_empty() {
         let tags = Tags::new(&backlog.tags);
-        told(invalidate(names, driver, Scope::Tags(&tags)).await?)?;
+        to.invalidate(Scope::Tags(&tags)).await?;
         guard.remember(Scope::Tags(&tags));
     }
     while !backlog.keys.is_empty() {
         let keys: Vec<Key> = backlog.keys.values().take(KEYS_AT_ONCE).cloned().collect();
-        told(invalidate_keys(names, driver, &keys).await?)?;
+        let all_are_here = to.invalidate_keys(&keys).await?;
         for key in &keys {
+            if !all_are_here {
+                to.invalidate(Scope::Key(key)).await?;
+            }
             guard.remember(Scope::Key(key));
             backlog.keys.remove(&key.id());
         }
     }
     let mut left = Vec::new();
     for pattern in &backlog.patterns {
-        match ban(names, driver, pattern, None).await? {
-            Some(found) => told(found)?,
+        match to.ban(pattern).await? {
+            Some(found) => to.is_told(found.as_deref())?,
             // Not every server of a cluster hears when another one is back.
-            None if names.is_clustered() => drop(invalidate(names, driver, Scope::Everything).await?),
+            None if to.names.is_clustered() => to.invalidate(Scope::Everything).await?,
             None => {
                 left.push(pattern.clone());
                 continue;
@@ -124,6 +137,53 @@ async fn deliver_scopes(
     }
     backlog.patterns = left;
     Ok(())
+}
+
+/// A server that receives invalidations, and the id of its data set.
+struct Receiver<'a> {
+    names: &'a Names,
+    shard: &'a dyn Shard,
+    dataset: Option<&'a str>,
+    driver: &'a mut MultiplexedConnection,
+}
+
+impl Receiver<'_> {
+    fn is_told(&self, found: Option<&str>) -> RedisResult<()> {
+        match self.names.is_clustered() || found == self.dataset {
+            true => Ok(()),
+            false => Err((ErrorKind::Io, "another data set took its place").into()),
+        }
+    }
+
+    /// Invalidates `scope`; if some of it is just being moved to another server, name by name, where it is.
+    async fn invalidate(&mut self, scope: Scope<'_>) -> RedisResult<()> {
+        match invalidate(self.names, self.driver, scope).await {
+            Err(error) if is_being_moved(&error) => {}
+            found => return self.is_told(found?.as_deref()),
+        }
+        for command in commands(self.names, scope) {
+            if let Some(address) = run(&command, self.driver).await? {
+                run_where_it_went(&command, &mut self.shard.driver_at(&address).await?).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Invalidates `keys` together; `false` if some of them are just being moved to another server.
+    async fn invalidate_keys(&mut self, keys: &[Key]) -> RedisResult<bool> {
+        match invalidate_keys(self.names, self.driver, keys).await {
+            Err(error) if is_being_moved(&error) => Ok(false),
+            found => self.is_told(found?.as_deref()).map(|()| true),
+        }
+    }
+
+    /// Lists `pattern` as a ban; `None` if there is no room for it, or if the list is just being moved to another server.
+    async fn ban(&mut self, pattern: &Pattern) -> RedisResult<Option<DatasetId>> {
+        match ban(self.names, self.driver, pattern, None).await {
+            Err(error) if is_being_moved(&error) => Ok(None),
+            banned => banned,
+        }
+    }
 }
 
 /// Waits until `scope` is no longer kept, but no longer than `deadline`; `true` if it was delivered.

@@ -45,6 +45,11 @@ pub(crate) struct Known {
 }
 
 impl Known {
+    /// A data set of `server` that has missed invalidations: whatever is found is another one.
+    pub(crate) fn that_was_left(server: &Arc<str>) -> Self {
+        Self { server: Some(server.clone()), id: "left".into(), seen: String::new() }
+    }
+
     /// The same data set, for a server whose clock may be another one.
     pub(crate) fn by_another_clock(self) -> Self {
         Self { seen: String::new(), ..self }
@@ -129,7 +134,13 @@ impl Identify<'_> {
                 }
                 Ok(Some(Known { server, id, seen }))
             }
-            Err(error) if is_out_of_memory(&error) => self.unlink(clear, tags).await.map(|()| None),
+            Err(error) if is_out_of_memory(&error) => {
+                // Nothing is written about a data set that is known.
+                if known.is_some() {
+                    self.repeat(true, |again| self.guard.replay(again));
+                }
+                self.unlink(clear, tags).await.map(|()| None)
+            }
             Err(error) => Err(error),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{fmt, future::ready};
 
-use redis::{RedisResult, aio::MultiplexedConnection};
+use redis::{ErrorKind, RedisResult, aio::MultiplexedConnection};
 
 use crate::store::{BoxFuture, Scope};
 
@@ -26,6 +26,9 @@ pub(crate) trait Shard: fmt::Debug + Send + Sync {
     /// receives that anyway.
     fn hold_up_tags(&self) {}
 
+    /// Gives up every session of this shard with another server than this one.
+    fn leave_others(&self, server: &str);
+
     /// A key was not where it was expected, or its server did not answer: the topology must be read again.
     fn refresh_topology(&self) {}
 
@@ -42,10 +45,9 @@ pub(crate) trait Shard: fmt::Debug + Send + Sync {
     ) -> BoxFuture<'a, RedisResult<MultiplexedConnection>> {
         Box::pin(ready(Ok(own.clone())))
     }
+
+    /// A connection to the server at `address`, to which this one redirects.
+    fn driver_at<'a>(&'a self, _address: &'a str) -> BoxFuture<'a, RedisResult<MultiplexedConnection>> {
+        Box::pin(ready(Err((ErrorKind::Io, "a single server redirects to no other").into())))
+    }
 }
-
-/// All of the data: on a single server, or behind sentinels.
-#[derive(Debug)]
-pub(crate) struct Everything;
-
-impl Shard for Everything {}

@@ -26,16 +26,19 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::slots::{Primary, Slots, slot_of, slot_of_key};
+use super::{
+    single::Single,
+    slots::{Primary, Slots, slot_of, slot_of_key},
+};
 use crate::store::redis::connection::{
     address::Address,
     context::Context,
     endpoint::{at, host_of},
     handle::Connection,
     session::Session,
-    shard::{Everything, Shard},
+    shard::Shard,
 };
-use crate::store::redis::wire::errors::is_refused;
+use crate::store::redis::wire::{errors::is_refused, scripts};
 use crate::{
     key::Key,
     store::{BoxFuture, Scope, StoreError},
@@ -89,7 +92,7 @@ impl Cluster {
         stop: &CancellationToken,
     ) -> Arc<Self> {
         let slot_of_tags = slot_of(context.names.prefix().bytes());
-        let nowhere = Connection::new(Address::Cluster(Vec::new()), Box::new(Everything), false, context.clone());
+        let nowhere = Connection::new(Address::Cluster(Vec::new()), Box::<Single>::default(), false, context.clone());
         let cluster = Arc::new(Self {
             seeds,
             connections,
@@ -307,12 +310,8 @@ impl Cluster {
         let known = map.members.iter().map(|member| self.info_of(&member.primary));
         for node in known.chain(self.seeds.iter().cloned()) {
             let asking = async {
-                let config = AsyncConnectionConfig::new()
-                    .set_connection_timeout(Some(self.context.timeouts.connect))
-                    .set_response_timeout(None);
                 let host = host_of(&node);
-                let client = Client::open(node)?;
-                ask(client.get_multiplexed_async_connection_with_config(&config).await?, &host).await
+                ask(connect(node, self.context.timeouts.connect).await?, &host).await
             };
             match timeout(PATIENCE, asking).await {
                 Ok(Ok(slots)) => return Ok(slots),
@@ -373,7 +372,8 @@ impl Cluster {
         };
         let connection = || {
             let patience = self.context.timeouts.connect;
-            let node = Node { cluster: Arc::downgrade(self), name: primary.name.clone(), patience };
+            let Primary { name, host, .. } = primary.clone();
+            let node = Node { cluster: Arc::downgrade(self), name, host, patience };
             Connection::new(address(), Box::new(node), rejoins, self.context.clone())
         };
         let stop = self.stop.child_token();
@@ -398,7 +398,8 @@ impl fmt::Debug for Cluster {
 struct Node {
     cluster: Weak<Cluster>,
     name: String,
-    /// How long to wait for the node that has the tags.
+    host: String,
+    /// How long to wait for another node.
     patience: Duration,
 }
 
@@ -454,6 +455,12 @@ impl Shard for Node {
         member.into_iter().flat_map(|member| &member.connections).for_each(|connection| connection.reset());
     }
 
+    fn leave_others(&self, server: &str) {
+        let map = self.cluster.upgrade().map(|cluster| cluster.map());
+        let member = map.as_ref().and_then(|map| map.members.iter().find(|member| member.primary.name == self.name));
+        member.into_iter().flat_map(|member| &member.connections).for_each(|beside| beside.leave_others(server));
+    }
+
     fn refresh_topology(&self) {
         if let Some(cluster) = self.cluster.upgrade() {
             cluster.wake.notify_one();
@@ -470,12 +477,32 @@ impl Shard for Node {
     ) -> BoxFuture<'a, RedisResult<MultiplexedConnection>> {
         Box::pin(async move { if self.has_tags() { Ok(own.clone()) } else { self.driver_of_tags().await } })
     }
+
+    fn driver_at<'a>(&'a self, address: &'a str) -> BoxFuture<'a, RedisResult<MultiplexedConnection>> {
+        Box::pin(async move {
+            let node = self.cluster.upgrade().and_then(|cluster| {
+                let (host, port) = address.rsplit_once(':')?;
+                let host = if host.is_empty() { &self.host } else { host };
+                Some(at(&cluster.seeds[0], host.to_owned(), port.parse().ok()?))
+            });
+            // A connection of its own: the node may have no slot yet, or wait for its turn to receive invalidations.
+            let mut driver = connect(node.ok_or((ErrorKind::Io, "no such node"))?, self.patience).await?;
+            scripts::load(&mut driver).await?;
+            Ok(driver)
+        })
+    }
 }
 
 impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Node").field(&self.name).finish()
     }
+}
+
+/// A connection to `node` that is used for little.
+async fn connect(node: ConnectionInfo, patience: Duration) -> RedisResult<MultiplexedConnection> {
+    let config = AsyncConnectionConfig::new().set_connection_timeout(Some(patience)).set_response_timeout(None);
+    Client::open(node)?.get_multiplexed_async_connection_with_config(&config).await
 }
 
 /// An error if the node considers its cluster unable to serve.

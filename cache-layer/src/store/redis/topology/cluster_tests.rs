@@ -426,6 +426,107 @@ async fn a_node_that_is_gone_is_retried_and_its_invalidations_wait_for_it() {
     fill_when_possible(&store, &key("a"), "new", &[]).await;
 }
 
+/// A key of a server that does not have the tags, and the index of that server.
+fn key_apart_from_tags(cluster: &RedisCluster, store: &RedisStore) -> (Key, usize) {
+    let home = cluster.index_of(&token("t"));
+    let index = |key: &Key| cluster.index_of(&store.0.context.names.entry(key));
+    let key = (0..).map(|i: u32| key(&i.to_string())).find(|key| index(key) != home).unwrap();
+    let index = index(&key);
+    (key, index)
+}
+
+/// The most invalidations that are kept one by one.
+const MOST_KEPT: usize = 10_000;
+
+/// One of everything stands for them then, which is for the server that has the tags: that one was not lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_missed_more_than_is_kept_one_by_one_is_not_read_before_all_of_it_is_void() {
+    let cluster = RedisCluster::start(3, 0);
+    let store = connect(cluster.url()).await;
+    let (apart, index) = key_apart_from_tags(&cluster, &store);
+    fill_when_possible(&store, &apart, "old", &[]).await;
+    let connection = store.connection(&apart).into_owned();
+    let number = || connection.session().map(|session| session.number);
+    let before = number();
+    store.0.context.outbox.add(Scope::Key(&apart));
+    for i in 0..MOST_KEPT {
+        store.0.context.outbox.add(Scope::Key(&key(&format!("other {i}"))));
+    }
+    let _: u64 = cluster.primaries()[index].command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    wait_until("it to be connected again", async || number().is_ok() && number() != before).await;
+    wait_until("it to be read again", async || store.get(&apart).await.is_ok()).await;
+    assert_eq!(read(&store, &apart).await, None);
+    assert_eq!(store.state().pending_invalidations, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_must_hear_again_of_more_than_is_kept_one_by_one_serves_none_of_it() {
+    let cluster = RedisCluster::start(3, 1);
+    let replaying = Restored::Replay(Duration::from_secs(600));
+    let store = connect_with(builder(cluster.url()).on_restored(replaying)).await;
+    let (apart, index) = key_apart_from_tags(&cluster, &store);
+    fill_when_possible(&store, &apart, "old", &[]).await;
+    // As if it had received them, and its replica had not.
+    let connection = store.connection(&apart).into_owned();
+    let others = (0..).map(|i: u32| key(&format!("other {i}")));
+    let others = others.filter(|key| Arc::ptr_eq(&store.connection(key), &connection));
+    store.0.context.guard.remember(Scope::Key(&apart));
+    others.take(MOST_KEPT + 1_000).for_each(|key| store.0.context.guard.remember(Scope::Key(&key)));
+    cluster.fail_over_to(3 + index);
+    wait_until("the replica to be used", async || {
+        !Arc::ptr_eq(&store.connection(&apart), &connection) && store.get(&apart).await.is_ok()
+    })
+    .await;
+    assert_eq!(read(&store, &apart).await, None);
+    assert_eq!(store.state().pending_invalidations, 0);
+}
+
+/// Keeps an invalidation, as if its server had not answered.
+fn keep(store: &RedisStore, scope: Scope<'_>) {
+    store.0.context.outbox.add(scope);
+    store.0.topology.beside(&store.connection_of(scope)).iter().for_each(|connection| connection.reset());
+}
+
+/// The slot may stay open for long.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_kept_for_a_slot_that_is_being_moved_keeps_no_server_away() {
+    let mut cluster = RedisCluster::start(3, 0);
+    let added = cluster.add_node();
+    let store = connect(cluster.url()).await;
+    // Otherwise the slot of the tags lacks a key that is read whenever a connection is made.
+    invalidate_tag(&store, "other").await.unwrap();
+    let (moved, from) = key_apart_from_tags(&cluster, &store);
+    let entry = store.0.context.names.entry(&moved);
+    let tags = Tags::new(["t"]);
+    for (scope, name) in [(Scope::Key(&moved), entry), (Scope::Tags(&tags), token("t"))] {
+        let from = if matches!(scope, Scope::Key(_)) { from } else { cluster.index_of(&name) };
+        let stays = |key: &Key| {
+            let entry = store.0.context.names.entry(key);
+            cluster.index_of(&entry) == from && slot(&entry) != slot(&name)
+        };
+        let beside = (0..).map(|i: u32| key(&format!("beside {i}"))).find(stays).unwrap();
+        let next = (from + 1) % 3;
+        // The last one has no slot, so that the store has no connection to it.
+        for (to, moved_before) in [(next, false), (next, true), (added, true)] {
+            fill_when_possible(&store, &moved, "old", &["t"]).await;
+            let case = format!("{scope:?} to {to}, moved before: {moved_before}");
+            cluster.begin_to_move_slot(slot(&name), from, to);
+            if moved_before {
+                let port = cluster.primaries().get(to).unwrap_or(&cluster.replicas()[0]).port().to_string();
+                let _: String = cluster.primaries()[from].command(&["MIGRATE", "127.0.0.1", &port, &name, "0", "5000"]);
+            }
+            keep(&store, scope);
+            wait_until(&format!("the server to be used: {case}"), async || store.get(&beside).await.is_ok()).await;
+            assert_eq!(store.state().pending_invalidations, 0, "{case}");
+            cluster.finish_to_move_slot(slot(&name), from, to);
+            wait_until("the cluster to be used again", async || store.get(&moved).await.is_ok()).await;
+            assert_eq!(read(&store, &moved).await, None, "{case}");
+            cluster.move_slot(slot(&name), to, from);
+            wait_until("the slot to be back", async || store.get(&moved).await.is_ok()).await;
+        }
+    }
+}
+
 /// The documentation says of clusters: an entry and its tags lie on different nodes, so a reader may hear of an invalidation a
 /// moment after it returned.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -28,7 +28,6 @@ pub(crate) async fn fill_when_possible(store: &impl StoreBackend, key: &Key, pay
 }
 
 /// From now on, replicas receive nothing, so that they miss it when they are promoted.
-#[cfg(any(feature = "cluster", feature = "sentinel"))]
 pub(crate) fn cut_replicas_off(primary: &RedisServer) {
     let () = primary.command(&["ACL", "SETUSER", "default", "-psync", "-sync"]);
     let _: u64 = primary.command(&["CLIENT", "KILL", "TYPE", "replica"]);
@@ -405,6 +404,27 @@ async fn a_database_that_is_back_hears_again_what_this_process_invalidated_or_is
     }
 }
 
+/// Nothing can be written there, not even that it is known.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_database_that_is_back_hears_again_what_this_process_invalidated() {
+    let server = RedisServer::start();
+    let store = connect_with(builder(server.url()).on_restored(Restored::Replay(Duration::from_secs(60)))).await;
+    for name in ["a", "untouched"] {
+        fill(&store, &key(name), "old", &[name]).await;
+    }
+    swap(&server);
+    store.invalidate(Scope::Key(&key("a")), Hardness::Hard).await.unwrap();
+    let elsewhere = store.connection(&key("a")).dataset_id();
+    let () = server.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    swap(&server);
+    wait_until("it to be noticed", async || {
+        store.connection(&key("a")).dataset_id() != elsewhere && store.get(&key("a")).await.is_ok()
+    })
+    .await;
+    assert_eq!(read(&store, &key("a")).await, None);
+    assert_eq!(read(&store, &key("untouched")).await.as_deref(), Some("old"));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_filled_after_a_flush_stays_and_no_connection_is_lost_for_it() {
     let server = RedisServer::start();
@@ -520,6 +540,31 @@ async fn a_restored_dump_hears_again_what_was_delivered_lately_however_long_it_w
         for name in ["keyed", "tagged", "matched"] {
             assert_eq!(read(&store, &key(name)).await, None, "{name}, restarted: {restarted}");
         }
+        assert_eq!(read(&store, &key("untouched")).await.as_deref(), Some("old"));
+    }
+}
+
+/// Its entry is older than one that was written without a load, and than a load whose result was not stored.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_dump_hears_again_of_what_was_put_or_superseded() {
+    for is_put in [true, false] {
+        let mut server = RedisServer::start();
+        let store = connect_with(builder(server.url()).on_restored(Restored::Replay(Duration::from_secs(600)))).await;
+        for name in ["a", "untouched"] {
+            assert_eq!(fill(&store, &key(name), "old", &[]).await, Committed::Stored);
+        }
+        let () = server.command(&["SAVE"]);
+        let acquired = StoreBackend::acquire(&store, &key("a"), Seen::Unusable, LEASE, Failures::Heed).await.unwrap();
+        let Acquired::Granted(lease) = acquired else { panic!("no lease") };
+        if is_put {
+            store.put(loaded(lease, "new", &[]).writes.entries, &Tags::default()).await.unwrap();
+            assert_eq!(read(&store, &key("a")).await.as_deref(), Some("new"));
+        } else {
+            StoreBackend::supersede(&store, &lease).await.unwrap();
+            assert_eq!(read(&store, &key("a")).await, None);
+        }
+        restart(&mut server, &[&store]).await;
+        assert_eq!(read(&store, &key("a")).await, None, "put: {is_put}");
         assert_eq!(read(&store, &key("untouched")).await.as_deref(), Some("old"));
     }
 }

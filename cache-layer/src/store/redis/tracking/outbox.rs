@@ -59,8 +59,9 @@ impl Backlog {
     }
 
     fn concerns(&self, covers: impl Fn(Scope<'_>) -> bool) -> bool {
-        let tags = self.everything || !self.tags.is_empty() || !self.patterns.is_empty();
-        (tags && covers(Scope::Everything)) || self.keys.values().any(|key| covers(Scope::Key(key)))
+        let tags = !self.tags.is_empty() || !self.patterns.is_empty();
+        // Everything may stand for keys of any server.
+        self.everything || (tags && covers(Scope::Everything)) || self.keys.values().any(|key| covers(Scope::Key(key)))
     }
 
     fn holds(&self, scope: Scope<'_>) -> bool {
@@ -121,6 +122,11 @@ impl Outbox {
     pub(crate) fn count(&self) -> usize {
         let Backlog { keys, tags, patterns, everything } = &self.queue().backlog;
         keys.len() + tags.len() + patterns.len() + usize::from(*everything)
+    }
+
+    /// Whether everything is kept, and not under way.
+    pub(crate) fn holds_everything(&self) -> bool {
+        self.queue().backlog.everything
     }
 
     /// Whether anything is kept for the server that `covers` it.
@@ -255,6 +261,20 @@ mod tests {
         drop(delivery);
         assert!(!outbox.concerns(covers) && outbox.may_hold(Scope::Key(&there)));
         assert_eq!(outbox.count(), 2);
+    }
+
+    #[test]
+    fn everything_is_delivered_by_one_server_and_awaited_by_all() {
+        let outbox = Outbox::default();
+        for i in 0..=MOST {
+            outbox.add(Scope::Key(&Key::new([i.to_string()])));
+        }
+        assert!(!outbox.if_empty(|_| false, || unreachable!("published before everything was delivered")));
+        let delivery = outbox.begin_delivery(|_| false).unwrap();
+        assert!(delivery.backlog.is_empty() && outbox.holds_everything());
+        drop(delivery);
+        begin(&outbox).backlog = Backlog::default();
+        assert!(outbox.if_empty(|_| false, || ()));
     }
 
     #[test]

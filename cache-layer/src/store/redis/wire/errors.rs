@@ -29,6 +29,11 @@ pub(crate) fn is_refused(error: &RedisError) -> bool {
     is_not_allowed(error) || error.code() == Some("ERR")
 }
 
+/// Whether some of the keys are not on this server of a cluster, while their slot is being moved to another one.
+pub(crate) fn is_being_moved(error: &RedisError) -> bool {
+    matches!(error.kind(), ErrorKind::Server(ServerErrorKind::Ask | ServerErrorKind::TryAgain))
+}
+
 /// Whether the server refuses to store more. Several calls in one round trip fail with the first one's error.
 pub(crate) fn is_out_of_memory(error: &RedisError) -> bool {
     has_code(error, "OOM")
