@@ -557,7 +557,7 @@ async fn a_restored_dump_hears_again_of_what_was_put_or_superseded() {
         let acquired = StoreBackend::acquire(&store, &key("a"), Seen::Unusable, LEASE, Failures::Heed).await.unwrap();
         let Acquired::Granted(lease) = acquired else { panic!("no lease") };
         if is_put {
-            store.put(loaded(lease, "new", &[]).writes.entries, &Tags::default()).await.unwrap();
+            store.put(loaded(lease, "new", &[]).writes.entries.into_vec(), &Tags::default()).await.unwrap();
             assert_eq!(read(&store, &key("a")).await.as_deref(), Some("new"));
         } else {
             StoreBackend::supersede(&store, &lease).await.unwrap();
