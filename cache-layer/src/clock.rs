@@ -179,7 +179,7 @@ impl Clock {
     #[inline]
     pub fn now(&self) -> u64 {
         match &self.0 {
-            Source::System => SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis),
+            Source::System => SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
             Source::Manual(now) => now.load(Ordering::Acquire),
             Source::Tokio(begin, at) => at.saturating_add(millis(begin.elapsed())),
             Source::Skewed(skew) => Self::system().now().saturating_add_signed(skew.load(Ordering::Acquire)),

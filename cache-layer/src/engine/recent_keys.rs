@@ -69,6 +69,12 @@ impl RecentKeys {
     pub(crate) fn remember_why(&self, key: &Key, duration: Duration, reason: Option<NoCacheReason>) {
         let now = Instant::now();
         let mut until = self.until();
+        // That another process says the same, without a reason, prolongs nothing.
+        if reason.is_none()
+            && until.get(&key.hash()).is_some_and(|recent| recent.reason.is_some() && now < recent.until)
+        {
+            return;
+        }
         if until.len() >= CAP {
             until.retain(|_, recent| now < recent.until);
         }

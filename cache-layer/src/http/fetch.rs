@@ -434,7 +434,8 @@ impl RequestLookup<'_> {
                     return self.refresh(hit.entry, served, miss);
                 }
                 Selection::Stale(hit, miss) => {
-                    return self.refresh(hit.entry, Served::Stale, miss);
+                    let refused = self.refused(&miss);
+                    return refused.unwrap_or_else(|| self.refresh(hit.entry, Served::Stale, miss));
                 }
                 Selection::Missing(miss) => miss,
             };
@@ -516,6 +517,16 @@ impl RequestLookup<'_> {
         Next::Lead { flight, miss, purpose, answer }
     }
 
+    /// The next step if a response to this variant could not be stored a moment ago: neither it nor what is stale is for others.
+    fn refused<R: Body>(&mut self, miss: &Miss) -> Option<Next<R>> {
+        if !self.context.remembers_refusal_of_variant(miss) || self.context.directives(self.headers).only_if_cached() {
+            return None;
+        }
+        self.span.because(NoCacheReason::Remembered);
+        let refusal = self.context.refusal(NoCacheReason::Remembered, &miss.key);
+        Some(Next::Forward { refusal, stale: None, learns: false })
+    }
+
     /// The next step for a request that does not load; `None` if it has to load.
     fn without_load<R: Body>(&mut self, miss: &Miss) -> Option<Next<R>> {
         let (context, stale) = (self.context, miss.stale.as_ref());
@@ -529,10 +540,8 @@ impl RequestLookup<'_> {
             self.span.because(NoCacheReason::OnlyIfCached);
             return Some(Next::Respond(context.gateway_timeout(NoCacheReason::OnlyIfCached)));
         }
-        if context.remembers_refusal_of_variant(miss) {
-            self.span.because(NoCacheReason::Remembered);
-            let refusal = context.refusal(NoCacheReason::Remembered, &miss.key);
-            return Some(Next::Forward { refusal, stale: None, learns: false });
+        if let Some(next) = self.refused(miss) {
+            return Some(next);
         }
         if let Some(failure) = context.cache.recent_failure(&miss.key)
             && let Some(response) = self.respond_while_backing_off(stale, &failure)

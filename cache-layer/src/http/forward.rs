@@ -150,6 +150,10 @@ impl Context {
             enclosing = enclosing.placed(&limit, place);
         }
         let fallback = stale.map(|stale| (stale, request.method().clone(), request.headers().clone()));
+        if reason == NoCacheReason::Remembered {
+            // As where it is not looked up at all; an application does not know the tags of codings.
+            add_plain_tags(request);
+        }
         self.ask_for_whole(request, reason);
         // An inner layer must not wait for the load that this one has waited for, nor for this one's place.
         self.enclose(request, key, None);

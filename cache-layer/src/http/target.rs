@@ -95,10 +95,12 @@ impl<'a> Target<'a> {
         let hosts = request.headers().get_all(HOST).iter().filter_map(|host| host.to_str().ok());
         let stated = uri.authority().map(Authority::as_str).into_iter().chain(hosts);
         let hosts = stated.map(|stated| stated.rsplit_once('@').map_or(stated, |(_, host)| host));
+        // A client may state any number of hosts, each of which costs invalidations.
+        const MOST: usize = 4;
         let mut targets = Vec::new();
         for target in hosts.filter_map(|host| Target::with_authority(sites, uri, host)) {
             let target = target.before_routing(request.extensions()).into_owned();
-            if !targets.contains(&target) {
+            if targets.len() < MOST && !targets.contains(&target) {
                 targets.push(target);
             }
         }

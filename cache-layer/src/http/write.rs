@@ -133,8 +133,13 @@ pub(super) async fn write_through<S: Origin<B>, B>(
     let headers = request.headers().clone();
     let is_hinted = is_hinted(request.extensions());
     add_plain_tags(&mut request);
-    let voids = &settings.context(&target, &method).policy.voids;
-    let (changes, mut request) = if is_safe(&method) { (false, request) } else { voids.judge(request) };
+    let targets = || std::iter::once(&target).chain(&others);
+    let mut changes = false;
+    for target in targets().filter(|_| !is_safe(&method)) {
+        let changes_here;
+        (changes_here, request) = settings.context(target, &method).policy.voids.judge(request);
+        changes |= changes_here;
+    }
     let context = settings.context(&target, &Method::GET);
     let key = settings.key(&target, &headers);
     // What a user who is named in the URI is told is not for others, nor what may be of another host.
@@ -143,7 +148,7 @@ pub(super) async fn write_through<S: Origin<B>, B>(
         false => None,
     };
     let none = HeaderMap::new();
-    let affected = changes.then(|| affected(&settings, std::iter::once(&target).chain(&others), &headers, &none));
+    let affected = changes.then(|| affected(&settings, targets(), &headers, &none));
     let mut abandoned = Abandoned { cache: context.cache.clone(), affected };
     let time = context.cache.now();
     let response = match EarlyLease::hold(&mut early, Oneshot::new(service, request)).await {

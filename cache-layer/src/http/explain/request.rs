@@ -208,7 +208,8 @@ impl Examined {
                 let purpose = refreshes.then(|| cache.purpose_of_refresh(&miss.key));
                 self.explanation.is_loading = is_loading;
                 self.found(&hit);
-                if purpose == Some(Purpose::RetriedRefresh) {
+                let is_refused = self.context.remembers_refusal_of_variant(&miss) && !self.only_if_cached();
+                if is_refused || purpose == Some(Purpose::RetriedRefresh) {
                     return self.missed(miss).await;
                 }
                 self.explanation.verdict = Verdict::Stale;
