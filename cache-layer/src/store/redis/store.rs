@@ -21,11 +21,9 @@ use super::{
         counters::WHEN_FULL,
         handle::{Connection, Limit},
         session::Session,
+        shard::Everything,
     },
-    topology::{
-        routes::{Route, Topology},
-        single::Single,
-    },
+    topology::routes::{Route, Topology},
     tracking::local_tier::LocalTier,
     waiting_patterns::WaitingPatterns,
     wire::{errors::is_not_allowed, operation::Operation},
@@ -68,15 +66,8 @@ use crate::{
 /// **Sentinel** (feature `sentinel`). Each connection asks the sentinels again which server is the primary, and does not use a
 /// server that says it is a replica. Replicas are never read: they lag. A fail-over loses what the replica had not received yet,
 /// invalidations included; [`Restored`](crate::store::Restored) says what is done about it: by default everything is invalidated.
-///
-/// All connections of a store lead to one server: a connection that finds another server gives up those to the one before, which
-/// ask again. A server that was left, and that the sentinels name again, counts as restored. While an old primary is cut off from
-/// the sentinels but not from some processes, two primaries take invalidations, each from its own side. What such a process
-/// invalidates is not known to the new primary, and what others invalidate there is not known to that process. When it comes to
-/// the new primary, it repeats its own invalidations ([`Restored::Replay`](crate::store::Restored::Replay)); with
-/// [`Restored::Clear`](crate::store::Restored::Clear) it does not, if another process came there and cleared it before these
-/// invalidations. `min-replicas-to-write 1` keeps that short. All of this holds for a `redis://` address as well that leads to
-/// another server, by DNS or otherwise; and it needs the permission for `info`.
+/// While an old primary is cut off from the sentinels but not from this process, two primaries take invalidations, each from its
+/// own side; `min-replicas-to-write 1` keeps that short.
 ///
 /// **Cluster** (feature `cluster`). An entry lies in its own key's slot. All tags of a prefix lie in one slot, so that one clock
 /// and one order hold for them. The primary of that slot takes part in every load, and in every fill and hit whose tags this
@@ -159,10 +150,8 @@ impl RedisStore {
                 Topology::Cluster(Cluster::start(seeds, connections, context.clone(), runtime, &stop))
             }
             address => {
-                let server = Single::default();
-                let one = || Connection::new(address.clone(), Box::new(server.clone()), false, context.clone());
+                let one = || Connection::new(address.clone(), Box::new(Everything), false, context.clone());
                 let connections: Vec<_> = std::iter::repeat_with(one).take(connections).collect();
-                let _ = server.0.set(connections.iter().map(Arc::downgrade).collect());
                 for connection in &connections {
                     runtime.spawn(connection.clone().supervise(stop.clone()));
                 }

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::{
     context::Context,
-    deliver::{deliver, overtaken},
+    deliver::deliver,
     greeting,
     handle::{Connection, HEARTBEAT_TIMEOUT},
     identify::{Identity, Known},
@@ -57,27 +57,11 @@ impl Connection {
         };
         // An invalidation that is added between the last delivery and the publication would be overlooked: the two exclude each
         // other.
-        let Context { outbox, guard, names, servers, .. } = &*self.context;
-        let server = session.identity.as_ref().map(Identity::id);
-        let publish_if_current = || servers.if_leading_to(self.shard.name(), server, publish);
-        let mut published = false;
-        while !outbox.if_empty(|scope| self.shard.covers(scope), || published = publish_if_current()) {
-            let (dataset, is_current) = (self.dataset_id(), || self.still_leads_to_server_of(&session));
-            deliver(outbox, guard, names, &*self.shard, dataset.as_deref(), is_current, &mut driver).await?;
+        while !self.context.outbox.if_empty(|scope| self.shard.covers(scope), publish) {
+            let Context { outbox, guard, names, .. } = &*self.context;
+            deliver(outbox, guard, names, &*self.shard, self.dataset_id().as_deref(), &mut driver).await?;
         }
-        if published { Ok(session) } else { Err(overtaken()) }
-    }
-
-    /// Whether no connection of this shard has found another server since.
-    pub(crate) fn still_leads_to_server_of(&self, session: &Session) -> bool {
-        self.context.servers.if_leading_to(self.shard.name(), session.identity.as_ref().map(Identity::id), || ())
-    }
-
-    /// Gives the session up if it is one with another server than this one.
-    pub(crate) fn leave_others(&self, server: &str) {
-        let session = self.session().ok();
-        let has_left = |session: &Arc<Session>| session.identity.as_ref().is_some_and(|found| **found.id() != *server);
-        session.filter(has_left).into_iter().for_each(|session| self.give_up(&session));
+        Ok(session)
     }
 
     fn config(&self, pushes: Pushes, closed: Arc<OnceLock<Instant>>) -> AsyncConnectionConfig {
@@ -97,12 +81,6 @@ impl Connection {
             })
     }
 
-    /// From now on, this connection and those beside it lead to this server, and to no other. Returns whether it has to hear of
-    /// what others were told since it was left.
-    fn lead_to(&self, server: &Arc<str>) -> bool {
-        self.context.servers.lead_to(self.shard.name(), server, || self.shard.leave_others(server))
-    }
-
     /// A connection to a usable server whose data set has been checked.
     async fn establish(&self, client: &Client, config: &AsyncConnectionConfig) -> RedisResult<Established> {
         let driver = client.get_multiplexed_async_connection_with_config(config).await;
@@ -113,17 +91,10 @@ impl Connection {
         let identity = Identity::ask(&mut driver).await?;
         self.shard.is_served(&mut driver).await?;
         let mut tags = self.shard.driver_to_tags(&driver).await?;
+        // A server that does not identify itself may be another one, with a clock of its own.
         let known = self.data_set().clone();
-        let known = match identity.as_ref().map(Identity::id) {
-            Some(server) if self.lead_to(server) => Some(Known::that_was_left(server)),
-            Some(_) => known,
-            // A server that does not identify itself may be another one, with a clock of its own.
-            None => known.map(Known::by_another_clock),
-        };
+        let known = if identity.is_some() { known } else { known.map(Known::by_another_clock) };
         self.check(identity.as_ref(), known, &mut tags).await?;
-        if let Some(identity) = &identity {
-            self.context.servers.caught_up(self.shard.name(), identity.id());
-        }
         let server = server(client.get_connection_info().addr());
         Ok(Established { driver, server, tracking, identity })
     }

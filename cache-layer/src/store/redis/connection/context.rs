@@ -14,8 +14,7 @@ use super::counters::Counters;
 use crate::store::redis::{
     tracking::{
         claims::Claims, dataset_guard::DatasetGuard, fresh_keys::FreshKeys, lease_tracker::LeaseTracker,
-        local_tier::LocalTier, outbox::Outbox, server_clock::ServerClock, servers::Servers, tag_tracker::TagTracker,
-        waiters::Waiters,
+        local_tier::LocalTier, outbox::Outbox, server_clock::ServerClock, tag_tracker::TagTracker, waiters::Waiters,
     },
     wire::names::Names,
 };
@@ -39,7 +38,6 @@ pub(crate) struct Context {
     pub(crate) timeouts: Timeouts,
     pub(crate) guard: DatasetGuard,
     pub(crate) outbox: Outbox,
-    pub(crate) servers: Servers,
     pub(crate) leases: LeaseTracker,
     pub(crate) lease_tokens: LeaseTokens,
     pub(crate) claims: Arc<Claims>,
@@ -77,7 +75,6 @@ impl Context {
             timeouts,
             guard,
             outbox: Outbox::default(),
-            servers: Servers::default(),
             leases: LeaseTracker::default(),
             lease_tokens: LeaseTokens::default(),
             claims: Arc::default(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redis::{ErrorKind, RedisError, RedisResult, aio::MultiplexedConnection};
+use redis::{ErrorKind, RedisResult, aio::MultiplexedConnection};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::shard::Shard;
@@ -33,7 +33,7 @@ const KEYS_AT_ONCE: usize = 500;
 /// How long a delivery of keys and tags may take before the connection is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Delivers everything that is kept for the server that has `shard` to the data set with this id, if it `is_current`. `guard` remembers it from then on:
+/// Delivers everything that is kept for the server that has `shard` to the data set with this id. `guard` remembers it from then on:
 /// a replica may not have it yet.
 pub(crate) async fn deliver(
     outbox: &Outbox,
@@ -41,15 +41,11 @@ pub(crate) async fn deliver(
     names: &Names,
     shard: &dyn Shard,
     dataset: Option<&str>,
-    is_current: impl Fn() -> bool,
     driver: &mut MultiplexedConnection,
 ) -> RedisResult<()> {
     // Without turns, a connection whose deliveries time out again and again could overtake another one.
     let _turn = outbox.turns().lock().await;
     let mut delivery = begin(outbox, shard).await;
-    if !is_current() {
-        return Err(overtaken());
-    }
     let backlog = &mut delivery.backlog;
     if backlog.everything || outbox.holds_everything() {
         // It may stand for keys of a server that was lost, while the one that has the tags was not.
@@ -83,11 +79,6 @@ pub(crate) async fn deliver(
         tracing::info!("delivered the invalidations that were kept while Redis was away");
     }
     Ok(())
-}
-
-/// Another connection leads to another server by now, which has to receive what is kept.
-pub(super) fn overtaken() -> RedisError {
-    (ErrorKind::Io, "another connection has found another server").into()
 }
 
 /// Waits for any other delivery to end.

@@ -45,11 +45,6 @@ pub(crate) struct Known {
 }
 
 impl Known {
-    /// A data set of `server` that has missed invalidations: whatever is found is another one.
-    pub(crate) fn that_was_left(server: &Arc<str>) -> Self {
-        Self { server: Some(server.clone()), id: "left".into(), seen: String::new() }
-    }
-
     /// The same data set, for a server whose clock may be another one.
     pub(crate) fn by_another_clock(self) -> Self {
         Self { seen: String::new(), ..self }

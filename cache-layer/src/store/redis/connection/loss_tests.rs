@@ -4,10 +4,12 @@ use std::time::{Duration, Instant};
 
 use tests::{Fault, FaultProxy, RedisServer, RedisUsage, wait_until};
 
-use super::deliver::{deliver, wait_for_delivery};
+use super::{
+    deliver::{deliver, wait_for_delivery},
+    shard::Everything,
+};
 use crate::store::redis::{
     fleet_tests::*,
-    topology::single::Single,
     tracking::{dataset_guard::DatasetGuard, outbox::Outbox},
     wire::names::Names,
     *,
@@ -237,8 +239,9 @@ async fn undeliverable() -> (RedisServer, FaultProxy, Outbox, redis::aio::Multip
 async fn keys_that_take_too_long_to_deliver_become_everything() {
     let (_server, _road, outbox, mut connection) = undeliverable().await;
     tokio::time::pause();
-    let (names, guard, server) = (Names::new("test"), DatasetGuard::new(Restored::Clear), Single::default());
-    deliver(&outbox, &guard, &names, &server, None, || true, &mut connection).await.unwrap_err();
+    deliver(&outbox, &DatasetGuard::new(Restored::Clear), &Names::new("test"), &Everything, None, &mut connection)
+        .await
+        .unwrap_err();
     assert_eq!(outbox.count(), 1);
     assert!(outbox.concerns(|_| true));
 }
@@ -246,10 +249,10 @@ async fn keys_that_take_too_long_to_deliver_become_everything() {
 #[tokio::test]
 async fn what_was_being_delivered_is_kept_when_its_keeper_goes() {
     let (_server, _road, outbox, mut connection) = undeliverable().await;
-    let (names, guard, server) = (Names::new("test"), DatasetGuard::new(Restored::Clear), Single::default());
+    let (names, guard) = (Names::new("test"), DatasetGuard::new(Restored::Clear));
     let (key, patience) = (key("a"), std::time::Instant::now() + FOR_EVER);
     {
-        let delivery = deliver(&outbox, &guard, &names, &server, None, || true, &mut connection);
+        let delivery = deliver(&outbox, &guard, &names, &Everything, None, &mut connection);
         tokio::time::timeout(Duration::from_millis(300), delivery).await.unwrap_err();
     }
     assert_eq!(outbox.count(), 3);

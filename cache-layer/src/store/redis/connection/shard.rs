@@ -26,9 +26,6 @@ pub(crate) trait Shard: fmt::Debug + Send + Sync {
     /// receives that anyway.
     fn hold_up_tags(&self) {}
 
-    /// Gives up every session of this shard with another server than this one.
-    fn leave_others(&self, server: &str);
-
     /// A key was not where it was expected, or its server did not answer: the topology must be read again.
     fn refresh_topology(&self) {}
 
@@ -51,3 +48,9 @@ pub(crate) trait Shard: fmt::Debug + Send + Sync {
         Box::pin(ready(Err((ErrorKind::Io, "a single server redirects to no other").into())))
     }
 }
+
+/// All of the data: on a single server, or behind sentinels.
+#[derive(Debug)]
+pub(crate) struct Everything;
+
+impl Shard for Everything {}

@@ -26,17 +26,14 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{
-    single::Single,
-    slots::{Primary, Slots, slot_of, slot_of_key},
-};
+use super::slots::{Primary, Slots, slot_of, slot_of_key};
 use crate::store::redis::connection::{
     address::Address,
     context::Context,
     endpoint::{at, host_of},
     handle::Connection,
     session::Session,
-    shard::Shard,
+    shard::{Everything, Shard},
 };
 use crate::store::redis::wire::{errors::is_refused, scripts};
 use crate::{
@@ -92,7 +89,7 @@ impl Cluster {
         stop: &CancellationToken,
     ) -> Arc<Self> {
         let slot_of_tags = slot_of(context.names.prefix().bytes());
-        let nowhere = Connection::new(Address::Cluster(Vec::new()), Box::<Single>::default(), false, context.clone());
+        let nowhere = Connection::new(Address::Cluster(Vec::new()), Box::new(Everything), false, context.clone());
         let cluster = Arc::new(Self {
             seeds,
             connections,
@@ -453,12 +450,6 @@ impl Shard for Node {
         let map = self.cluster.upgrade().map(|cluster| (cluster.map(), cluster.slot_of_tags));
         let member = map.as_ref().and_then(|(map, slot)| map.member(*slot));
         member.into_iter().flat_map(|member| &member.connections).for_each(|connection| connection.reset());
-    }
-
-    fn leave_others(&self, server: &str) {
-        let map = self.cluster.upgrade().map(|cluster| cluster.map());
-        let member = map.as_ref().and_then(|map| map.members.iter().find(|member| member.primary.name == self.name));
-        member.into_iter().flat_map(|member| &member.connections).for_each(|beside| beside.leave_others(server));
     }
 
     fn refresh_topology(&self) {

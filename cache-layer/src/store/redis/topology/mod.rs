@@ -1,7 +1,6 @@
 //! The topology: which server has which keys.
 //!
 //! - [`routes`]: the choice of a connection for an operation
-//! - [`single`]: a single server
 //! - [`cluster`], [`slots`]: the nodes of a cluster, and which of them has which slots
 
 #[cfg(feature = "cluster")]
@@ -9,6 +8,5 @@ pub(crate) mod cluster;
 #[cfg(all(test, feature = "cluster"))]
 pub(crate) mod cluster_tests;
 pub(crate) mod routes;
-pub(crate) mod single;
 #[cfg(feature = "cluster")]
 pub(crate) mod slots;

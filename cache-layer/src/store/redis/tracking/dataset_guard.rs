@@ -24,7 +24,7 @@ pub enum Restored {
     #[default]
     Clear,
     /// Repeat what Redis has received from this process in the last period of this length, which should be longer than replicas lag
-    /// or dumps are old; the key of a value that was set is invalidated. Misses invalidations by processes that are gone.
+    /// or dumps are old. Misses invalidations by processes that are gone.
     Replay(Duration),
     /// Use the data set as it is: an invalidation that it has not received is lost.
     Trust,
@@ -64,8 +64,8 @@ impl DatasetGuard {
         self.policy == Restored::Clear
     }
 
-    /// Remembers an invalidation that was delivered, or a write that supersedes what was there. One that is kept is remembered, too,
-    /// and again when it is delivered: until then, any data set that this process uses receives it anyway.
+    /// Remembers an invalidation that was delivered. One that is kept is remembered, too, and again when it is delivered: until then,
+    /// any data set that this process uses receives it anyway.
     pub(crate) fn remember(&self, scope: Scope<'_>) {
         let Restored::Replay(last) = self.policy else { return };
         let mut recent = self.recent.lock();

@@ -28,6 +28,7 @@ pub(crate) async fn fill_when_possible(store: &impl StoreBackend, key: &Key, pay
 }
 
 /// From now on, replicas receive nothing, so that they miss it when they are promoted.
+#[cfg(any(feature = "cluster", feature = "sentinel"))]
 pub(crate) fn cut_replicas_off(primary: &RedisServer) {
     let () = primary.command(&["ACL", "SETUSER", "default", "-psync", "-sync"]);
     let _: u64 = primary.command(&["CLIENT", "KILL", "TYPE", "replica"]);

@@ -8,7 +8,6 @@
 //! - [`local_tier`]: entries as connections last read them: the first tier of a tiered store
 //! - [`waiters`]: tasks that wait for the end of another process's lease
 //! - [`server_clock`]: the server's clock, by which freshness is judged
-//! - [`servers`]: which server the connections lead to: all to one
 //! - [`outbox`]: invalidations that could not be delivered yet
 //! - [`dataset_guard`]: the policy for a data set that may be older than an invalidation, and the invalidations to replay on it
 
@@ -21,9 +20,6 @@ pub(crate) mod lease_tracker;
 pub(crate) mod local_tier;
 pub(crate) mod outbox;
 pub(crate) mod server_clock;
-pub(crate) mod servers;
-#[cfg(test)]
-mod servers_tests;
 pub(crate) mod tag_tracker;
 #[cfg(test)]
 pub(crate) mod tag_tracker_tests;
