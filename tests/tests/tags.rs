@@ -213,31 +213,6 @@ async fn the_time_that_a_softened_response_may_be_stale_counts_from_then(backend
     assert_eq!(app.get("/a", &[]).await.header("x-cache"), Some("MISS"), "within its own freshness, past the window");
 }
 
-async fn a_tag_that_one_variant_carries_reaches_no_other(backend: &Backend) {
-    let origin = Origin::new(|call, request| async move {
-        let fields = [("cache-control", "max-age=600"), ("vary", "accept-language"), ("cache-tag", "t")];
-        let german = request.headers()["accept-language"] == "de";
-        Ok(echo(call, &request, &fields[..if german { 3 } else { 2 }]))
-    });
-    let app = app(backend, &origin, |layer| layer).await;
-    let get = async |language: &'static str| app.get("/a", &[("accept-language", language)]).await;
-    get("en").await;
-    for soft in [true, false] {
-        get("de").await;
-        assert_eq!(get("de").await.header("x-cache"), Some("HIT"));
-        assert_eq!(app.cache.count_tag("t").await, Ok(Some(1)));
-        let estimate = app.cache.estimate_tag("t", Duration::from_secs(60)).await.unwrap();
-        assert_eq!(estimate.map(|estimate| estimate.keys), Some(1));
-        match soft {
-            true => app.cache.soft_invalidate_tag("t").await.unwrap(),
-            false => app.cache.invalidate_tag("t").await.unwrap(),
-        }
-        let english = get("en").await;
-        assert_eq!((english.header("x-cache"), english.call()), (Some("HIT"), 1), "soft: {soft}");
-        assert_ne!(get("de").await.header("x-cache"), Some("HIT"), "soft: {soft}");
-    }
-}
-
 async fn every_variant_of_a_softened_key_is_stale_until_it_is_loaded_again(backend: &Backend) {
     let origin = Origin::echo(&[
         ("cache-control", "max-age=600, stale-while-revalidate=60"),
@@ -323,7 +298,6 @@ over_each_store!(
     what_is_softened_stands_in_for_an_error,
     what_must_not_be_stale_is_revalidated_before_it_is_used,
     the_time_that_a_softened_response_may_be_stale_counts_from_then,
-    a_tag_that_one_variant_carries_reaches_no_other,
     every_variant_of_a_softened_key_is_stale_until_it_is_loaded_again,
     a_ramp_of_a_key_is_not_forgotten_when_another_variant_is_loaded,
     a_pattern_deletes_responses_by_their_address,

@@ -252,8 +252,8 @@ impl Cache {
         Ok(token.as_ref().map(TagDetails::of))
     }
 
-    /// How many keys [`invalidate_tag`](Self::invalidate_tag) would reach, including keys whose entries are already invalid; each
-    /// variant of a response counts, since each has tags of its own. `None` where names are
+    /// How many keys [`invalidate_tag`](Self::invalidate_tag) would reach, including keys whose entries are already invalid;
+    /// `None` where names are
     /// [hidden](https://docs.rs/cache-layer/latest/cache_layer/store/struct.RedisStoreBuilder.html#method.sealed_with). This
     /// examines every entry: a store in memory does so on no thread that answers requests, and Redis, which keeps no list of a tag's
     /// entries, in small steps.

@@ -437,6 +437,7 @@ impl CacheLayer {
     }
 
     /// The most variants of one URI to keep; 64 unless set, at least 1. When one more is stored, the former ones are dropped.
+    /// Each adds eight bytes to the entry that leads to all of them, which is read first.
     pub fn max_variants(mut self, variants: u16) -> Self {
         self.context.policy.max_variants = variants.max(1);
         self

@@ -551,7 +551,7 @@ impl ListedPattern {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Estimate {
-    /// Keys that have an entry, void ones included; for a tag, each variant of a response counts.
+    /// Keys that have an entry, void ones included.
     pub keys: u64,
     /// The error of `keys`, to either side, at 95 % confidence; 0 if every key was examined.
     pub error: u64,
@@ -600,8 +600,7 @@ pub struct Fill {
     pub(crate) tags: Tags,
 }
 
-/// Entries to write, all of one primary key. The last one is the result, and carries the tags of its fill. One before it leads to
-/// others as well, which those tags do not concern.
+/// Entries to write, all of one primary key.
 #[derive(Debug)]
 pub struct Writes {
     /// Most loads write one.

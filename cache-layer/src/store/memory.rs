@@ -347,15 +347,14 @@ impl MemoryStore {
     /// Counts the keys that `reach` covers, [aside](Self::aside).
     fn count_aside(&self, reach: Reach<'_>) -> BoxFuture<'static, Result<Estimate, StoreError>> {
         match reach {
-            Reach::Everything => self.aside(|inner| inner.count(|id, _| !id.is_variant())),
+            Reach::Everything => self.aside(|inner| inner.count(|_| true)),
             Reach::Tag(tag) => {
                 let tag = tag.to_owned();
-                self.aside(move |inner| inner.count(|_, entry| entry.stamps().iter().any(|stamp| *stamp.tag == *tag)))
+                self.aside(move |inner| inner.count(|entry| entry.stamps().iter().any(|stamp| *stamp.tag == *tag)))
             }
             Reach::Pattern(pattern) => {
                 let pattern = pattern.clone();
-                let matches = move |entry: &Entry| matches_in_full(&pattern, entry.canonical());
-                self.aside(move |inner| inner.count(|id, entry| !id.is_variant() && matches(entry)))
+                self.aside(move |inner| inner.count(|entry| matches_in_full(&pattern, entry.canonical())))
             }
         }
     }
@@ -627,11 +626,11 @@ impl Inner {
         }
     }
 
-    /// Counts the entries that `reaches` holds for. It examines every entry.
-    fn count(&self, reaches: impl Fn(KeyHash, &Entry) -> bool) -> Estimate {
+    /// Counts the keys whose entries `reaches` holds for. It examines every entry.
+    fn count(&self, reaches: impl Fn(&Entry) -> bool) -> Estimate {
         let load_ms = Cell::new(0_u64);
         let keys = self.entries.count_where(|id, entry| {
-            let reached = reaches(id, entry);
+            let reached = !id.is_variant() && reaches(entry);
             load_ms.set(load_ms.get().saturating_add(if reached { entry.load_time() } else { 0 }));
             reached
         });
@@ -673,16 +672,14 @@ impl Inner {
         }
         let now = Clock::system().now();
         let stored = fills.tick_at(now);
-        let Some(((key, result), leading)) = writes.entries.split_last() else { return Committed::Stored };
-        for (key, entry) in leading {
-            let entry = match &index {
-                // Another load of a variant may have prolonged it since this one saw it.
-                Some(present) if present.id() == entry.id() => entry.clone().lasting_as_long_as(present),
-                _ => entry.clone(),
-            };
+        for (key, entry) in &writes.entries {
+            let mut entry = entry.clone().stamped(&stamps);
+            // Another load of a variant may have prolonged it since this one saw it.
+            if let Some(present) = index.as_ref().filter(|present| present.id() == entry.id()) {
+                entry = entry.lasting_as_long_as(present);
+            }
             self.entries.insert_at(now, key.hash(), entry, stored);
         }
-        self.entries.insert_at(now, key.hash(), result.clone().stamped(&stamps), stored);
         Committed::Stored
     }
 

@@ -36,21 +36,6 @@ use crate::{
 /// How often a fill is sent whose tags have other tokens than believed. Each attempt returns the actual tokens.
 const ATTEMPTS: usize = 3;
 
-/// For how long the tokens of a fill are needed, in milliseconds.
-#[derive(Clone, Copy)]
-struct Needed {
-    /// That of everything, which all entries carry.
-    of_everything: u64,
-    /// Those of tags, which the result alone carries.
-    of_tags: u64,
-}
-
-impl Needed {
-    fn of(self, tag: &str) -> u64 {
-        if tag == EVERYTHING { self.of_everything } else { self.of_tags }
-    }
-}
-
 /// A tag of a fill, with the token for its entries.
 struct Believed {
     stamp: TagStamp,
@@ -83,16 +68,14 @@ impl RedisStore {
         let known_clock = tags_connection.dataset_id() == lease.granted_by && clock.times_set_back() == lease.set_back;
         let now = clock.now();
         let life = |entry: &Entry| entry.deadlines().life(now);
-        let mut lives = writes.entries.iter().map(|(_, entry)| life(entry));
-        let of_tags = lives.next_back().unwrap_or(0);
-        let needed = Needed { of_everything: lives.fold(of_tags, u64::max), of_tags };
-        if !known_clock || of_tags == 0 {
+        let longest = writes.entries.iter().map(|(_, entry)| life(entry)).max().unwrap_or(0);
+        if !known_clock || longest == 0 {
             self.release_lease(lease, None);
             return Ok(Committed::Refused);
         }
 
         let Some(stored) =
-            self.write_fill(fill, (&connection, &session), (&tags_connection, &tags_session), needed).await?
+            self.write_fill(fill, (&connection, &session), (&tags_connection, &tags_session), longest).await?
         else {
             self.release_lease(lease, None);
             return Ok(Committed::Refused);
@@ -110,15 +93,16 @@ impl RedisStore {
         Ok(Committed::Stored)
     }
 
-    /// Sends a fill; returns whether it was stored, or `None` if it need not be sent, because an invalidation overtook it.
+    /// Sends a fill whose entries live for this many milliseconds; returns whether it was stored, or `None` if it need not be
+    /// sent, because an invalidation overtook it.
     async fn write_fill(
         &self,
         fill: &Fill,
         (connection, session): (&Connection, &Arc<Session>),
         (tags, tags_session): (&Connection, &Arc<Session>),
-        needed: Needed,
+        longest: u64,
     ) -> Result<Option<bool>, StoreError> {
-        let mut believed = believed(tags_session, fill, needed);
+        let mut believed = believed(tags_session, fill, longest);
         let mut last = None;
         let started = &fill.lease.started;
         // A missing token may be a forgotten one, and a token that was made since may replace a forgotten one: was anything
@@ -129,14 +113,14 @@ impl RedisStore {
             let asks = believed.iter().any(|tag| tag.compared) || (last.is_none() && is_doubted(&believed));
             if asks && self.0.context.names.is_clustered() {
                 // In a cluster, tags lie in a slot of their own.
-                last = Some(self.ask_for_tokens(tags, tags_session, &mut believed, &fill.lease, needed).await?);
+                last = Some(self.ask_for_tokens(tags, tags_session, &mut believed, &fill.lease, longest).await?);
             }
             let (doubted, overtaken) =
                 (is_doubted(&believed), believed.iter().any(|tag| tag.banned || tag.stamp.token.overtook(started)));
             if overtaken || (doubted && last.is_some_and(|last| last >= *started)) {
                 return Ok(None);
             }
-            let (call, has_variant) = self.commit_call(fill, &believed, doubted && last.is_none(), needed);
+            let (call, has_variant) = self.commit_call(fill, &believed, doubted && last.is_none(), longest);
             let answer = match last {
                 Some(_) if !self.0.context.names.is_clustered() => {
                     self.commit_and_learn((call, has_variant), connection, session, &believed).await?
@@ -213,12 +197,12 @@ impl RedisStore {
         session: &Arc<Session>,
         believed: &mut [Believed],
         lease: &Lease,
-        needed: Needed,
+        longest: u64,
     ) -> Result<[u8; 16], StoreError> {
         let names = &self.0.context.names;
         let mut batch = Batch::default();
         for Believed { stamp: TagStamp { tag, .. }, .. } in believed.iter() {
-            batch.stamp(&names.tag(tag), &lives(tag, needed.of(tag)));
+            batch.stamp(&names.tag(tag), &lives(tag, longest));
         }
         // This is read after the tokens, since it has to show whether one of them was forgotten and made anew.
         batch.call(&scripts::LAST_INVALIDATION, &[&names.last_invalidation()], &[]);
@@ -246,7 +230,7 @@ impl RedisStore {
         Fill { lease, writes, .. }: &Fill,
         believed: &[Believed],
         doubted: bool,
-        needed: Needed,
+        longest: u64,
     ) -> (Call, bool) {
         let names = &self.0.context.names;
         let guard = match writes.guard.as_deref() {
@@ -273,10 +257,8 @@ impl RedisStore {
         let of_everything = stamps.last().map(|stamp| &stamp.token);
         let bans = lease.bans.as_deref().zip(of_everything).map_or(0, |(known, token)| known.under(token));
         let now = self.0.context.clock.now();
-        for (place, (key, entry)) in writes.entries.iter().enumerate() {
-            let is_result = place + 1 == writes.entries.len();
-            let carried = if is_result { &stamps[..] } else { &stamps[stamps.len().saturating_sub(1)..] };
-            let entry = entry.clone().stamped(carried).knowing_bans(bans);
+        for (key, entry) in &writes.entries {
+            let entry = entry.clone().stamped(&stamps).knowing_bans(bans);
             let life = entry.deadlines().life(now).max(1).to_string();
             call.key(names.entry(key)).arg(names.sealing().encode(&entry)).arg(life);
         }
@@ -284,7 +266,7 @@ impl RedisStore {
             call.key(names.last_invalidation());
         }
         for Believed { stamp: TagStamp { tag, token }, new, .. } in compared {
-            let [least, made, extended] = lives(tag, needed.of(tag));
+            let [least, made, extended] = lives(tag, longest);
             call.key(names.tag(tag)).arg(token.0.to_vec()).arg(flag(*new));
             call.arg(least).arg(made).arg(extended);
         }
@@ -313,11 +295,11 @@ fn flag(flag: bool) -> &'static str {
 }
 
 /// The tokens that the tags of a fill are believed to have, the one of everything last.
-fn believed(session: &Session, Fill { lease, tags, .. }: &Fill, needed: Needed) -> Vec<Believed> {
+fn believed(session: &Session, Fill { lease, tags, .. }: &Fill, longest: u64) -> Vec<Believed> {
     let all = tags.as_slice().iter().cloned().chain([EVERYTHING.into()]);
     let believe = |tag: Arc<str>| {
         let known = session.tokens.get(&tag);
-        let lives = known.as_ref().is_some_and(|known| known.lives_for(Duration::from_millis(needed.of(&tag))));
+        let lives = known.as_ref().is_some_and(|known| known.lives_for(Duration::from_millis(longest)));
         let token = known.as_ref().map_or_else(|| TagToken::created_by(lease.started, &nonce()), Known::token);
         let banned = known.as_ref().is_some_and(|known| is_banned(known.record(), lease));
         Believed { stamp: TagStamp { tag, token }, new: known.is_none(), compared: !lives, banned }

@@ -286,7 +286,8 @@ script! {
     /// they expire, as many as there are values of the fields that select them. The oldest is deleted, too, if there are too
     /// many: concurrent loads have each counted only themselves.
     ///
-    /// If it is the same one, it lives no shorter than before, by this clock; and it stays as it is if by its own deadlines it is
+    /// It lives no shorter than its variant; its own moments may be of several clocks. If it is the same one, it lives no shorter
+    /// than before, by this clock; and it stays as it is if by its own deadlines it is
     /// gone later than the new one, whose load has not seen that of a concurrent load.
     COMMIT_VARIANT = concat!(
         is_record!(),
@@ -306,14 +307,14 @@ script! {
                   for at = 65, 72 do moment = moment * 256 + entry:byte(at) end;
                   return moment
               end;
-              local head, primary, left = redis.pcall('GETRANGE', KEYS[4], 0, 71), ARGV[8], ARGV[9];
+              local head, primary, left = redis.pcall('GETRANGE', KEYS[4], 0, 71), ARGV[8], math.max(ARGV[9], ARGV[11]);
               local same = type(head) == 'string' and #head == 72 and head:sub(9, 24) == primary:sub(9, 24);
               if same then
-                  left = string.format('%d', math.max(left, redis.call('PTTL', KEYS[4])));
+                  left = math.max(left, redis.call('PTTL', KEYS[4]));
                   if gone(head) > gone(primary) then primary = redis.call('GET', KEYS[4]) end
               end;
-              local life = math.max(left, ARGV[11]);
-              redis.call('SET', KEYS[4], primary, 'PX', left);
+              local life = left;
+              redis.call('SET', KEYS[4], primary, 'PX', string.format('%d', left));
               redis.call('SET', KEYS[5], ARGV[10], 'PX', ARGV[11]);",
         keep_tokens!(),
         "if known ~= '' then

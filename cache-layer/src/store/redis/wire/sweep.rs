@@ -114,7 +114,7 @@ pub(crate) async fn count_matching(
         .await
 }
 
-/// Counts the entries on one server that carry `tag`; nothing is changed.
+/// Counts the primary keys on one server with an entry that carries `tag`; nothing is changed.
 pub(crate) async fn count_carrying(names: &Names, tag: &str, driver: &mut MultiplexedConnection) -> RedisResult<u64> {
     let every = Pattern::new("*");
     let purpose = Purpose::CountCarrying(tag);
@@ -269,9 +269,8 @@ impl Sweep<'_> {
 
     async fn sample(&mut self, matching: &[Match<'_>]) -> RedisResult<u64> {
         let Purpose::Sample(sample) = &mut self.purpose else { return Ok(0) };
-        // What leads to variants carries no tags.
-        let counts = |found: &&Match<'_>| sample.tag.is_some() || !found.id.is_variant();
-        let mut found: Vec<&[u8]> = matching.iter().filter(counts).map(|found| found.name).collect();
+        let mut found: Vec<&[u8]> =
+            matching.iter().filter(|found| !found.id.is_variant()).map(|found| found.name).collect();
         if let Some(tag) = sample.tag.as_deref().filter(|_| !found.is_empty()) {
             let mut batch = Batch::default();
             found.iter().for_each(|name| batch.carries(name, tag));
@@ -292,12 +291,14 @@ impl Sweep<'_> {
     }
 
     async fn count_carrying(&mut self, matching: &[Match<'_>], tag: &str) -> RedisResult<u64> {
-        if matching.is_empty() {
+        let mut batch = Batch::default();
+        let primaries: Vec<&[u8]> =
+            matching.iter().filter(|found| !found.id.is_variant()).map(|found| found.name).collect();
+        if primaries.is_empty() {
             return Ok(0);
         }
-        let mut batch = Batch::default();
-        matching.iter().for_each(|found| batch.carries(found.name, tag));
-        let carry: Vec<Flag> = exactly(matching.len(), in_time(batch.run(self.driver)).await?)?;
+        primaries.iter().for_each(|name| batch.carries(name, tag));
+        let carry: Vec<Flag> = exactly(primaries.len(), in_time(batch.run(self.driver)).await?)?;
         Ok(carry.iter().filter(|Flag(carries)| *carries).count() as u64)
     }
 
