@@ -6,7 +6,7 @@
 use std::{
     fmt,
     future::Future,
-    sync::{Arc, MutexGuard},
+    sync::{Arc, MutexGuard, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -160,11 +160,18 @@ impl Connection {
         }
     }
 
+    /// Whether this is the session that operations get.
+    pub(crate) fn has(&self, session: &Arc<Session>) -> bool {
+        self.current.read().as_ref().is_some_and(|current| Arc::ptr_eq(current, session))
+    }
+
     /// Gives the session up: operations no longer get it, and the supervisor makes a new one.
     pub(crate) fn give_up(&self, session: &Arc<Session>) {
+        // Until this is released, there is no next session that anything could be known through.
         let mut published = self.current.write();
         if published.as_ref().is_some_and(|current| Arc::ptr_eq(current, session)) {
             *published = None;
+            session.end.is_given_up.store(true, Ordering::SeqCst);
             self.note_absent(Some(Instant::now()));
             self.context.counters.lost_a_connection();
             if self.grace().is_zero() {
