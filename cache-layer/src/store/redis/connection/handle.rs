@@ -103,6 +103,13 @@ impl Connection {
         self.context.timeouts.operation.max(HEARTBEAT_TIMEOUT)
     }
 
+    /// When an operation that begins now will have timed out, if no request waits for it: in microseconds by the server's clock, and
+    /// rather too early. `None` if that clock is not known, as in a cluster, where nodes have clocks of their own.
+    pub(crate) fn times_out_at(&self) -> Option<u64> {
+        let earliest = self.context.clock.earliest().filter(|_| self.shard.is_everything())?;
+        earliest.checked_add(u64::try_from(self.heartbeat_timeout().as_micros()).ok()?)
+    }
+
     fn grace(&self) -> Duration {
         self.context.local_tier.get().map_or(Duration::ZERO, |tier| tier.grace())
     }

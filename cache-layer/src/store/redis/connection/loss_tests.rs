@@ -8,13 +8,16 @@ use super::{
     deliver::{deliver, wait_for_delivery},
     shard::Everything,
 };
-use crate::store::{
-    TieredStore,
-    redis::{
-        fleet_tests::*,
-        tracking::{dataset_guard::DatasetGuard, outbox::Outbox},
-        wire::names::Names,
-        *,
+use crate::{
+    entry::{Deadlines, EntryId},
+    store::{
+        TieredStore,
+        redis::{
+            fleet_tests::*,
+            tracking::{dataset_guard::DatasetGuard, outbox::Outbox},
+            wire::names::Names,
+            *,
+        },
     },
 };
 
@@ -310,4 +313,38 @@ async fn the_end_of_a_connection_that_was_given_up_voids_nothing_of_the_next_one
     wait_until("its end to be noticed", async || old.end.closed.get().is_some()).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(tiered.peek(&key("a")).is_some() && !store.overtaken(&lease));
+}
+
+/// The network holds it up until another value is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_set_that_failed_and_arrives_all_the_same_replaces_no_later_one() {
+    let server = RedisServer::start();
+    let mut road = FaultProxy::start(server.addr()).await;
+    let store =
+        connect_with(builder(format!("redis://{}", road.addr())).operation_timeout(Duration::from_secs(2))).await;
+    for name in ["first", "second", "third"] {
+        fill(&store, &key(name), "x", &[]).await;
+    }
+    let tags = Tags::default();
+    let set = |value: &'static str| {
+        let deadlines = Deadlines::fresh_until(Clock::system().now() + 600_000);
+        let entry = Entry::new(EntryId::random(), &key("a"), deadlines, Bytes::new(), value.into());
+        StoreBackend::put(&store, vec![(key("a"), entry)], &tags)
+    };
+    set("zero").await.unwrap();
+    let held_up = Duration::from_secs(10);
+    road.set(Fault::Delay(held_up)).await;
+    let sent = Instant::now();
+    let connection = store.connection(&key("a")).into_owned();
+    let (failed, ()) = tokio::join!(set("one"), async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        // For what is sent from now on, and not over this connection, as after some timeouts: the key is invalidated over the next one.
+        road.set(Fault::Pass).await;
+        connection.reset();
+    });
+    failed.unwrap_err();
+    wait_until("the next to succeed", async || set("two").await.is_ok()).await;
+    tokio::time::sleep((held_up + Duration::from_secs(2)).saturating_sub(sent.elapsed())).await;
+    connected_again(&store).await;
+    assert_eq!(read(&store, &key("a")).await.as_deref(), Some("two"));
 }
