@@ -334,7 +334,7 @@ pub enum Event {
         /// Whether the store has received it.
         delivered: bool,
         /// Whether it has become more than was asked for: a hard one instead of a soft one, or one of everything instead of a pattern,
-        /// as `kind` and `soft` say. For instance because a slot of a Redis Cluster was being moved.
+        /// as `kind` and `soft` say. For instance because a slot of a Redis Cluster was being moved, or because Redis is full.
         hardened: bool,
     },
     /// The store's lurker, in this process, has swept entries that were void already: this gives their room back, and no answer

@@ -27,8 +27,17 @@ type Lies = Arc<Mutex<Vec<Lie>>>;
 #[derive(Debug)]
 struct Lie {
     words: Vec<String>,
-    reply: Vec<u8>,
+    /// `None` is silence, once.
+    reply: Option<Vec<u8>>,
     told: usize,
+}
+
+/// What becomes of a reply.
+enum Reply {
+    Passed,
+    Replaced(Vec<u8>),
+    /// Nothing more is passed.
+    Silence,
 }
 
 impl LyingProxy {
@@ -48,8 +57,18 @@ impl LyingProxy {
 
     /// Answers every command that begins with `words` with `reply`, as it is on the wire; an empty one closes the connection.
     pub fn lie(&self, words: &[&str], reply: &[u8]) {
+        self.add(words, Some(reply.to_owned()));
+    }
+
+    /// As a network that is gone one way: from the next command that begins with `words` on, nothing is answered on its connection,
+    /// which stays open. Other connections are answered, until this is called again.
+    pub fn fall_silent(&self, words: &[&str]) {
+        self.add(words, None);
+    }
+
+    fn add(&self, words: &[&str], reply: Option<Vec<u8>>) {
         let words = words.iter().map(|word| word.to_ascii_uppercase()).collect();
-        self.lies().push(Lie { words, reply: reply.to_owned(), told: 0 });
+        self.lies().push(Lie { words, reply, told: 0 });
     }
 
     /// Passes all replies unchanged from now on; returns how many were replaced.
@@ -91,8 +110,8 @@ async fn carry(client: TcpStream, target: SocketAddr, lies: Lies) -> io::Result<
     server.set_nodelay(true)?;
     let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
         (client.into_split(), server.into_split());
-    // One element for each reply that is due: the replacement, if there is one.
-    let due = Mutex::new(VecDeque::<Option<Vec<u8>>>::new());
+    // One element for each reply that is due.
+    let due = Mutex::new(VecDeque::<Reply>::new());
     let asking = async {
         let mut questions = Vec::new();
         loop {
@@ -118,14 +137,15 @@ async fn carry(client: TcpStream, target: SocketAddr, lies: Lies) -> io::Result<
             while let Some(length) = frame(&answers) {
                 let answer: Vec<u8> = answers.drain(..length).collect();
                 // A push of the server is not a reply.
-                let lie = match answer[0] {
+                let reply = match answer[0] {
                     b'>' => None,
-                    _ => due.lock().unwrap_or_else(PoisonError::into_inner).pop_front().flatten(),
+                    _ => due.lock().unwrap_or_else(PoisonError::into_inner).pop_front(),
                 };
-                match lie {
-                    Some(lie) if lie.is_empty() => return Err(io::ErrorKind::ConnectionReset.into()),
-                    Some(lie) => to_client.write_all(&lie).await?,
-                    None => to_client.write_all(&answer).await?,
+                match reply.unwrap_or(Reply::Passed) {
+                    Reply::Replaced(lie) if lie.is_empty() => return Err(io::ErrorKind::ConnectionReset.into()),
+                    Reply::Replaced(lie) => to_client.write_all(&lie).await?,
+                    Reply::Passed => to_client.write_all(&answer).await?,
+                    Reply::Silence => std::future::pending().await,
                 }
             }
         }
@@ -133,7 +153,16 @@ async fn carry(client: TcpStream, target: SocketAddr, lies: Lies) -> io::Result<
     tokio::try_join!(asking, answering).map(drop)
 }
 
-fn reply_to(question: &[u8], lies: &Lies) -> Option<Vec<u8>> {
+fn reply_to(question: &[u8], lies: &Lies) -> Reply {
+    let words = words_of(question).unwrap_or_default();
+    let mut lies = lies.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_due = |lie: &&mut Lie| words.starts_with(&lie.words) && (lie.reply.is_some() || lie.told == 0);
+    let Some(lie) = lies.iter_mut().find(is_due) else { return Reply::Passed };
+    lie.told += 1;
+    lie.reply.clone().map_or(Reply::Silence, Reply::Replaced)
+}
+
+fn words_of(question: &[u8]) -> Option<Vec<String>> {
     let mut rest = line(question)?.1;
     let mut words = Vec::new();
     while let Some((header, after)) = line(rest) {
@@ -141,10 +170,7 @@ fn reply_to(question: &[u8], lies: &Lies) -> Option<Vec<u8>> {
         words.push(String::from_utf8_lossy(&after[..length]).to_ascii_uppercase());
         rest = &after[length + 2..];
     }
-    let mut lies = lies.lock().unwrap_or_else(PoisonError::into_inner);
-    let lie = lies.iter_mut().find(|lie| words.starts_with(&lie.words))?;
-    lie.told += 1;
-    Some(lie.reply.clone())
+    Some(words)
 }
 
 /// The first line, and what comes after it.

@@ -82,13 +82,7 @@ async fn no_bad_day_of_redis_fails_a_request_or_brings_back_what_was_invalidated
 
     redis.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
     rows.push(
-        fleet
-            .observe(
-                "full (`noeviction`)",
-                "nothing is stored; invalidations are kept until they are taken",
-                ON_ITS_WAY,
-            )
-            .await,
+        fleet.observe("full (`noeviction`)", "nothing is stored; invalidations are taken at once", ON_ITS_WAY).await,
     );
     redis.command::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
     fleet.recover().await;

@@ -3,7 +3,8 @@
 use tests::{RedisServer, wait_until};
 
 use super::{
-    fleet_tests::{LEASE, PATIENCE, commit, fill, invalidate_tag, key, loaded, read},
+    fleet_tests::{LEASE, PATIENCE, commit, connected_again, fill, invalidate_tag, key, loaded, read},
+    wire::scripts,
     *,
 };
 use crate::{
@@ -153,6 +154,31 @@ async fn nor_is_it_missed_where_it_was_renamed_away() {
     let status = store.status().await;
     assert!(status.connected && status.error.is_none(), "{status:?}");
     assert!(proxy.be_honest() > 1);
+}
+
+/// What stands in for a sweep has its limit as well, for the calls that wait for their turn, and for the next connection, over which
+/// it is delivered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_scan_a_pattern_whose_answer_never_comes_holds_up_nothing() {
+    let rules: Vec<_> = documented().into_iter().filter(|rule| rule != "+scan").collect();
+    let (server, url) = server_with(&rules);
+    let proxy = tests::LyingProxy::start(server.addr()).await;
+    let store = connect(&url.replace(&server.addr().to_string(), &proxy.addr().to_string())).await;
+    fill(&store, &key("a"), "old", &[]).await;
+    for _ in 0..2 {
+        proxy.fall_silent(&["EVALSHA", scripts::INVALIDATE_TAG.get_hash()]);
+    }
+    // The list has no room for patterns of this length.
+    let calls = ["b", "c"].map(|name| {
+        let pattern = Pattern::new(&format!("redis:{}", name.repeat(2_000)));
+        store.invalidate(Scope::Pattern(&pattern), Hardness::Hard)
+    });
+    let ended = tokio::time::timeout(Duration::from_secs(40), futures_util::future::join_all(calls)).await;
+    assert!(ended.expect("they end").iter().all(Result::is_err));
+    connected_again(&store).await;
+    assert_eq!(proxy.be_honest(), 2, "it was kept, and tried again");
+    assert_eq!(read(&store, &key("a")).await, None);
+    assert_eq!(store.state().pending_invalidations, 0);
 }
 
 /// A user without `info` still learns from the greeting that a replica can't be written to.

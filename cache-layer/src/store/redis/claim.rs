@@ -53,13 +53,14 @@ impl RedisStore {
         (tags, tags_session): Over<'_>,
         claim: PendingClaim,
     ) -> Result<Option<Lookup>, StoreError> {
-        let Context { names, leases, fresh, lease_life, clock, .. } = &*self.0.context;
+        let Context { names, fresh, lease_life, clock, .. } = &*self.0.context;
         // Part of the lease's value. Afterwards, the list is tracked from before the read.
         let bans = self.known_bans(tags, tags_session).await?;
         let watch = tags_session.tokens.watch_bans();
         let (life, outcome) = (lease_life.load(Ordering::Relaxed), Arc::default());
         let lease = Lease::new(key, self.lease_token(), [0; 16]).knowing(bans);
-        let (request, set_back) = (leases.begin(key, lease.token), clock.times_set_back());
+        let over = [(connection, session), (tags, tags_session)];
+        let (request, set_back) = (self.begin_lease(key, lease.token, over)?, clock.times_set_back());
         let (name, note) = (names.lease(key), names.last_invalidation());
         let asked = Claim { lease: name, note, value: lease.value(), life, outcome: Arc::clone(&outcome) };
         let answer = session.lookups.ask_and_claim(key, || names.entry(key), asked);

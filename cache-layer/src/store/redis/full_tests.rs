@@ -11,7 +11,8 @@ use crate::{
     clock::Clock,
     entry::{Deadlines, EntryId},
     pattern::Pattern,
-    telemetry::NoCacheReason,
+    sync::Mutex,
+    telemetry::{Event, InvalidationKind, NoCacheReason, Observer},
 };
 
 fn full_server() -> RedisServer {
@@ -135,6 +136,37 @@ async fn a_full_server_takes_no_entry_of_tags_that_it_has() {
     assert_eq!(store.commit(&of_one).await.unwrap(), Committed::Stored, "it kept its lease");
     assert_eq!(store.commit(&of_variant).await.unwrap(), Committed::Stored);
     assert_eq!(read(&store, &variant).await.as_deref(), Some("two"));
+}
+
+/// The events of invalidations.
+#[derive(Clone, Default)]
+struct Heard(Arc<Mutex<Vec<Event>>>);
+
+impl Observer for Heard {
+    fn observe(&self, event: Event) {
+        if matches!(event, Event::Invalidation { .. }) {
+            self.0.lock().push(event);
+        }
+    }
+}
+
+/// There is no room to write how soft it is: the token goes, and with it every entry of its tag.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_soft_invalidation_that_a_full_server_makes_hard_is_told_of_as_hard() {
+    let server = full_server();
+    let store = connect(server.url()).await;
+    fill(&store, &key("a"), "one", &["t"]).await;
+    let heard = Heard::default();
+    let cache = Cache::builder(store.clone()).observer(heard.clone()).build();
+    cache.soft_invalidate_tag("t").await.unwrap();
+    assert!(read(&store, &key("a")).await.is_some());
+    fill_up(&server);
+    cache.soft_invalidate_tag("t").await.unwrap();
+    assert_eq!(read(&store, &key("a")).await, None);
+    cache.invalidate_tag("t").await.unwrap();
+    let told = |soft, hardened| Event::Invalidation { kind: InvalidationKind::Tag, soft, delivered: true, hardened };
+    assert_eq!(*heard.0.lock(), [told(true, false), told(false, true), told(false, false)]);
+    assert_eq!(store.state().hardened_invalidations, 1);
 }
 
 /// The id of the data set can't be written, and the old one must not stay.

@@ -95,7 +95,7 @@ impl RedisStore {
         }
         self.deliver_to_where_it_went(cluster, scope).await?;
         if would_be_more {
-            self.0.context.counters.hardened();
+            self.0.context.counters.hardened_by_a_move();
         }
         Ok(Some(extent))
     }
@@ -110,6 +110,7 @@ impl RedisStore {
     ) -> Result<Option<Extent>, StoreError> {
         let Context { names, clock, .. } = &*self.0.context;
         let soft_over = hardness.is_soft().then(|| hardness.window());
+        let mut hardened = false;
         for _ in 0..ATTEMPTS {
             let reached = connection
                 .run_with(
@@ -121,14 +122,19 @@ impl RedisStore {
                         (_, None) => invalidate(names, &mut driver, scope).await.map(Some),
                         (_, Some(length)) => {
                             let window = Window { begin: clock.now(), length };
-                            soften(names, &mut driver, scope, window).await.map(Some)
+                            let (reached, is_hard) = soften(names, &mut driver, scope, window).await?;
+                            hardened |= is_hard;
+                            Ok(Some(reached))
                         }
                     },
                 )
                 .await?;
             let Some(reached) = reached else { return Ok(None) };
             if connection.leads_to(session, reached.as_deref()).await? {
-                return Ok(Some(Extent::default()));
+                if hardened {
+                    self.0.context.counters.hardened();
+                }
+                return Ok(Some(Extent { hard: hardened, ..Extent::default() }));
             }
         }
         Err(StoreError::Unavailable)

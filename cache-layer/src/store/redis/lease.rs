@@ -21,7 +21,7 @@ use super::{
         session::{MomentAsk, Session},
     },
     lookup::ReadTurn,
-    tracking::waiters::pause_untracked,
+    tracking::{lease_tracker::PendingLease, waiters::pause_untracked},
     wire::{
         names::EVERYTHING,
         operation::Operation,
@@ -74,7 +74,8 @@ impl RedisStore {
         let names = &self.0.context.names;
         let lease = Lease::new(key, self.lease_token(), [0; 16]).knowing(bans);
         let wanted = Wanted { entry: names.entry(key), place: names.lease(key), lease, life, seen, failures };
-        let request = self.0.context.leases.begin(key, wanted.lease.token);
+        let over = [(&**connection, &session), (&*tags, &tags_session)];
+        let request = self.begin_lease(key, wanted.lease.token, over)?;
         let set_back = self.0.context.clock.times_set_back();
         let mut sent = SentLease { store: self, lease: &wanted.lease, is_settled: false, unanswered: None };
         let (moment, answer, ()) = tokio::join!(
@@ -96,6 +97,19 @@ impl RedisStore {
         sent.is_settled = true;
         drop(sent);
         Ok(Acquired::Granted(wanted.lease.started(started).under(tags.dataset_id(), set_back).after(failures)))
+    }
+
+    /// Announces that a lease is about to be asked for over these sessions. From now on, who gives one of them up revokes the lease;
+    /// one that was given up before could end without anybody's hearing of it.
+    pub(super) fn begin_lease(
+        &self,
+        key: &Key,
+        token: LeaseToken,
+        over: [(&Connection, &Arc<Session>); 2],
+    ) -> Result<PendingLease<'_>, StoreError> {
+        let pending = self.0.context.leases.begin(key, token);
+        let lasts = over.iter().all(|(connection, session)| connection.has(session));
+        if lasts { Ok(pending) } else { Err(StoreError::Unavailable) }
     }
 
     /// A token that no other lease has, and that tells people whose it is.

@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tests::RedisServer;
+use tests::{LyingProxy, RedisServer};
 
 use super::{
-    fleet_tests::{builder, connect, connect_with, fill, key, read},
+    fleet_tests::{builder, connect, connect_with, connected_again, fill, key, read},
     schedule_tests::plain_connection,
     wire::names::EVERYTHING,
     *,
@@ -369,4 +369,21 @@ async fn nobody_is_held_up_by_a_tag_or_a_pattern_over_200_000_of_a_million_entri
     let [tag, pattern, nothing] = cost(1_000_000).await;
     let longest = tag.longest.max(pattern.longest);
     assert!(longest < Duration::from_millis(20), "{longest:?}, and {:?} while nothing was done", nothing.longest);
+}
+
+/// The connection is half-open from then on: the sweep's own limits end it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sweep_whose_last_answer_never_comes_ends_and_is_kept() {
+    let server = RedisServer::start();
+    let proxy = LyingProxy::start(server.addr()).await;
+    let store = connect(format!("redis://{}", proxy.addr())).await;
+    fill(&store, &key("a"), "old", &[]).await;
+    proxy.fall_silent(&["GET", &store.0.context.names.dataset_id("")]);
+    let swept = store.delete_matching(&Pattern::new("redis:*"));
+    let swept = tokio::time::timeout(Duration::from_secs(30), swept).await.expect("it ends");
+    assert!(swept.is_err(), "{swept:?}");
+    assert_eq!(proxy.be_honest(), 1);
+    connected_again(&store).await;
+    assert_eq!(read(&store, &key("a")).await, None);
+    assert_eq!(store.state().pending_invalidations, 0);
 }

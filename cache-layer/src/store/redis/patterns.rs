@@ -14,7 +14,7 @@ use super::{
         operation::Operation,
         replies::Flag,
         scripts::{Batch, Window},
-        sweep::{delete_matching, soften_matching},
+        sweep::{delete_matching, in_time, soften_matching},
     },
 };
 use crate::{
@@ -150,7 +150,7 @@ impl RedisStore {
             // A node of a cluster has no data set id to read, and takes no empty batch.
             let reached = match names.is_clustered() {
                 true => None,
-                false => with_dataset_id::<Flag>(names, Batch::default(), 0, &mut driver).await?,
+                false => in_time(with_dataset_id::<Flag>(names, Batch::default(), 0, &mut driver)).await?,
             };
             Ok((deleted, reached))
         };

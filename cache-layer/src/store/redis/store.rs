@@ -250,7 +250,7 @@ impl RedisStore {
         let session = connection.believed()?;
         let (_, tags) = self.connection_of_tags(&connection, &session).ok()?;
         // Asked after the list is known: a ban is taken off it only once each loss from before the sweep is noticed.
-        let is_connected = || connection.session().is_ok_and(|current| Arc::ptr_eq(&current, &session));
+        let is_connected = || connection.has(&session);
         self.0.context.local_tier.get()?.get(session.number, is_connected, &tags.tokens, key)
     }
 

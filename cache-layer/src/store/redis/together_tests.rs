@@ -158,12 +158,14 @@ async fn a_lease_is_given_back_if_its_load_is_gone_before_it_was_asked_for() {
     let (store, other) = (connect(server.url()).await, connect(server.url()).await);
     ready(&store).await;
     let ask = key("a");
+    let before = calls(&server, "set");
     let mut asking = store.acquire(&ask, Seen::Nothing, LONG, Failures::Heed);
     assert!(poll!(&mut asking).is_pending());
     drop(asking);
     let is_granted = async || matches!(acquire(&other, "a").await, Acquired::Granted(_));
     // Whatever was asked for the first lease has reached the server by then: one connection carries both, in their order.
     granted(&store, &["b"]).await;
+    assert_eq!(calls(&server, "set") - before, 2);
     wait_until("it to be given back", is_granted).await;
 }
 

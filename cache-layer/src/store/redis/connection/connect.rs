@@ -1,10 +1,7 @@
 //! Makes a session: the driver's connection, the greeting, client tracking, the scripts, the data set, and delivery of kept
 //! invalidations; then the session is published.
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Instant,
-};
+use std::{sync::Arc, time::Instant};
 
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, PushInfo, PushKind, RedisResult,
@@ -20,7 +17,7 @@ use super::{
     identify::{Identity, Known},
     loss::Loss,
     pushes::Pushes,
-    session::{Established, Session},
+    session::{End, Established, Session},
 };
 use crate::store::redis::{
     tracking::{tag_tracker::TagTracker, waiters::Waiters},
@@ -35,9 +32,9 @@ impl Connection {
     /// A new session, published: kept invalidations have been delivered over it.
     pub(super) async fn connect(&self, loss: Option<&Loss>) -> RedisResult<Arc<Session>> {
         let (tokens, waiters) = (Arc::<TagTracker>::default(), Arc::<Waiters>::default());
-        let closed = Arc::new(OnceLock::new());
-        let pushes = Pushes { context: self.context.clone(), tokens: tokens.clone(), waiters: waiters.clone() };
-        let config = self.config(pushes, closed.clone());
+        let end = Arc::<End>::default();
+        let (context, end_of) = (self.context.clone(), end.clone());
+        let config = self.config(Pushes { context, tokens: tokens.clone(), waiters: waiters.clone(), end: end_of });
         let client = self.address.client().await?;
         // Covers what the driver's own connection timeout doesn't: a server that accepts and then does not answer.
         let limit = self.context.timeouts.connect.saturating_add(HEARTBEAT_TIMEOUT);
@@ -45,7 +42,8 @@ impl Connection {
             .await
             .unwrap_or_else(|_| Err((ErrorKind::Io, "no answer while connecting").into()))?;
         let mut driver = established.driver.clone();
-        let session = Arc::new(Session::new(established, tokens, waiters, closed, self.context.timeouts.operation));
+        let limits = (self.context.timeouts.operation, self.heartbeat_timeout());
+        let session = Arc::new(Session::new(established, tokens, waiters, end, limits));
         let publish = || {
             let timeouts = &self.context.timeouts;
             let settled = timeouts.settling.is_zero()
@@ -64,7 +62,7 @@ impl Connection {
         Ok(session)
     }
 
-    fn config(&self, pushes: Pushes, closed: Arc<OnceLock<Instant>>) -> AsyncConnectionConfig {
+    fn config(&self, pushes: Pushes) -> AsyncConnectionConfig {
         let wake = self.wake.clone();
         AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.context.timeouts.connect))
@@ -73,7 +71,7 @@ impl Connection {
             .set_pipeline_buffer_size(IN_FLIGHT)
             .set_push_sender(move |push: PushInfo| {
                 if push.kind == PushKind::Disconnection {
-                    let _ = closed.set(Instant::now());
+                    let _ = pushes.end.closed.set(Instant::now());
                     wake.notify_one();
                 }
                 pushes.apply(&push);

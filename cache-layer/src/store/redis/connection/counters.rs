@@ -127,10 +127,15 @@ impl Counters {
         self.overflows.load(Ordering::Relaxed)
     }
 
-    /// Counts an invalidation that was delivered as a hard one of more, because its keys were being moved.
-    #[cfg(feature = "cluster")]
+    /// Counts an invalidation that was delivered as a hard one, or as one of more.
     pub(crate) fn hardened(&self) {
         self.hardened.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// As [`hardened`](Self::hardened), because its keys were being moved.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn hardened_by_a_move(&self) {
+        self.hardened();
         tracing::warn!(
             "a slot of the cluster is being moved: a soft invalidation of its keys was delivered as a hard one, or one of a pattern as one of everything"
         );

@@ -3,10 +3,10 @@
 //! As with [look-ups](super::batcher), the first task that asks lets every other task that is ready have its turn, and no task
 //! waits for a clock. Each asks its own question and gets its own answer.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use redis::RedisResult;
-use tokio::{runtime::Handle, sync::oneshot, task::yield_now};
+use tokio::{runtime::Handle, sync::oneshot, task::yield_now, time::timeout};
 
 use crate::sync::Mutex;
 
@@ -14,13 +14,15 @@ pub(crate) struct Gathering<T> {
     runtime: Handle,
     /// The most questions that wait for each other.
     most: usize,
+    /// How long to wait for their answers: a connection that is lost may never end by itself, and what waits for it keeps it.
+    deadline: Duration,
     next: Mutex<Vec<T>>,
 }
 
 impl<T: Send + 'static> Gathering<T> {
     /// Gathers for a connection that is driven in the current runtime.
-    pub(crate) fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { runtime: Handle::current(), most, next: Mutex::default() })
+    pub(crate) fn new(most: usize, deadline: Duration) -> Arc<Self> {
+        Arc::new(Self { runtime: Handle::current(), most, deadline, next: Mutex::default() })
     }
 
     /// Adds `one` to the questions that are sent next, by the `send` of the first or the last of them.
@@ -37,20 +39,24 @@ impl<T: Send + 'static> Gathering<T> {
         };
         let gathering = self.clone();
         self.runtime.spawn(async move {
-            if let Some(all) = full {
-                return send(all).await;
-            }
-            // This returns once every task that is ready has run.
-            yield_now().await;
-            let gathered = std::mem::take(&mut *gathering.next.lock());
+            let gathered = match full {
+                Some(all) => all,
+                None => {
+                    // This returns once every task that is ready has run.
+                    yield_now().await;
+                    std::mem::take(&mut *gathering.next.lock())
+                }
+            };
             if !gathered.is_empty() {
-                send(gathered).await;
+                // The tasks that wait have deadlines of their own.
+                let _ = timeout(gathering.deadline, send(gathered)).await;
             }
         });
     }
 }
 
-/// The answer to a question. If it was lost, as when the runtime shuts down, the deadline of the task that waits ends the wait.
+/// The answer to a question. If it was lost, as when the runtime shuts down, or is not waited for any more, the deadline of the task
+/// that waits ends the wait.
 pub(crate) async fn answered<T>(
     answer: impl Future<Output = Result<RedisResult<T>, oneshot::error::RecvError>>,
 ) -> RedisResult<T> {

@@ -6,7 +6,7 @@
 use std::{
     fmt,
     future::Future,
-    sync::{Arc, MutexGuard},
+    sync::{Arc, MutexGuard, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -103,6 +103,13 @@ impl Connection {
         self.context.timeouts.operation.max(HEARTBEAT_TIMEOUT)
     }
 
+    /// When an operation that begins now will have timed out, if no request waits for it: in microseconds by the server's clock, and
+    /// rather too early. `None` if that clock is not known, as in a cluster, where nodes have clocks of their own.
+    pub(crate) fn times_out_at(&self) -> Option<u64> {
+        let earliest = self.context.clock.earliest().filter(|_| self.shard.is_everything())?;
+        earliest.checked_add(u64::try_from(self.heartbeat_timeout().as_micros()).ok()?)
+    }
+
     fn grace(&self) -> Duration {
         self.context.local_tier.get().map_or(Duration::ZERO, |tier| tier.grace())
     }
@@ -160,11 +167,18 @@ impl Connection {
         }
     }
 
+    /// Whether this is the session that operations get.
+    pub(crate) fn has(&self, session: &Arc<Session>) -> bool {
+        self.current.read().as_ref().is_some_and(|current| Arc::ptr_eq(current, session))
+    }
+
     /// Gives the session up: operations no longer get it, and the supervisor makes a new one.
     pub(crate) fn give_up(&self, session: &Arc<Session>) {
+        // Until this is released, there is no next session that anything could be known through.
         let mut published = self.current.write();
         if published.as_ref().is_some_and(|current| Arc::ptr_eq(current, session)) {
             *published = None;
+            session.end.is_given_up.store(true, Ordering::SeqCst);
             self.note_absent(Some(Instant::now()));
             self.context.counters.lost_a_connection();
             if self.grace().is_zero() {

@@ -8,11 +8,17 @@ use super::{
     deliver::{deliver, wait_for_delivery},
     shard::Everything,
 };
-use crate::store::redis::{
-    fleet_tests::*,
-    tracking::{dataset_guard::DatasetGuard, outbox::Outbox},
-    wire::names::Names,
-    *,
+use crate::{
+    entry::{Deadlines, EntryId},
+    store::{
+        TieredStore,
+        redis::{
+            fleet_tests::*,
+            tracking::{dataset_guard::DatasetGuard, outbox::Outbox},
+            wire::names::Names,
+            *,
+        },
+    },
 };
 
 /// Longer than any of these tests waits for anything.
@@ -259,4 +265,86 @@ async fn what_was_being_delivered_is_kept_when_its_keeper_goes() {
     // A caller that waits for it still does.
     let waiting = wait_for_delivery(&outbox, Scope::Key(&key), patience);
     tokio::time::timeout(Duration::from_millis(300), waiting).await.unwrap_err();
+}
+
+/// As on a half-open connection: there is no answer, and the socket does not end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_never_answered_is_let_go_of() {
+    let server = RedisServer::start();
+    let mut road = FaultProxy::start(server.addr()).await;
+    let store = connect(format!("redis://{}", road.addr())).await;
+    // By the third fill, this process knows the token that every entry carries.
+    for name in ["first", "second", "third"] {
+        fill(&store, &key(name), "x", &[]).await;
+    }
+    let Acquired::Granted(lease) = load(&store, "a").await.unwrap() else { panic!("no lease") };
+    road.set(Fault::BlackHole).await;
+    let filled = loaded(lease, "one", &[]);
+    let (asked, filled) = tokio::join!(load(&store, "b"), store.commit(&filled));
+    assert!(asked.is_err() && filled.is_err(), "{asked:?}, {filled:?}");
+    let context = Arc::downgrade(&store.0.context);
+    drop(store);
+    wait_until("nothing of the store to be left", async || context.upgrade().is_none()).await;
+}
+
+/// Its own end comes long afterwards, as when a network gives up what was lost in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_a_connection_that_was_given_up_voids_nothing_of_the_next_one() {
+    let server = RedisServer::start();
+    let store = connect(server.url()).await;
+    let tiered = TieredStore::new(1 << 20, store.clone());
+    let connection = store.connection(&key("a")).into_owned();
+    let old = connection.session().unwrap();
+    let client: u64 = redis::cmd("CLIENT").arg("ID").query_async(&mut old.driver()).await.unwrap();
+    connection.give_up(&old);
+    let late = store.begin_lease(&key("b"), store.lease_token(), [(&connection, &old); 2]);
+    assert!(late.is_err(), "its end would not be noticed");
+    connected_again(&store).await;
+    fill(&tiered, &key("a"), "one", &[]).await;
+    wait_until("the entry to be near", async || {
+        assert_eq!(read(&tiered, &key("a")).await.unwrap(), "one");
+        tiered.peek(&key("a")).is_some()
+    })
+    .await;
+    let Acquired::Granted(lease) = load(&store, "b").await.unwrap() else { panic!("no lease") };
+    assert!(!store.overtaken(&lease));
+
+    assert_eq!(server.command::<u64>(&["CLIENT", "KILL", "ID", &client.to_string()]), 1);
+    wait_until("its end to be noticed", async || old.end.closed.get().is_some()).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(tiered.peek(&key("a")).is_some() && !store.overtaken(&lease));
+}
+
+/// The network holds it up until another value is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_set_that_failed_and_arrives_all_the_same_replaces_no_later_one() {
+    let server = RedisServer::start();
+    let mut road = FaultProxy::start(server.addr()).await;
+    let store =
+        connect_with(builder(format!("redis://{}", road.addr())).operation_timeout(Duration::from_secs(2))).await;
+    for name in ["first", "second", "third"] {
+        fill(&store, &key(name), "x", &[]).await;
+    }
+    let tags = Tags::default();
+    let set = |value: &'static str| {
+        let deadlines = Deadlines::fresh_until(Clock::system().now() + 600_000);
+        let entry = Entry::new(EntryId::random(), &key("a"), deadlines, Bytes::new(), value.into());
+        StoreBackend::put(&store, vec![(key("a"), entry)], &tags)
+    };
+    set("zero").await.unwrap();
+    let held_up = Duration::from_secs(10);
+    road.set(Fault::Delay(held_up)).await;
+    let sent = Instant::now();
+    let connection = store.connection(&key("a")).into_owned();
+    let (failed, ()) = tokio::join!(set("one"), async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        // For what is sent from now on, and not over this connection, as after some timeouts: the key is invalidated over the next one.
+        road.set(Fault::Pass).await;
+        connection.reset();
+    });
+    failed.unwrap_err();
+    wait_until("the next to succeed", async || set("two").await.is_ok()).await;
+    tokio::time::sleep((held_up + Duration::from_secs(2)).saturating_sub(sent.elapsed())).await;
+    connected_again(&store).await;
+    assert_eq!(read(&store, &key("a")).await.as_deref(), Some("two"));
 }

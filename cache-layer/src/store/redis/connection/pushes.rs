@@ -1,11 +1,11 @@
 //! The server's pushes: parsed first, applied second. The driver calls this inline in its reader, between replies: see
 //! [tags](crate::store::redis::tracking::tag_tracker).
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use redis::{PushInfo, PushKind, Value};
 
-use super::{context::Context, counters::Push};
+use super::{context::Context, counters::Push, session::End};
 use crate::store::redis::{
     tracking::{tag_tracker::TagTracker, waiters::Waiters},
     wire::names::Named,
@@ -16,6 +16,7 @@ pub(super) struct Pushes {
     pub(super) context: Arc<Context>,
     pub(super) tokens: Arc<TagTracker>,
     pub(super) waiters: Arc<Waiters>,
+    pub(super) end: Arc<End>,
 }
 
 /// The content of a push.
@@ -82,7 +83,14 @@ impl Pushes {
 
     fn disconnected(&self) {
         // With a grace period, what is known is judged by the time since then.
-        if self.context.local_tier.get().is_none_or(|tier| tier.grace().is_zero()) {
+        if self.context.local_tier.get().is_some_and(|tier| !tier.grace().is_zero()) {
+            return;
+        }
+        if self.end.is_given_up.load(Ordering::SeqCst) {
+            // Leases were revoked with it, and what the first tier has of it is not used: the rest is known through other sessions.
+            self.tokens.void_all();
+            self.waiters.wake_all();
+        } else {
             self.context.forget_all(&self.tokens, &self.waiters);
         }
     }

@@ -59,8 +59,7 @@ pub(crate) struct Session {
     pub(super) identity: Option<Identity>,
     pub(super) server: Server,
     pub(super) born: Instant,
-    /// When the server closed the connection, if it has.
-    pub(super) closed: Arc<OnceLock<Instant>>,
+    pub(super) end: Arc<End>,
     /// Whether reads are allowed.
     settled: AtomicBool,
     /// Milliseconds after `born` of the last operation that succeeded, and the timeouts since.
@@ -68,6 +67,15 @@ pub(crate) struct Session {
     timeouts: AtomicU32,
     /// Until when the server is assumed to be full, in milliseconds after `born`.
     full_until: AtomicU64,
+}
+
+/// How a session ended.
+#[derive(Default)]
+pub(super) struct End {
+    /// When the server closed the connection, if it has.
+    pub(super) closed: OnceLock<Instant>,
+    /// Whether the session was given up, with all that was known through it.
+    pub(super) is_given_up: AtomicBool,
 }
 
 /// What is known of a connection that was just made.
@@ -79,18 +87,20 @@ pub(super) struct Established {
 }
 
 impl Session {
+    /// A session whose operations may take this long: those that a request waits for, and the others.
     pub(super) fn new(
         Established { driver, server, tracking, identity }: Established,
         tokens: Arc<TagTracker>,
         waiters: Arc<Waiters>,
-        closed: Arc<OnceLock<Instant>>,
-        deadline: Duration,
+        end: Arc<End>,
+        (request, background): (Duration, Duration),
     ) -> Self {
         Self {
-            lookups: LookupBatcher::new(driver.clone(), deadline),
-            leases: Gathering::new(gathered_leases::TOGETHER),
-            moments: Gathering::new(usize::MAX),
-            fills: Gathering::new(gathered_fills::TOGETHER),
+            lookups: LookupBatcher::new(driver.clone(), request),
+            leases: Gathering::new(gathered_leases::TOGETHER, background),
+            // Each command about them has a deadline.
+            moments: Gathering::new(usize::MAX, Duration::MAX),
+            fills: Gathering::new(gathered_fills::TOGETHER, background),
             driver,
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             tokens,
@@ -99,7 +109,7 @@ impl Session {
             identity,
             server,
             born: Instant::now(),
-            closed,
+            end,
             settled: AtomicBool::new(false),
             last_success: AtomicU64::new(0),
             timeouts: AtomicU32::new(0),
@@ -125,7 +135,7 @@ impl Session {
     /// When the server was last known to answer.
     pub(super) fn last_seen(&self) -> Instant {
         let answered = self.born + Duration::from_millis(self.last_success.load(Ordering::Relaxed));
-        self.closed.get().map_or(answered, |closed| answered.max(*closed))
+        self.end.closed.get().map_or(answered, |closed| answered.max(*closed))
     }
 
     /// Whether reads are allowed: the other processes are back as well, if they ever lost the server.

@@ -83,10 +83,10 @@ impl Connection {
         loop {
             tokio::select! {
                 () = self.wake.notified() => {
-                    if session.closed.get().is_some() {
+                    if session.end.closed.get().is_some() {
                         return "the other side closed the connection".to_owned();
                     }
-                    if !self.session().is_ok_and(|current| Arc::ptr_eq(&current, session)) {
+                    if !self.has(session) {
                         return "an operation failed".to_owned();
                     }
                 }

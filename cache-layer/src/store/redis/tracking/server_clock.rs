@@ -99,6 +99,13 @@ impl ServerClock {
         }
     }
 
+    /// The server's time in microseconds, which may be later by the error; `None` until the server has answered.
+    pub(crate) fn earliest(&self) -> Option<u64> {
+        let at = self.since_birth(Uptime::now());
+        let best = best(&self.samples.lock(), at)?;
+        u64::try_from(best.begin + at - best.error_at(at)).ok()
+    }
+
     /// How often the server's clock was found to be set back: invalidations that came after that may be dated before a moment
     /// that came before it.
     pub(crate) fn times_set_back(&self) -> u64 {

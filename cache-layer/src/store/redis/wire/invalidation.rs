@@ -29,10 +29,12 @@ pub(crate) async fn invalidate(
             unlink.arg(names.entry(&key)).arg(names.lease(&key));
             unlinked(names, driver, unlink, 2).await
         }
-        Scope::Tags(tags) => renew_tokens(names, driver, (&scripts::INVALIDATE_TAG, &[]), tags.iter()).await,
+        Scope::Tags(tags) => {
+            renew_tokens(names, driver, (&scripts::INVALIDATE_TAG, &[]), tags.iter()).await.map(|(id, _)| id)
+        }
         // Everything is voided, which includes what the scope covers.
         Scope::Pattern(_) | Scope::Everything => {
-            renew_tokens(names, driver, (&scripts::INVALIDATE_TAG, &[]), [EVERYTHING]).await
+            renew_tokens(names, driver, (&scripts::INVALIDATE_TAG, &[]), [EVERYTHING]).await.map(|(id, _)| id)
         }
     }
 }
@@ -51,20 +53,21 @@ pub(crate) async fn invalidate_keys(
     with_dataset_id::<OfTwo>(names, batch, keys.len(), driver).await
 }
 
-/// One soft invalidation, in one round trip. What the server has a token for is dated by the server.
+/// One soft invalidation, in one round trip; also returns whether it became a hard one. What the server has a token for is dated by
+/// the server.
 pub(crate) async fn soften(
     names: &Names,
     driver: &mut MultiplexedConnection,
     scope: Scope<'_>,
     window: Window,
-) -> RedisResult<DatasetId> {
+) -> RedisResult<(DatasetId, bool)> {
     let over = &window.length.to_string()[..];
     match scope {
         Scope::Key(key) => {
             let key = key.primary();
             let mut batch = Batch::default();
             batch.soften_entry(&names.entry(&key), &names.lease(&key), window, key.id().turn());
-            with_dataset_id::<Flag>(names, batch, 1, driver).await
+            with_dataset_id::<Flag>(names, batch, 1, driver).await.map(|id| (id, false))
         }
         Scope::Tags(tags) => renew_tokens(names, driver, (&scripts::SOFTEN_TAG, &[over]), tags.iter()).await,
         Scope::Pattern(_) | Scope::Everything => {
@@ -102,12 +105,13 @@ pub(crate) async fn ban(
     Ok((banned == Banned::Listed).then_some(reached))
 }
 
+/// Also returns whether the tokens were deleted instead, which is a hard invalidation.
 async fn renew_tokens<'a>(
     names: &Names,
     driver: &mut MultiplexedConnection,
     (script, more): (&Script, &[&str]),
     tags: impl IntoIterator<Item = &'a str>,
-) -> RedisResult<DatasetId> {
+) -> RedisResult<(DatasetId, bool)> {
     let mut batch = Batch::default();
     // The note is written first: a fill that finds no token must find the note.
     batch.call(&scripts::NOTE_INVALIDATION, &[&names.last_invalidation()], &[]);
@@ -119,8 +123,8 @@ async fn renew_tokens<'a>(
         batch.call(script, &[&names.tag(tag)], &arguments);
     }
     match with_dataset_id::<Moment>(names, batch, tags.len() + 1, driver).await {
-        Err(error) if is_out_of_memory(&error) => unlink_tags(names, driver, &tags).await,
-        invalidated => invalidated,
+        Err(error) if is_out_of_memory(&error) => unlink_tags(names, driver, &tags).await.map(|id| (id, true)),
+        invalidated => invalidated.map(|id| (id, false)),
     }
 }
 

@@ -341,9 +341,12 @@ script! {
 }
 
 script! {
-    /// KEYS entry, lease. ARGV the entry's bytes and its milliseconds. Ends the lease: what is loaded under it is older. A `SET`
-    /// comes first, as in [`COMMIT`].
-    PUT = "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]);
+    /// KEYS entry, lease. ARGV the entry's bytes and its milliseconds, and the server's time in microseconds, or nothing, after which
+    /// this comes too late: its caller has given it up, and a later write may be there. Ends the lease: what is loaded under it is
+    /// older. Nothing is written before the `SET`, as in [`COMMIT`].
+    PUT = "local t, latest = redis.call('TIME'), tonumber(ARGV[3]);
+           if latest and t[1] * 1000000 + t[2] > latest then return redis.error_reply('LATE the write came too late') end;
+           redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]);
            redis.call('DEL', KEYS[2]);
            return 1"
 }

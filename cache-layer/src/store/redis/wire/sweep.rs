@@ -70,7 +70,7 @@ async fn swept(mut sweep: Sweep<'_>) -> RedisResult<Option<u64>> {
             let Sweep { names, driver, .. } = sweep;
             // Not the pattern, which may contain most of a key.
             tracing::warn!(%error, "Redis refuses to scan for a pattern; everything is invalidated instead");
-            invalidate(names, driver, Scope::Everything).await.map(|_| None)
+            in_time(invalidate(names, driver, Scope::Everything)).await.map(|_| None)
         }
         result => result.map(Some),
     }
@@ -427,7 +427,8 @@ impl Sweep<'_> {
     }
 }
 
-async fn in_time<T>(step: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
+/// Runs one step of what has no limit as a whole, or what follows the last one.
+pub(crate) async fn in_time<T>(step: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
     let late = |_| Err::<T, RedisError>((ErrorKind::Io, "no answer to a step of a pattern").into());
     timeout(PATIENCE, step).await.unwrap_or_else(late)
 }
