@@ -856,6 +856,16 @@ mod a_write {
                 assert_eq!(app.get("/a", host).await.x_cache(), expected, "{uri} {hosts:?} {host:?}");
             }
         }
+        // What one request may cost is limited: of five hosts, it is the first four.
+        for host in [&one, &two] {
+            app.get("/a", host).await;
+        }
+        let others = ["c", "d", "e"].map(|host| ("host", host));
+        let many = [one[0], others[0], others[1], others[2], two[0]];
+        assert_eq!(app.send(Method::POST, "/a", &many).await.status, StatusCode::OK);
+        for (host, expected) in [(&one, "MISS"), (&two, "HIT")] {
+            assert_eq!(app.get("/a", host).await.x_cache(), expected, "{host:?}");
+        }
         // No stored response answers such a request for reading, and none is stored for it.
         for _ in 0..2 {
             let read = app.get("http://one.example/a", &two).await;

@@ -134,6 +134,16 @@ mod tests {
     }
 
     #[test]
+    fn a_reason_that_is_known_here_outlasts_a_refusal_without_one() {
+        let keys = RecentKeys::default();
+        let key = Key::new(["k"]);
+        keys.remember_why(&key, Duration::from_secs(60), Some(NoCacheReason::NoStore));
+        keys.remember(&key, Duration::ZERO);
+        assert!(keys.has(&key));
+        assert_eq!(keys.reason(&key), Some(NoCacheReason::NoStore));
+    }
+
+    #[test]
     fn it_is_bounded() {
         let keys = RecentKeys::default();
         for i in 0..CAP + 5 {

@@ -370,7 +370,7 @@ impl Context {
         };
         let variants = u16::try_from(made.len() / MARK).unwrap_or(u16::MAX);
         let varies = Stored::Varies(StoredVaries { fields, variants });
-        // Concurrent loads count the same variants, and see the same moments: the store, which writes them, has the exact moments.
+        // Concurrent loads start from the same list and moments: the store corrects both.
         let leads_there = Entry::new(parent, &request.key, lasts, varies.to_bytes().into(), made.into())
             .compressed(is_compressed)
             .leading_to(self.policy.max_variants);

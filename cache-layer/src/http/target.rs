@@ -89,7 +89,7 @@ impl<'a> Target<'a> {
     }
 
     /// The targets that a write may be for whose request does not state its host clearly: the host of its URI, and each `Host`,
-    /// without user information. No stored response has such a target, but the application carries the write out for one of them.
+    /// without user information, the first few of them. No stored response has such a target, but the application carries the write out for one of them.
     pub(super) fn candidates<B>(sites: &Sites, request: &Request<B>) -> Vec<Target<'static>> {
         let uri = request.uri();
         let hosts = request.headers().get_all(HOST).iter().filter_map(|host| host.to_str().ok());
@@ -100,8 +100,11 @@ impl<'a> Target<'a> {
         let mut targets = Vec::new();
         for target in hosts.filter_map(|host| Target::with_authority(sites, uri, host)) {
             let target = target.before_routing(request.extensions()).into_owned();
-            if targets.len() < MOST && !targets.contains(&target) {
+            if !targets.contains(&target) {
                 targets.push(target);
+            }
+            if targets.len() == MOST {
+                break;
             }
         }
         targets

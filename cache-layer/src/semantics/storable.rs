@@ -40,8 +40,8 @@ labels! {
         Upgrade => "upgrade",
         /// A GET or HEAD with content, which the key does not cover (RFC 9110, section 9.3.1).
         RequestBody => "request-body",
-        /// The target has no authority, or more than one, and without one hosts would share entries (RFC 9111, section 2). A write
-        /// invalidates what is stored for each that it states.
+        /// The target has no authority, by which hosts are told apart (RFC 9111, section 2), or the request states more than one.
+        /// A write invalidates what is stored for the first four.
         NoAuthority => "no-authority",
         /// The request is for a range in another unit than bytes, or of a response that will most likely not be stored: the
         /// application answers it (RFC 9110, section 14.2).

@@ -247,8 +247,8 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
 
     /// Writes entries that do not come from a load, whatever is there, and ends the leases on their keys: what was loaded under
     /// them is older. Once this has returned `Ok`, no reader gets the earlier entries; once it has returned an error, the keys
-    /// are invalidated as by an [`invalidate`](Self::invalidate) that returned one. What has failed is not written afterwards, except
-    /// in a cluster.
+    /// are invalidated as by an [`invalidate`](Self::invalidate) that returned one. What has failed for want of an answer is not written
+    /// afterwards, except in a cluster.
     fn put<'a>(&'a self, entries: Vec<(Key, Entry)>, tags: &'a Tags) -> BoxFuture<'a, Result<(), StoreError>>;
 }
 

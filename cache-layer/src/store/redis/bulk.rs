@@ -199,7 +199,7 @@ impl RedisStore {
                 let stamp = |(tag, known): (&Arc<str>, &BansKnown)| TagStamp { tag: tag.clone(), token: known.token() };
                 let stamps: Vec<TagStamp> = all.iter().zip(tokens).map(stamp).collect();
                 let bans = tokens.last().map_or(0, BansKnown::newest);
-                writing = self.puts(entries, &stamps, bans, life, connection.times_out_at());
+                writing = self.puts(entries, &stamps, bans, life, || connection.times_out_at());
             }
             let ask = tags_connection.run_with(
                 Operation::TagStamp,
@@ -236,22 +236,23 @@ impl RedisStore {
     }
 
     /// The calls that write `entries`, stamped; they know of the bans up to `bans`. Each entry gets its `life` in milliseconds. After
-    /// `latest`, the server refuses them.
+    /// `latest`, which is asked for once the entries are encoded, the server refuses them.
     fn puts(
         &self,
         entries: &[&(Key, Entry)],
         stamps: &[TagStamp],
         bans: u64,
         life: impl Fn(&Entry) -> u64,
-        latest: Option<u64>,
+        latest: impl Fn() -> Option<u64>,
     ) -> Batch {
         let names = &self.0.context.names;
-        let latest = latest.map_or_else(String::new, |latest| latest.to_string());
+        let encode = |entry: &Entry| names.sealing().encode(&entry.clone().stamped(stamps).knowing_bans(bans));
+        let encoded: Vec<_> = entries.iter().map(|(_, entry)| encode(entry)).collect();
+        let latest = latest().map_or_else(String::new, |latest| latest.to_string());
         let mut batch = Batch::default();
-        for (key, entry) in entries {
-            let bytes = names.sealing().encode(&entry.clone().stamped(stamps).knowing_bans(bans));
+        for ((key, entry), bytes) in entries.iter().copied().zip(&encoded) {
             let life = life(entry).to_string();
-            let arguments = [&bytes, life.as_bytes(), latest.as_bytes()];
+            let arguments = [bytes, life.as_bytes(), latest.as_bytes()];
             batch.call(&scripts::PUT, &[&names.entry(key), &names.lease(key)], &arguments);
         }
         batch

@@ -59,7 +59,8 @@ pub struct RedisState {
     /// Patterns of this process that were swept at once, because the list had no room for them.
     pub overflowed_bans: u64,
     /// Soft invalidations of this process that were delivered as hard ones, and patterns that were delivered as everything, because
-    /// a slot of the cluster was being moved; and soft ones of tags that became hard ones because the server was full.
+    /// a slot of the cluster was being moved; and soft ones of tags or of everything that became hard ones
+    /// because the server was full.
     /// [`Event::Invalidation`](crate::telemetry::Event::Invalidation) tells it of each.
     pub hardened_invalidations: u64,
 }

@@ -24,8 +24,8 @@ pub enum Restored {
     #[default]
     Clear,
     /// Repeat what Redis has received from this process in the last period of this length, which should be longer than replicas lag
-    /// or dumps are old. Misses invalidations by processes that are gone. A key that was set counts as one that was invalidated;
-    /// from 10,000 different keys and tags on, everything is.
+    /// or dumps are old. Misses invalidations by processes that are gone. A value that was set is repeated as an invalidation of its
+    /// key. If there are too many to repeat (10,000 to 20,000 in that period), everything is invalidated.
     Replay(Duration),
     /// Use the data set as it is: an invalidation that it has not received is lost.
     Trust,

@@ -286,9 +286,9 @@ script! {
     /// they expire, as many as there are values of the fields that select them. The oldest is deleted, too, if there are too
     /// many: concurrent loads have each counted only themselves.
     ///
-    /// It lives no shorter than its variant; its own moments may be of several clocks. If it is the same one, it lives no shorter
-    /// than before, by this clock; and it stays as it is if by its own deadlines it is
-    /// gone later than the new one, whose load has not seen that of a concurrent load.
+    /// The primary entry is kept at least as long as its variant, since its own moments may be of several clocks. If it is the one
+    /// that was there, it is kept no shorter than before, by this clock; and its bytes stay, with the tags of the load that made
+    /// them, if they are gone later: then this load has not seen a concurrent one.
     COMMIT_VARIANT = concat!(
         is_record!(),
         compare!(),
