@@ -885,7 +885,7 @@ contract! {
 
     async fn an_entry_that_is_gone_is_not_stored(subject) {
         let lease = subject.lease(&key("a")).await;
-        let deadlines = Deadlines::fresh_until(Clock::system().now() - 1);
+        let deadlines = Deadlines::fresh_until(Clock::system().now() - 60_000);
         let gone = Entry::new(EntryId::random(), &key("a"), deadlines, Bytes::new(), Bytes::new());
         let writes = Writes { entries: vec![(key("a"), gone)].into(), guard: None };
         subject.commit_writes(lease, writes, &[]).await;
