@@ -67,8 +67,8 @@ use crate::{
 /// server that says it is a replica. Replicas are never read: they lag. A fail-over loses what the replica had not received yet,
 /// invalidations included; [`Restored`](crate::store::Restored) says what is done about it: by default everything is invalidated.
 /// While an old primary is cut off from the sentinels but not from this process, two primaries take invalidations, each from its
-/// own side. With several [connections](RedisStoreBuilder::connections) one process may be on both sides: what it invalidates at
-/// the old one is neither void at the new one nor repeated there. `min-replicas-to-write 1` keeps that short.
+/// own side. With several [connections](crate::store::RedisStoreBuilder::connections) one process may be on both sides: what it
+/// invalidates at the old one is neither void at the new one nor repeated there. `min-replicas-to-write 1` keeps that short.
 ///
 /// **Cluster** (feature `cluster`). An entry lies in its own key's slot. All tags of a prefix lie in one slot, so that one clock
 /// and one order hold for them. The primary of that slot takes part in every load, and in every fill and hit whose tags this
