@@ -703,13 +703,21 @@ mod validators {
         }
     }
 
-    async fn what_is_stale_is_sent_coded(backend: &Backend) {
+    fn for_outages(layer: CacheLayer) -> CacheLayer {
+        layer.stale_if_error(Duration::from_secs(60)).encode(all().in_store(true))
+    }
+
+    /// The page at `/` is stored in gzip, and may only be used in place of an error.
+    async fn with_a_stale_page(backend: &Backend) -> App {
         let clock = Clock::manual();
-        let cache = backend.cache().await.clock(clock.clone());
-        let set = |layer: CacheLayer| layer.stale_if_error(Duration::from_secs(60)).encode(all().in_store(true));
-        let app = App::new(cache.build(), &pages(false).0, set);
+        let app = App::new(backend.cache().await.clock(clock.clone()).build(), &pages(false).0, for_outages);
         warm(&app, "/", "gzip", &[]).await;
         clock.advance(Duration::from_secs(61));
+        app
+    }
+
+    async fn what_is_stale_is_sent_coded(backend: &Backend) {
+        let app = with_a_stale_page(backend).await;
         let stale = app.get("/", &[("accept-encoding", "gzip"), ("x-status", "503")]).await;
         assert_eq!((stale.x_cache(), coding(&stale), decoded(&stale)), ("STALE", "gzip", page().into()));
         // In Redis, there is only the frame of it.
@@ -719,12 +727,7 @@ mod validators {
 
     /// The cache's own answer says nothing of what the application has.
     async fn a_head_that_is_answered_with_what_is_stale_outdates_nothing(backend: &Backend) {
-        let clock = Clock::manual();
-        let cache = backend.cache().await.clock(clock.clone());
-        let set = |layer: CacheLayer| layer.stale_if_error(Duration::from_secs(60)).encode(all().in_store(true));
-        let app = App::new(cache.build(), &pages(false).0, set);
-        warm(&app, "/", "gzip", &[]).await;
-        clock.advance(Duration::from_secs(61));
+        let app = with_a_stale_page(backend).await;
         for method in [Method::HEAD, Method::GET, Method::HEAD, Method::GET] {
             let stale = app.send(method.clone(), "/", &[("accept-encoding", "gzip"), ("x-status", "503")]).await;
             assert_eq!((stale.status, stale.x_cache(), coding(&stale)), (StatusCode::OK, "STALE", "gzip"), "{method}");
@@ -745,11 +748,11 @@ mod validators {
                 }
             }
         });
-        let cache = backend.cache().await.clock(clock.clone()).lock_timeout(Duration::from_millis(200)).build();
-        let app = App::new(cache, &origin, |layer| {
-            layer.max_loads(1).stale_if_error(Duration::from_secs(60)).encode(all().in_store(true))
-        });
-        warm(&app, "/", "gzip", &[]).await;
+        let cache = async || backend.cache().await.clock(clock.clone());
+        // Its lease lasts for longer than a part of the time that is waited for a place.
+        warm(&App::new(cache().await.build(), &origin, for_outages), "/", "gzip", &[]).await;
+        let hasty = cache().await.lock_timeout(Duration::from_millis(200)).build();
+        let app = App::new(hasty, &origin, |layer| for_outages(layer).max_loads(1));
         clock.advance(Duration::from_secs(61));
         let calls = origin.calls();
         let slow = tokio::spawn({

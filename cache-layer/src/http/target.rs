@@ -89,7 +89,8 @@ impl<'a> Target<'a> {
     }
 
     /// The targets that a write may be for whose request does not state its host clearly: the host of its URI, and each `Host`,
-    /// without user information, the first few of them. No stored response has such a target, but the application carries the write out for one of them.
+    /// without user information, the first few of them. No stored response has such a target, but the application carries the
+    /// write out for one of them.
     pub(super) fn candidates<B>(sites: &Sites, request: &Request<B>) -> Vec<Target<'static>> {
         let uri = request.uri();
         let hosts = request.headers().get_all(HOST).iter().filter_map(|host| host.to_str().ok());

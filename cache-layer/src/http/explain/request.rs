@@ -208,8 +208,7 @@ impl Examined {
                 let purpose = refreshes.then(|| cache.purpose_of_refresh(&miss.key));
                 self.explanation.is_loading = is_loading;
                 self.found(&hit);
-                let is_refused = self.context.remembers_refusal_of_variant(&miss) && !self.only_if_cached();
-                if is_refused || purpose == Some(Purpose::RetriedRefresh) {
+                if self.remembers_refusal(&miss) || purpose == Some(Purpose::RetriedRefresh) {
                     return self.missed(miss).await;
                 }
                 self.explanation.verdict = Verdict::Stale;
@@ -257,10 +256,15 @@ impl Examined {
         self.route(&miss);
     }
 
+    /// Whether the application is asked because a response to this variant could not be stored a moment ago.
+    fn remembers_refusal(&self, miss: &Miss) -> bool {
+        self.context.remembers_refusal_of_variant(miss) && !self.only_if_cached()
+    }
+
     /// No stored response answers by itself.
     async fn missed(mut self, miss: Miss) -> Explanation {
         let context = self.context.clone();
-        if context.remembers_refusal_of_variant(&miss) && !self.only_if_cached() {
+        if self.remembers_refusal(&miss) {
             return self.forwarded(context.refusal(NoCacheReason::Remembered, &miss.key), None);
         }
         let stale = miss.stale.as_ref();

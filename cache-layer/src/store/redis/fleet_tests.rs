@@ -15,12 +15,25 @@ use crate::{
     entry::{Deadlines, EntryId},
     pattern::Pattern,
     store::{TieredStore, Writes},
+    sync::Mutex,
     tag::Tags,
-    telemetry::Rejection,
+    telemetry::{Event, Observer, Rejection},
 };
 
 pub(super) const LEASE: Duration = Duration::from_secs(5);
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The events of invalidations.
+#[derive(Clone, Default)]
+pub(super) struct Heard(pub(super) Arc<Mutex<Vec<Event>>>);
+
+impl Observer for Heard {
+    fn observe(&self, event: Event) {
+        if matches!(event, Event::Invalidation { .. }) {
+            self.0.lock().push(event);
+        }
+    }
+}
 
 /// A store that never waits for an unreachable server, and reads from it as soon as it is back.
 pub(super) fn builder(url: String) -> RedisStoreBuilder {

@@ -3,7 +3,7 @@
 use tests::{RedisServer, wait_until};
 
 use super::{
-    fleet_tests::{LEASE, PATIENCE, builder, connect, connect_with, fill, key, read},
+    fleet_tests::{Heard, LEASE, PATIENCE, builder, connect, connect_with, fill, key, read},
     *,
 };
 use crate::{
@@ -11,8 +11,7 @@ use crate::{
     clock::Clock,
     entry::{Deadlines, EntryId},
     pattern::Pattern,
-    sync::Mutex,
-    telemetry::{Event, InvalidationKind, NoCacheReason, Observer},
+    telemetry::{Event, InvalidationKind, NoCacheReason},
 };
 
 fn full_server() -> RedisServer {
@@ -136,18 +135,6 @@ async fn a_full_server_takes_no_entry_of_tags_that_it_has() {
     assert_eq!(store.commit(&of_one).await.unwrap(), Committed::Stored, "it kept its lease");
     assert_eq!(store.commit(&of_variant).await.unwrap(), Committed::Stored);
     assert_eq!(read(&store, &variant).await.as_deref(), Some("two"));
-}
-
-/// The events of invalidations.
-#[derive(Clone, Default)]
-struct Heard(Arc<Mutex<Vec<Event>>>);
-
-impl Observer for Heard {
-    fn observe(&self, event: Event) {
-        if matches!(event, Event::Invalidation { .. }) {
-            self.0.lock().push(event);
-        }
-    }
 }
 
 /// There is no room to write how soft it is: the token goes, and with it every entry of its tag.

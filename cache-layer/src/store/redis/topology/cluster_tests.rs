@@ -12,8 +12,7 @@ use crate::store::redis::{
 use crate::{
     Cache,
     store::TieredStore,
-    sync::Mutex,
-    telemetry::{Event, InvalidationKind, Observer},
+    telemetry::{Event, InvalidationKind},
 };
 
 /// The name of a tag's token.
@@ -218,18 +217,6 @@ async fn where_the_tags_have_moved_a_pattern_and_a_ramp_cover_no_more_than_they_
     cluster.finish_to_move_slot(slot(&token("t")), from, to);
     wait_until("the cluster to be used again", async || store.get(&key("b")).await.is_ok()).await;
     assert_eq!(read(&store, &key("b")).await, None);
-}
-
-/// The events of invalidations.
-#[derive(Clone, Default)]
-struct Heard(Arc<Mutex<Vec<Event>>>);
-
-impl Observer for Heard {
-    fn observe(&self, event: Event) {
-        if matches!(event, Event::Invalidation { .. }) {
-            self.0.lock().push(event);
-        }
-    }
 }
 
 /// Servers are swept in the order of their slots.
